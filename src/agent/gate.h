@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The gate: keeps the program's own address-space calls out of a lift (DESIGN.md, The gate).
+ *
+ * The model. Every place in the program's libc and ld.so where a call that changes mappings (or
+ * forks, or makes a thread) enters the kernel is patched to go through the gate: the thread
+ * **enters** (counts itself into one of SP_GATE_SLOTS counters), does its call, **leaves**. The
+ * agent **closes** the gate: it sets closed, waits until all counters are 0, and from then until it
+ * opens it again no gated call runs. Entering is: count in, then look at closed; closing is: set
+ * closed, then look at the counters; both with a full barrier, so that at least one sees the other.
+ *
+ * A thread that must wait waits by reading the **wait page**, which is registered MISSING with the
+ * agent's userfaultfd and is missing: no system call, so no seccomp filter can kill it for
+ * waiting, and the fault itself tells the agent that somebody waits. The agent gives the page when
+ * the gate is open, and takes it away again when nobody waits any more. A wait page that reads
+ * SP_WAIT_PAGE_ABANDONED (the daemon wrote it) says that the agent is dead: pass.
+ *
+ * What else the gate does, because it sees these calls anyway:
+ * - it notes what ranges changed (the **change ring**), so that the agent can tell under the closed
+ *   gate, without a system call, whether a range is still what it was when it was last looked at;
+ * - it notes where threads keep their control blocks (the **tcb ring**): such a page is never
+ *   lifted, for the kernel writes to it at thread exit without being able to wait;
+ * - on merged pages it does what the program means where a private file mapping would behave
+ *   differently from anonymous memory (X): DONTNEED and FREE give zeros, mremap moves and grows;
+ * - it asks the agent, by a **request** and a touch of the wait page, for what only the agent can
+ *   do: un-merging a range with its bytes kept.
+ *
+ * The gate's state is private memory of the program: a forked child has its own copy, which the
+ * forking thread resets before fork returns. No system call of ours is made in the program's
+ * threads, but for those that replace the program's own (madvise, mremap on merged pages) and, in
+ * the child of a fork, those that start its agent.
+ */
+#ifndef SP_AGENT_GATE_H
+#define SP_AGENT_GATE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define SP_GATE_SLOTS 64u
+#define SP_GATE_CHANGES 256u
+#define SP_GATE_TCBS 1024u
+#define SP_GATE_REQUESTS 16u
+
+enum sp_gate_agent {
+    SP_GATE_NO_AGENT = 0, /* none, or ended: the gate only does what X needs on merged pages */
+    SP_GATE_AGENT = 1,    /* one is there: requests are served */
+    SP_GATE_FILTERED = 2, /* ended because the program put itself under a filter: no call at all
+                             may be made that the program did not ask for */
+};
+
+struct sp_gate_slot {
+    uint32_t inside;
+    uint8_t pad[60]; /* a cache line each: threads of different slots do not disturb each other */
+};
+
+struct sp_gate_change {
+    uint64_t addr, end;
+};
+
+enum sp_gate_request_kind {
+    SP_GATE_UNMERGE = 1, /* give [addr, end) private anonymous pages with the same bytes */
+    SP_GATE_RELEASE = 2, /* the same, and leave the range alone from now on (its own userfaultfd) */
+    SP_GATE_GIVE_BACK = 3, /* the program is out of mappings: un-merge runs, merge no more here */
+};
+
+enum sp_gate_request_state { SP_REQUEST_FREE = 0, SP_REQUEST_TAKEN, SP_REQUEST_POSTED,
+                             SP_REQUEST_DONE };
+
+struct sp_gate_request {
+    uint32_t state; /* atomically; POSTED by the thread, DONE by the agent */
+    uint32_t kind;
+    uint64_t addr, end;
+    int64_t status; /* 0 or a negative errno, set before DONE */
+};
+
+struct sp_gate {
+    uint32_t closed;   /* 1: wait */
+    uint32_t waiters;  /* threads at the wait page, or on their way to it or from it */
+    uint32_t agent;    /* enum sp_gate_agent */
+    uint32_t execs;    /* counts execve calls begun: the agent then looks whether to end */
+    uint32_t posted;   /* requests posted and not done */
+    uint32_t advise_all;      /* the program called prctl(PR_SET_MEMORY_MERGE, 1) */
+    uint32_t in_fork;         /* unused by the gate; the agent's own */
+    uint32_t page_size;
+    volatile uint32_t *wait_page;
+    uint64_t change_seq; /* changes noted so far; entry n stands at n % SP_GATE_CHANGES */
+    uint64_t tcb_seq;
+    struct sp_gate_slot slot[SP_GATE_SLOTS];
+    struct sp_gate_change change[SP_GATE_CHANGES];
+    uint64_t tcb[SP_GATE_TCBS]; /* page addresses; one thread may have two */
+    struct sp_gate_request request[SP_GATE_REQUESTS];
+};
+
+/* The one gate of this address space (a deliberate singleton: the patched code needs its address). */
+extern struct sp_gate sp_gate;
+
+/*
+ * Patches every gated site of libc and ld.so, after checking all of them: on any doubt nothing is
+ * patched and -1 is returned, with a sentence in why that names the object and its build-id.
+ * Called once, before main(), while there is one thread. wait_page must be set. Uses raw system
+ * calls only. The gate is open afterwards.
+ */
+int sp_gate_install(char *why, size_t why_size);
+
+/*
+ * Agent's side. sp_gate_close() returns true when no thread is inside and none will enter, false
+ * after about spin_us microseconds if one stays inside (the gate is open again then). Never called
+ * with the gate closed.
+ */
+bool sp_gate_close(unsigned spin_us);
+/* Opens. Returns true if threads wait: the agent must then give the wait page. */
+bool sp_gate_open(void);
+
+/* With the gate closed, or as a hint with it open: was [addr, end) touched by a gated call since
+ * the ring stood at seq? True also when the ring went round since. */
+bool sp_gate_changed_since(uint64_t seq, uint64_t addr, uint64_t end);
+/* With the gate closed: is a thread control block known in [addr, end)? True also when more are
+ * known than the ring holds. */
+bool sp_gate_tcb_in(uint64_t addr, uint64_t end);
+/* Returns the next posted request, or NULL; the caller sets status, then calls done. */
+struct sp_gate_request *sp_gate_next_request(void);
+void sp_gate_request_done(struct sp_gate_request *request, int64_t status);
+
+/*
+ * What the gate needs of the rest of the agent.
+ */
+
+/* In the child of a fork, by the forking thread, after the gate was reset and before fork returns:
+ * starts the child's agent if the parent had one. */
+void sp_agent_forked(void);
+
+#endif

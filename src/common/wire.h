@@ -1,0 +1,223 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What an agent and the daemon say to each other.
+ *
+ * The model. One SOCK_SEQPACKET connection for each address space (mm) that is merged. The client
+ * speaks once, HELLO; from then on the daemon asks and the agent answers, one question at a time,
+ * every answer carrying the question's seq. An agent never speaks unasked, so the daemon can wait
+ * for an answer with a time limit and needs no thread for it. A packet is one message: a struct
+ * sp_msg and length bytes of body. Both sides treat what arrives as hostile: magic, type, length
+ * and every count are checked against the bytes that came before anything is read (X, "Trust").
+ *
+ * Beside the socket there is one small shared memory, made and sealed by the daemon (struct
+ * sp_shm): the journal of the lift, which the daemon reads only when the agent is dead (D2), and
+ * the buffer through which an agent offers page contents. The agent may write all of it at any
+ * time: the daemon copies first and checks the copy.
+ *
+ * The same listening socket serves the commands of the cli: a first packet that starts with '{' is
+ * a JSON request (docs/control.md).
+ *
+ * All integers are in host order: both ends are on one machine.
+ */
+#ifndef SP_COMMON_WIRE_H
+#define SP_COMMON_WIRE_H
+
+#include <stdint.h>
+
+#define SP_WIRE_MAGIC 0x31475053u /* "SPG1" */
+#define SP_WIRE_VERSION 1u
+#define SP_WIRE_MAX 65536u /* bytes of a whole packet, header included */
+
+#define SP_DOMAIN_MAX 32u    /* a domain's name, with its 0 */
+#define SP_LIFT_PAGES 64u    /* pages a lift takes at most (DESIGN.md, The lift) */
+#define SP_MERGE_PAGES 512u  /* pages a MERGE names at most */
+#define SP_REPORT_PAGES 512u /* quiet pages a REPORT holds at most */
+#define SP_REPORT_RUNS 1024u /* runs of changed, and of gone pages, in a REPORT at most */
+#define SP_SITES_RUNS 2048u  /* runs in a SITES answer at most */
+
+enum sp_msg_type {
+    SP_MSG_HELLO = 1,    /* client: struct sp_hello, one fd: the userfaultfd */
+    SP_MSG_WELCOME,      /* daemon: struct sp_welcome, one fd: the shared memory */
+    SP_MSG_REFUSE,       /* daemon: struct sp_refuse; the connection ends */
+    SP_MSG_SEGMENT,      /* daemon: struct sp_segment, one read-only fd; answer: SP_MSG_DONE */
+    SP_MSG_DROP_SEGMENT, /* daemon: struct sp_segment; answer: DONE when fd and views are gone */
+    SP_MSG_SITES,        /* daemon: struct sp_from; answer: struct sp_sites */
+    SP_MSG_SCAN,         /* daemon: struct sp_scan_ask; answer: struct sp_report */
+    SP_MSG_FILL,         /* daemon: struct sp_fill_ask; answer: struct sp_filled */
+    SP_MSG_MERGE,        /* daemon: struct sp_merge_ask; answer: struct sp_merged */
+    SP_MSG_UNMERGE,      /* daemon: struct sp_unmerge_ask; answer: struct sp_unmerged */
+    SP_MSG_QUIT,         /* daemon: no body; answer: DONE; the agent ends between lifts (D5) */
+    SP_MSG_DONE,         /* answer: struct sp_done */
+};
+
+struct sp_msg {
+    uint32_t magic;
+    uint16_t version;
+    uint16_t type;
+    uint32_t seq;    /* an answer repeats its question's */
+    uint32_t length; /* bytes after this header */
+};
+
+#define SP_HELLO_ALL 0x1u    /* every large private range that K17 allows */
+#define SP_HELLO_FORKED 0x2u /* a forked child: its inherited sites are asked for (K8) */
+#define SP_HELLO_REJOIN 0x4u /* was merged by an earlier daemon (D1) */
+
+struct sp_hello {
+    uint32_t program_pid; /* the daemon checks it: same mm as the sender, or refused */
+    uint32_t flags;
+    uint32_t page_size;
+    uint32_t reserved;
+    uint64_t wait_page; /* address of the gate's wait page */
+    char domain[SP_DOMAIN_MAX];
+    char comm[16];
+};
+
+struct sp_welcome {
+    uint64_t seed; /* of the domain's hash */
+    uint32_t client_id;
+    uint32_t shm_bytes;
+    uint64_t pool_id;
+};
+
+struct sp_refuse {
+    char why[200]; /* ends with 0; goes into the client's one clear line */
+};
+
+struct sp_segment {
+    uint32_t id;
+    uint32_t npages;
+};
+
+struct sp_from {
+    uint64_t from;
+};
+
+struct sp_site_run {
+    uint64_t addr;
+    uint32_t segment;
+    uint32_t index; /* page of the segment that addr maps */
+    uint32_t npages;
+    uint32_t reserved;
+};
+
+struct sp_sites {
+    uint64_t next; /* 0: that was all */
+    uint32_t nruns;
+    uint32_t reserved;
+    struct sp_site_run run[]; /* ascending; only pages that still are the frame */
+};
+
+#define SP_SCAN_RESTART 0x1u /* forget what was hashed: report every quiet page again */
+
+struct sp_scan_ask {
+    uint64_t from;         /* continue at this address; 0: a new pass over this mm */
+    uint32_t budget;       /* pages to look into at most, 1 to SP_REPORT_PAGES */
+    uint32_t max_mappings; /* 0: the built-in quarter (three quarters for what was advised) */
+    uint32_t flags;
+    uint32_t reserved;
+};
+
+struct sp_page_hash {
+    uint64_t addr;
+    uint64_t lo, hi; /* XXH3-128 of the page with the domain's seed */
+};
+
+struct sp_run {
+    uint64_t addr;
+    uint64_t npages;
+};
+
+/* struct sp_report, then npages sp_page_hash, nchanged sp_run, ngone sp_run. All ascending. */
+struct sp_report {
+    uint64_t next;    /* where to go on; 0: the pass over this mm is complete */
+    uint64_t tracked; /* pages tracked in this mm now */
+    uint64_t looked;  /* pages looked into for this answer: hashed, or found changed */
+    uint64_t passed;  /* pages passed over because nothing about them changed */
+    uint64_t waiting; /* of looked: pages seen for the first time, or again after a change */
+    uint64_t merged;  /* pages that map frames in this mm now */
+    uint64_t cpu_us;  /* CPU that this agent has used since it began */
+    uint32_t mappings;        /* mappings that merging uses now */
+    uint32_t mappings_budget; /* and may use */
+    uint32_t npages, nchanged, ngone, reserved;
+};
+
+struct sp_fill_ask {
+    uint64_t addr;
+    uint32_t npages; /* 1 to SP_LIFT_PAGES */
+    uint32_t reserved;
+};
+
+struct sp_filled {
+    uint64_t ok; /* bit i: page i was copied into slot i of the offer buffer */
+};
+
+#define SP_MERGE_BREAK_FORK 0x1u /* take a page that fork still shares, by copying it first (K8) */
+
+struct sp_merge_run {
+    uint64_t addr;
+    uint32_t segment;
+    uint32_t index;
+    uint32_t npages;
+    uint32_t flags;
+};
+
+struct sp_merge_ask {
+    uint32_t nruns;
+    uint32_t npages; /* sum of the runs', at most SP_MERGE_PAGES */
+    struct sp_merge_run run[];
+};
+
+/* One enum sp_result (src/engine/ops.h) for every page, in the order of the runs. */
+struct sp_merged {
+    uint32_t npages;
+    uint32_t mappings;
+    uint8_t result[];
+};
+
+#define SP_UNMERGE_STAY 0x1u /* also merge nothing more in there until told (off, unmerge PID) */
+
+struct sp_unmerge_ask {
+    uint64_t start, end; /* 0 and ~0: everything */
+    uint32_t max_pages;  /* stop after so many and say where */
+    uint32_t flags;
+};
+
+struct sp_unmerged {
+    int32_t status; /* 0, or a negative errno; -ENOMEM: memory is short, nothing was lost */
+    uint32_t mappings;
+    uint64_t next;   /* 0: all done */
+    uint64_t npages; /* un-merged by this answer */
+};
+
+struct sp_done {
+    int32_t status; /* 0 or a negative errno */
+    uint32_t reserved;
+};
+
+/*
+ * The shared memory of one client.
+ *
+ * The agent writes the journal before a lift's first move and clears it after the last page is back
+ * or mapped, so that at any instant a dead agent's pages can be found (D2): a page that is present
+ * in staging belongs to addr + i pages. The fields are written before state, with release.
+ */
+enum sp_journal_state { SP_JOURNAL_NONE = 0, SP_JOURNAL_LIFT = 1 };
+
+struct sp_journal {
+    uint32_t state;
+    uint32_t npages; /* 1 to SP_LIFT_PAGES */
+    uint64_t addr;
+    uint64_t staging; /* page i of the lift, when in the air, is at staging + i pages */
+};
+
+#define SP_SHM_OFFER 65536u /* offset of the offer buffer: SP_LIFT_PAGES pages */
+
+struct sp_shm {
+    struct sp_journal journal;
+};
+
+/* What the daemon writes into the wait page of a program whose agent is dead: nobody will open the
+ * gate again, so whoever waits there goes on (D2). */
+#define SP_WAIT_PAGE_ABANDONED 1u
+
+#endif

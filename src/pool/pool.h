@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The pool: frames, that is pages of files in a tmpfs of the daemon's own.
+ *
+ * What exists. A pool has one detached tmpfs (huge=never: punching one page of a huge folio frees
+ * nothing and reads zeros) and a read-only clone of that mount. Each **segment** is one file in it.
+ * The daemon maps segments for writing; clients get descriptors opened through the read-only mount,
+ * which nobody can reopen for writing, root included (EROFS). One set of segments for each domain:
+ * the pool hands out a struct sp_pool_set for each. Segment ids are unique in the pool and start
+ * at 1, at most 65535 live ones.
+ *
+ * The life of a frame. Allocated in runs (neighbours for neighbours), filled once by the daemon,
+ * then never written again (K11). When the engine forgets a frame its memory is not touched: a
+ * hole is poison (DESIGN.md, Frames). When every frame of a segment is forgotten or unused, the
+ * segment is **retiring**: nothing new is allocated in it, the daemon asks its clients to drop
+ * descriptor and views, unmaps its own view, and asks sp_pool_segment_try_free(), which succeeds
+ * only when a write lease proves that no descriptor and no mapping of the file is left anywhere
+ * (K9). Until then it is asked again later.
+ *
+ * The tmpfs' size limit follows the segments (grown before a segment is added, lowered after one is
+ * freed), so that a stray touch beyond gets SIGBUS instead of zeros.
+ *
+ * Survival (D1). The descriptors (rw files, and the read-only mount) can be handed to another
+ * process and taken over by a new daemon: sp_pool_export(), sp_pool_import().
+ *
+ * One thread at a time.
+ */
+#ifndef SP_POOL_POOL_H
+#define SP_POOL_POOL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define SP_POOL_SEGMENT_PAGES 4096u /* 16 MiB of 4 KiB pages: see docs/decisions/ */
+
+struct sp_pool;
+struct sp_pool_set;
+
+/*
+ * Makes the tmpfs. Needs the right to mount: root, or (as an unprivileged user) a user and mount
+ * namespace that it then enters, which only works before threads exist. Returns 0 and *out, or a
+ * negative errno with a sentence for the log in why.
+ */
+int sp_pool_new(struct sp_pool **out, char *why, size_t why_size);
+/* Unmaps and closes everything. The memory itself lives as long as clients map it. */
+void sp_pool_free(struct sp_pool *pool);
+
+/* A set of segments: one domain. id is the caller's, below 2^32, kept across export. NULL: memory. */
+struct sp_pool_set *sp_pool_set_new(struct sp_pool *pool, uint32_t id);
+struct sp_pool_set *sp_pool_set_find(struct sp_pool *pool, uint32_t id);
+/* Forgets all frames of the set: its segments are retiring from now on. */
+void sp_pool_set_retire(struct sp_pool_set *set);
+
+/*
+ * Allocates up to want neighbouring frames that were never filled, opening a new segment if needed.
+ * Returns 0 and sets *segment, *index, *got (1 to want), *fresh_segment if clients must be told of
+ * a new segment; or a negative errno (-ENOMEM, -ENOSPC).
+ */
+int sp_pool_alloc(struct sp_pool_set *set, unsigned want, uint32_t *segment, uint32_t *index,
+                  unsigned *got);
+/* Gives back frames that no client ever mapped. */
+void sp_pool_unalloc(struct sp_pool_set *set, uint32_t segment, uint32_t index, unsigned n);
+/* The frame has no site left that the engine knows. Its bytes stay. */
+void sp_pool_forget(struct sp_pool_set *set, uint32_t segment, uint32_t index);
+/* Marks a frame as in use again, or for the first time after an import. -ENOENT: no such frame. */
+int sp_pool_claim(struct sp_pool_set *set, uint32_t segment, uint32_t index);
+
+/* The daemon's own view of a frame: page_size bytes, writable, NULL if there is no such frame. */
+void *sp_pool_frame(struct sp_pool_set *set, uint32_t segment, uint32_t index);
+
+/* A read-only descriptor of the segment for a client; the caller closes it. Negative errno. */
+int sp_pool_segment_fd(struct sp_pool_set *set, uint32_t segment);
+uint32_t sp_pool_segment_pages(struct sp_pool_set *set, uint32_t segment);
+/* Calls fn for every segment of the set; retiring says that no frame in it is in use. */
+void sp_pool_segments(struct sp_pool_set *set,
+                      void (*fn)(void *arg, uint32_t segment, uint32_t npages, bool retiring),
+                      void *arg);
+/* Frees a retiring segment if nothing maps it anywhere (K9). 0: freed; -EBUSY: not yet. */
+int sp_pool_segment_try_free(struct sp_pool_set *set, uint32_t segment);
+
+struct sp_pool_counters {
+    uint64_t segments, retiring;
+    uint64_t frames_used;      /* allocated and not forgotten */
+    uint64_t frames_lingering; /* forgotten, their memory not freed yet */
+    uint64_t bytes;            /* memory that the tmpfs holds now */
+};
+void sp_pool_counters(const struct sp_pool *pool, struct sp_pool_counters *out);
+void sp_pool_set_counters(const struct sp_pool_set *set, struct sp_pool_counters *out);
+
+/*
+ * Survival. export calls fn for each descriptor with a record that import understands (at most 64
+ * bytes); the descriptors stay the pool's. fn may be called again later for segments that are new:
+ * register it once with sp_pool_on_change(), which is told of each added and freed segment.
+ * import builds a pool from such records; every frame that is not claimed afterwards, before
+ * sp_pool_import_end(), counts as forgotten.
+ */
+struct sp_pool_record {
+    uint32_t kind; /* 1: rw mount, 2: ro mount, 3: segment */
+    uint32_t set, segment, npages;
+    uint64_t reserved[6];
+};
+typedef void (*sp_pool_export_fn)(void *arg, const struct sp_pool_record *record, int fd);
+void sp_pool_export(struct sp_pool *pool, sp_pool_export_fn fn, void *arg);
+/* fd is -1 when a segment was freed. */
+void sp_pool_on_change(struct sp_pool *pool, sp_pool_export_fn fn, void *arg);
+int sp_pool_import(struct sp_pool **out, const struct sp_pool_record *record, const int *fd,
+                   size_t n, char *why, size_t why_size);
+void sp_pool_import_end(struct sp_pool *pool);
+
+#endif
