@@ -46,7 +46,8 @@ int sp_pool_new(struct sp_pool **out, char *why, size_t why_size);
 /* Unmaps and closes everything. The memory itself lives as long as clients map it. */
 void sp_pool_free(struct sp_pool *pool);
 
-/* A set of segments: one domain. id is the caller's, below 2^32, kept across export. NULL: memory. */
+/* A set of segments: one domain. id is the caller's, kept across export; the set that has it already
+ * is returned, if one has. NULL: memory. */
 struct sp_pool_set *sp_pool_set_new(struct sp_pool *pool, uint32_t id);
 struct sp_pool_set *sp_pool_set_find(struct sp_pool *pool, uint32_t id);
 /* Forgets all frames of the set: its segments are retiring from now on. */
@@ -54,8 +55,8 @@ void sp_pool_set_retire(struct sp_pool_set *set);
 
 /*
  * Allocates up to want neighbouring frames that were never filled, opening a new segment if needed.
- * Returns 0 and sets *segment, *index, *got (1 to want), *fresh_segment if clients must be told of
- * a new segment; or a negative errno (-ENOMEM, -ENOSPC).
+ * Returns 0 and sets *segment, *index, *got (1 to want), the segment perhaps one that clients must
+ * be told of; or a negative errno (-ENOMEM, -ENOSPC).
  */
 int sp_pool_alloc(struct sp_pool_set *set, unsigned want, uint32_t *segment, uint32_t *index,
                   unsigned *got);
@@ -93,7 +94,8 @@ void sp_pool_set_counters(const struct sp_pool_set *set, struct sp_pool_counters
  * bytes); the descriptors stay the pool's. fn may be called again later for segments that are new:
  * register it once with sp_pool_on_change(), which is told of each added and freed segment.
  * import builds a pool from such records; every frame that is not claimed afterwards, before
- * sp_pool_import_end(), counts as forgotten.
+ * sp_pool_import_end(), counts as forgotten. The descriptors are the pool's if import returns 0,
+ * and stay the caller's if it fails.
  */
 struct sp_pool_record {
     uint32_t kind; /* 1: rw mount, 2: ro mount, 3: segment */

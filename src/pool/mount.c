@@ -1,0 +1,206 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "mount.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <sched.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mount.h>
+#include <sys/stat.h>
+#include <sys/statfs.h>
+#include <sys/statvfs.h>
+#include <unistd.h>
+
+#define SP_TMPFS_MAGIC 0x01021994
+
+static int write_text(const char *path, const char *text)
+{
+    int fd = open(path, O_WRONLY | O_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    ssize_t n = write(fd, text, strlen(text));
+    int err = n == (ssize_t)strlen(text) ? 0 : n < 0 ? -errno : -EIO;
+    close(fd);
+    return err;
+}
+
+/* Becomes the owner of a new user and mount namespace, the ids unchanged. Only before threads. */
+static int enter_namespace(void)
+{
+    unsigned uid = geteuid(), gid = getegid();
+    char map[64];
+    int err;
+
+    if (unshare(CLONE_NEWUSER | CLONE_NEWNS))
+        return -errno;
+    snprintf(map, sizeof(map), "%u %u 1", uid, uid);
+    err = write_text("/proc/self/uid_map", map);
+    if (err)
+        return err;
+    /* An unprivileged gid_map is only accepted after setgroups is given up. */
+    err = write_text("/proc/self/setgroups", "deny");
+    if (err && err != -ENOENT)
+        return err;
+    snprintf(map, sizeof(map), "%u %u 1", gid, gid);
+    return write_text("/proc/self/gid_map", map);
+}
+
+static int mount_tmpfs(const char *size)
+{
+    static const char *const option[][2] = {{"huge", "never"}, {"mode", "0700"}};
+    int mnt = -1, err = 0;
+    int fs = fsopen("tmpfs", FSOPEN_CLOEXEC);
+
+    if (fs < 0)
+        return -errno;
+    for (size_t i = 0; i < sizeof(option) / sizeof(option[0]); i++)
+        if (fsconfig(fs, FSCONFIG_SET_STRING, option[i][0], option[i][1], 0)) {
+            /* A kernel without huge pages in tmpfs knows no huge=, and has none. */
+            if (strcmp(option[i][0], "huge") != 0 || errno != EINVAL)
+                err = -errno;
+        }
+    if (!err && fsconfig(fs, FSCONFIG_SET_STRING, "size", size, 0))
+        err = -errno;
+    if (!err && fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0))
+        err = -errno;
+    if (!err) {
+        mnt = fsmount(fs, FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
+        if (mnt < 0)
+            err = -errno;
+    }
+    close(fs);
+    return err ? err : mnt;
+}
+
+static int clone_readonly(int rw)
+{
+    struct mount_attr attr = {.attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV};
+    int ro = open_tree(rw, "", AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
+
+    if (ro < 0)
+        return -errno;
+    if (mount_setattr(ro, "", AT_EMPTY_PATH, &attr, sizeof(attr))) {
+        int err = -errno;
+        close(ro);
+        return err;
+    }
+    return ro;
+}
+
+int sp_pool_mount_open(struct sp_pool_mount *mount, char *why, size_t why_size)
+{
+    char page[32];
+    int err;
+
+    *mount = (struct sp_pool_mount){.rw = -1, .ro = -1, .limited = true};
+    /* A tmpfs that starts without a limit never gets one, so it starts with the least. */
+    snprintf(page, sizeof(page), "%ld", sysconf(_SC_PAGESIZE));
+    mount->rw = mount_tmpfs(page);
+    if (mount->rw == -EPERM || mount->rw == -EACCES) {
+        err = enter_namespace();
+        if (err) {
+            snprintf(why, why_size,
+                     "making the pool's tmpfs needs root or a user namespace, and entering one "
+                     "failed: %s",
+                     strerror(-err));
+            return err;
+        }
+        mount->limited = false;
+        mount->rw = mount_tmpfs("0");
+    }
+    if (mount->rw < 0) {
+        snprintf(why, why_size, "making the pool's tmpfs failed: %s", strerror(-mount->rw));
+        return mount->rw;
+    }
+    mount->ro = clone_readonly(mount->rw);
+    if (mount->ro < 0) {
+        err = mount->ro;
+        snprintf(why, why_size, "a read-only view of the pool's tmpfs failed: %s", strerror(-err));
+        close(mount->rw);
+        mount->rw = -1;
+        return err;
+    }
+    return 0;
+}
+
+int sp_pool_mount_adopt(struct sp_pool_mount *mount, int rw, int ro)
+{
+    struct statfs a, b;
+
+    if (fstatfs(rw, &a) || fstatfs(ro, &b))
+        return -errno;
+    if (a.f_type != SP_TMPFS_MAGIC || b.f_type != SP_TMPFS_MAGIC ||
+        memcmp(&a.f_fsid, &b.f_fsid, sizeof(a.f_fsid)) != 0)
+        return -EINVAL;
+    if ((a.f_flags & ST_RDONLY) || !(b.f_flags & ST_RDONLY))
+        return -EINVAL;
+    *mount = (struct sp_pool_mount){.rw = rw, .ro = ro, .limited = a.f_blocks != 0};
+    return 0;
+}
+
+int sp_pool_mount_limit(const struct sp_pool_mount *mount, uint64_t bytes)
+{
+    char size[32];
+    int fs, err = 0;
+
+    if (!mount->limited)
+        return 0;
+    /* 0 would mean no limit. */
+    if (bytes == 0)
+        bytes = (uint64_t)sysconf(_SC_PAGESIZE);
+    snprintf(size, sizeof(size), "%llu", (unsigned long long)bytes);
+    fs = fspick(mount->rw, "", FSPICK_CLOEXEC | FSPICK_EMPTY_PATH);
+    if (fs < 0)
+        return -errno;
+    if (fsconfig(fs, FSCONFIG_SET_STRING, "size", size, 0) ||
+        fsconfig(fs, FSCONFIG_CMD_RECONFIGURE, NULL, NULL, 0))
+        err = -errno;
+    close(fs);
+    return err;
+}
+
+int64_t sp_pool_mount_bytes(const struct sp_pool_mount *mount)
+{
+    struct statfs st;
+
+    if (!mount->limited || fstatfs(mount->rw, &st))
+        return -1;
+    return (int64_t)(st.f_blocks - st.f_bfree) * st.f_bsize;
+}
+
+uint64_t sp_pool_mount_sweep(const struct sp_pool_mount *mount, bool (*known)(void *, uint32_t),
+                             void *arg)
+{
+    int fd = openat(mount->rw, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    DIR *dir = fd < 0 ? NULL : fdopendir(fd);
+    uint64_t bytes = 0;
+    struct dirent *entry;
+    struct stat st;
+
+    if (!dir) {
+        if (fd >= 0)
+            close(fd);
+        return 0;
+    }
+    while ((entry = readdir(dir))) {
+        if (entry->d_name[0] == '.' || known(arg, (uint32_t)strtoul(entry->d_name, NULL, 10)))
+            continue;
+        if (!fstatat(fd, entry->d_name, &st, AT_SYMLINK_NOFOLLOW) &&
+            !unlinkat(fd, entry->d_name, 0))
+            bytes += (uint64_t)st.st_size;
+    }
+    closedir(dir);
+    return bytes;
+}
+
+void sp_pool_mount_close(struct sp_pool_mount *mount)
+{
+    if (mount->rw >= 0)
+        close(mount->rw);
+    if (mount->ro >= 0)
+        close(mount->ro);
+    mount->rw = mount->ro = -1;
+}

@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One segment: a file of the pool's tmpfs, the daemon's view of it, and which of its frames are
+ * handed out.
+ *
+ * Frames are handed out from the bottom: below bump a frame was handed out once, at and above it
+ * never. Below bump a frame is one of three: used, returned (given back before any client mapped
+ * it, so that it may be written again), or lingering (forgotten: its bytes stay, for somebody may
+ * still map it). A bit a frame says used, another one says returned, neither says lingering.
+ */
+#ifndef SP_POOL_SEGMENT_H
+#define SP_POOL_SEGMENT_H
+
+#include "mount.h"
+
+struct sp_pool_set;
+
+struct sp_pool_segment {
+    struct sp_pool_segment *next; /* in its set */
+    struct sp_pool_set *set;
+    uint32_t id, npages;
+    uint32_t bump, used, returned;
+    int fd;         /* the one descriptor for writing; the keeper's is a dup of it */
+    void *view;     /* NULL until a frame is asked for, and after a try to free */
+    bool retiring;  /* nothing is used and nothing new is handed out */
+    bool importing; /* taken over: used frames are being claimed, nothing new is handed out */
+    uint64_t *used_map, *returned_map;
+};
+
+/* Makes the file of npages pages, empty. 0 or a negative errno. */
+int sp_pool_segment_create(struct sp_pool_segment **out, const struct sp_pool_mount *mount,
+                           uint32_t id, uint32_t npages);
+/* Takes over fd, the descriptor that another process made: it is the segment's if 0 is returned.
+ * Frames that hold memory count as handed out. -ENOENT: the file was being freed when its daemon
+ * was killed. -EINVAL: not such a file. */
+int sp_pool_segment_adopt(struct sp_pool_segment **out, const struct sp_pool_mount *mount,
+                          uint32_t id, uint32_t npages, int fd);
+/* Unmaps, closes, forgets; the file stays. */
+void sp_pool_segment_close(struct sp_pool_segment *segment);
+
+/* The longest run of frames, at most want, that could be handed out; 0 if none. */
+unsigned sp_pool_segment_room(const struct sp_pool_segment *segment, unsigned want);
+/* Hands that run out: *index is its first frame; returns its length. */
+unsigned sp_pool_segment_take(struct sp_pool_segment *segment, unsigned want, uint32_t *index);
+/* Takes used frames back, never mapped ones to be handed out again. What is not used is ignored. */
+void sp_pool_segment_return(struct sp_pool_segment *segment, uint32_t index, unsigned n);
+void sp_pool_segment_forget(struct sp_pool_segment *segment, uint32_t index);
+void sp_pool_segment_forget_all(struct sp_pool_segment *segment);
+/* -ENOENT: a frame that was never handed out. */
+int sp_pool_segment_claim(struct sp_pool_segment *segment, uint32_t index);
+
+/* The daemon's view, mapped when first asked for. NULL: no such frame, or no memory. */
+void *sp_pool_segment_at(struct sp_pool_segment *segment, uint32_t index);
+/*
+ * Frees the file's memory and name if no other open description and no mapping of it exists (K9);
+ * the caller closes the segment then. The view is gone in any case. -EBUSY: something is left.
+ */
+int sp_pool_segment_destroy(struct sp_pool_segment *segment, const struct sp_pool_mount *mount);
+
+/* The file's name in the tmpfs; name has room for 16. */
+void sp_pool_segment_name(uint32_t id, char name[16]);
+uint64_t sp_pool_segment_bytes(const struct sp_pool_segment *segment);
+
+#endif
