@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* samepage get and set: single values by name. Names and ranges are those of docs/control.md. */
+#include "control_client.h"
+
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+struct setting {
+    const char *key;
+    uint64_t min, max;
+};
+
+static const struct setting settings[] = {
+    {"run", 0, 2},
+    {"pages_to_scan", 1, UINT32_MAX},
+    {"sleep_millisecs", 0, UINT32_MAX},
+    {"max_kernel_pages", 0, UINT64_MAX},
+    {"max_mappings", 0, UINT32_MAX},
+};
+
+static const char *const counters[] = {
+    "pages_shared",
+    "pages_sharing",
+    "pages_unshared",
+    "pages_volatile",
+    "full_scans",
+    "pages_scanned",
+    "kernel_pages_allocated",
+    "pages_tracked",
+    "bytes_saved",
+    "bytes_per_tracked_page",
+    "cpu_seconds",
+    "daemon_pid",
+    "domains",
+    "processes",
+    "mappings",
+    "quiet_passes",
+    "merge_changed",
+    "merge_pinned",
+    "merge_gone",
+    "merge_fork",
+    "merge_attributes",
+    "merge_mappings",
+    "merge_memory",
+    "frames_lingering",
+    "segments",
+    "pool_bytes",
+    "repairs",
+    "takeovers",
+    "version",
+};
+
+#define SETTING_NAMES "run, pages_to_scan, sleep_millisecs, max_kernel_pages, max_mappings"
+
+static const struct setting *find_setting(const char *key)
+{
+    for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++)
+        if (strcmp(settings[i].key, key) == 0)
+            return &settings[i];
+    return NULL;
+}
+
+static bool is_counter(const char *key)
+{
+    for (size_t i = 0; i < sizeof(counters) / sizeof(counters[0]); i++)
+        if (strcmp(counters[i], key) == 0)
+            return true;
+    return false;
+}
+
+/* Neither takes options: both want exactly one word. Returns SP_EXIT_DONE to go on. */
+static int parse_one_word(const struct sp_command *cmd, int argc, char **argv, const char *what)
+{
+    static const struct option none[] = {{0}};
+    int opt;
+
+    opterr = 0;
+    opt = getopt_long(argc, argv, ":", none, NULL);
+    if (opt != -1)
+        return sp_bad_option(cmd, argv, opt);
+    if (optind + 1 != argc)
+        return sp_bad_use(cmd, "needs exactly one %s", what);
+    return SP_EXIT_DONE;
+}
+
+static json_object *make_request(const char *op, const char *key, const char *value)
+{
+    json_object *request = json_object_new_object();
+
+    if (!request)
+        goto fail;
+    if (json_object_object_add(request, "op", json_object_new_string(op)) < 0 ||
+        json_object_object_add(request, "key", json_object_new_string(key)) < 0)
+        goto fail;
+    if (value && json_object_object_add(request, "value", json_object_new_string(value)) < 0)
+        goto fail;
+    return request;
+fail:
+    json_object_put(request);
+    sp_say("out of memory");
+    return NULL;
+}
+
+static int get(int argc, char **argv)
+{
+    json_object *request, *answer = NULL;
+    int ret = parse_one_word(&sp_command_get, argc, argv, "KEY");
+
+    if (ret != SP_EXIT_DONE)
+        return ret;
+    if (!find_setting(argv[optind]) && !is_counter(argv[optind]))
+        return sp_bad_use(&sp_command_get,
+                          "unknown key '%s'; keys are " SETTING_NAMES
+                          " and the counters that \"samepage status --json\" prints",
+                          argv[optind]);
+    request = make_request("get", argv[optind], NULL);
+    ret = request ? sp_control_ask(request, SP_ASK_PATIENCE, &answer) : SP_EXIT_COULD_NOT;
+    if (ret == SP_EXIT_DONE) {
+        puts(sp_answer_text(answer, "value"));
+        ret = sp_finish_output();
+    }
+    json_object_put(answer);
+    json_object_put(request);
+    return ret;
+}
+
+const struct sp_command sp_command_get = {
+    .name = "get",
+    .usage = "get KEY",
+    .summary = "Prints one setting or counter",
+    .help = "Settings: " SETTING_NAMES ".\n"
+            "Counters: those that \"samepage status --json\" prints.\n",
+    .run = get,
+};
+
+/* Checks KEY=VALUE and cuts it in two. Returns SP_EXIT_DONE to go on. */
+static int parse_assignment(char *word, char **value)
+{
+    const struct setting *setting;
+    uint64_t number;
+
+    *value = strchr(word, '=');
+    if (!*value)
+        return sp_bad_use(&sp_command_set, "'%s' has no '='", word);
+    *(*value)++ = 0;
+    setting = find_setting(word);
+    if (!setting && is_counter(word))
+        return sp_bad_use(&sp_command_set, "'%s' can only be read; settings are " SETTING_NAMES,
+                          word);
+    if (!setting)
+        return sp_bad_use(&sp_command_set, "unknown key '%s'; settings are " SETTING_NAMES, word);
+    if (!sp_parse_number(*value, setting->max, &number) || number < setting->min)
+        return sp_bad_use(&sp_command_set,
+                          "'%s' is no value for %s, which is a number from %" PRIu64 " to %" PRIu64,
+                          *value, setting->key, setting->min, setting->max);
+    return SP_EXIT_DONE;
+}
+
+static int set(int argc, char **argv)
+{
+    json_object *request, *answer = NULL;
+    char *word, *value = NULL;
+    int ret = parse_one_word(&sp_command_set, argc, argv, "KEY=VALUE");
+
+    if (ret != SP_EXIT_DONE)
+        return ret;
+    word = strdup(argv[optind]); /* cut there: the process list keeps what was typed */
+    if (!word) {
+        sp_say("out of memory");
+        return SP_EXIT_COULD_NOT;
+    }
+    ret = parse_assignment(word, &value);
+    if (ret == SP_EXIT_DONE) {
+        request = make_request("set", word, value);
+        ret = request ? sp_control_ask(request, SP_ASK_HOWEVER_LONG, &answer) : SP_EXIT_COULD_NOT;
+        json_object_put(request);
+    }
+    json_object_put(answer);
+    free(word);
+    return ret;
+}
+
+const struct sp_command sp_command_set = {
+    .name = "set",
+    .usage = "set KEY=VALUE",
+    .summary = "Changes one setting; returns when it is in force",
+    .help = "  run=0               stop; merged pages stay merged\n"
+            "  run=1               merge\n"
+            "  run=2               stop and un-merge everything; returns when that is done\n"
+            "  pages_to_scan=N     pages looked at between two sleeps, 1 to 4294967295\n"
+            "  sleep_millisecs=N   length of such a sleep, 0 to 4294967295\n"
+            "  max_kernel_pages=N  frames at most; 0: no limit\n"
+            "  max_mappings=N      mappings that merging may use in a process; 0: built-in\n",
+    .run = set,
+};
