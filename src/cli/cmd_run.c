@@ -189,7 +189,9 @@ static int run_program(int argc, char **argv)
         if (set_preload(NULL) < 0)
             sp_say("out of memory");
     }
-    execvp(run.argv[0], run.argv);
+    execv(program, run.argv);
+    if (errno == ENOEXEC && !sp_exe_is_elf(program))
+        execvp(run.argv[0], run.argv); /* a script without "#!": the shell's */
     return report_exec_failure(run.argv[0], errno);
 }
 

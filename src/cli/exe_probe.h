@@ -8,6 +8,7 @@
 #ifndef SP_CLI_EXE_PROBE_H
 #define SP_CLI_EXE_PROBE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 /*
@@ -23,5 +24,8 @@ int sp_exe_find(const char *cmd, char *path, size_t size);
  * also when the file cannot be read; otherwise words that follow "is not merged: ".
  */
 const char *sp_exe_objection(const char *path);
+
+/* Whether the file begins as an ELF program does; false when it cannot be read. */
+bool sp_exe_is_elf(const char *path);
 
 #endif
