@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures of the end-to-end tests. Each test has a daemon of its own and leaves nothing behind."""
+
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+
+from lib import place  # noqa: E402
+from lib.cgroup import Cgroup  # noqa: E402
+from lib.daemon import Daemon  # noqa: E402
+
+
+def pytest_report_header(config):
+    return f"samepage: {place.BUILD}, fault points: {place.BUILD_TEST}, long: {place.LONG}"
+
+
+@pytest.fixture(scope="session")
+def compiled(tmp_path_factory):
+    """compiled("checker", *flags): the path of programs/checker.c, compiled once a session."""
+    folder = pathlib.Path(tmp_path_factory.mktemp("programs"))
+    for path in (folder, *folder.parents[:1]):
+        path.chmod(0o755)
+
+    def get(name, *flags):
+        target = folder / "-".join([name, *(f.lstrip("-").replace("=", "-") for f in flags)])
+        if not target.exists():
+            subprocess.run(["gcc", "-std=gnu17", "-D_GNU_SOURCE", "-O2", "-g", "-pthread", *flags,
+                            "-o", target, place.HERE / "programs" / f"{name}.c", "-ldl"],
+                           check=True, timeout=60)
+        return target
+
+    return get
+
+
+@pytest.fixture
+def make_daemon():
+    """make_daemon(build=…, cgroup=…, uid=…) gives a daemon that is not started yet; all are closed
+    after the test."""
+    made = []
+
+    def make(**how):
+        made.append(Daemon(**how))
+        return made[-1]
+
+    yield make
+    for daemon in made:
+        daemon.close()
+
+
+def _can_merge():
+    place.need_root()
+    place.need_kernel_6_8()
+    place.need_userfaultfd()
+
+
+@pytest.fixture
+def daemon(make_daemon):
+    """A running daemon at full speed."""
+    _can_merge()
+    daemon = make_daemon().start()
+    daemon.set_full_speed()
+    return daemon
+
+
+@pytest.fixture
+def fault_daemon(make_daemon):
+    """The same from the build with fault points."""
+    _can_merge()
+    daemon = make_daemon(build=place.BUILD_TEST).start()
+    daemon.set_full_speed()
+    return daemon
+
+
+@pytest.fixture
+def cgroup():
+    place.need_root()
+    group = Cgroup()
+    yield group
+    group.close()

@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A samepaged of the test's own, and the commands spoken to it."""
+
+import json
+import os
+import pathlib
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+
+import pytest
+
+from lib import proc
+from lib.place import A_SECOND, BUILD, SLACK, need_build, wait_for
+from lib.program import Progress, Program, become
+
+
+class Daemon:
+    """Its socket lies in a short-named folder of its own (a socket's path has 107 bytes), which
+    anybody may enter. close() ends all that was started here and fails the test if anything of
+    samepage is left afterwards (D4)."""
+
+    def __init__(self, build=BUILD, cgroup=None, uid=None):
+        need_build(build)
+        self.build, self.cgroup, self.uid = build, cgroup, uid
+        self.directory = pathlib.Path(tempfile.mkdtemp(prefix="sp-e2e-"))
+        self.directory.chmod(0o755)
+        if uid is not None:
+            os.chown(self.directory, uid, uid)
+        self.socket = self.directory / "samepage.sock"
+        self.programs, self.popen = [], None
+
+    @property
+    def env(self):
+        return {"SAMEPAGE_SOCKET": str(self.socket)}
+
+    @property
+    def pid(self):
+        return self.popen.pid
+
+    # The daemon itself.
+
+    def start(self):
+        with open(self.directory / "samepaged.log", "ab") as log:
+            self.popen = subprocess.Popen(
+                [self.build / "samepaged", "--foreground"], stdin=subprocess.DEVNULL, stdout=log,
+                stderr=log, cwd=self.directory, env={**os.environ, **self.env},
+                start_new_session=True, preexec_fn=become(self.uid, self.cgroup))
+        wait_for(lambda: f"samepaged does not answer (status {self.popen.poll()}): {self.log()}",
+                 self._answers, 10)
+        return self
+
+    def _answers(self):
+        if self.popen.poll() is not None:
+            pytest.fail(f"samepaged ended with status {self.popen.returncode}: {self.log()}")
+        answer = self.cli("status", "--json", check=False)
+        return answer.returncode == 0 and json.loads(answer.stdout)["daemon_pid"] == self.popen.pid
+
+    def log(self):
+        path = self.directory / "samepaged.log"
+        return path.read_text(errors="replace")[-3000:] if path.exists() else ""
+
+    def kill(self):
+        """KILL, and wait until it is gone."""
+        self.popen.kill()
+        self.popen.wait()
+
+    def stop(self):
+        """An ordinary stop (D5): exit status 0."""
+        self.popen.terminate()
+        try:
+            status = self.popen.wait(10 * SLACK)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"samepaged does not end on TERM: {self.log()}")
+        assert status == 0, f"samepaged ended with status {status}: {self.log()}"
+
+    # The commands.
+
+    def cli(self, *args, check=True, uid=None, timeout=60.0):
+        uid = self.uid if uid is None else uid
+        try:
+            done = subprocess.run(
+                [self.build / "samepage", *[str(a) for a in args]], capture_output=True, text=True,
+                timeout=timeout * SLACK, env={**os.environ, **self.env}, cwd=self.directory,
+                stdin=subprocess.DEVNULL, preexec_fn=become(uid), check=False)
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"samepage {' '.join(map(str, args))} still runs after "
+                        f"{timeout * SLACK:g} s; daemon: {self.log()}")
+        if check:
+            assert done.returncode == 0, \
+                f"samepage {' '.join(map(str, args))}: status {done.returncode}: {done.stderr}"
+        return done
+
+    def status(self, key=None):
+        answer = json.loads(self.cli("status", "--json").stdout)
+        return answer[key] if key else answer
+
+    def ps(self, pid):
+        """The line of `samepage ps` about the process, or None."""
+        answer = json.loads(self.cli("ps", "--json").stdout)
+        lines = answer["processes"] if isinstance(answer, dict) else answer
+        return next((line for line in lines if line["pid"] == pid), None)
+
+    def get(self, key):
+        return self.cli("get", key).stdout.strip()
+
+    def set(self, **values):
+        for key, value in values.items():
+            self.cli("set", f"{key}={value}")
+
+    def set_full_speed(self):
+        self.set(pages_to_scan=100000, sleep_millisecs=0)
+
+    def wait(self, timeout=30):
+        self.cli("wait", "--timeout", timeout, timeout=timeout + 10)
+
+    def wait_sharing(self, more_than=1000, timeout=30.0):
+        def enough():
+            return self.status("pages_sharing") > more_than
+
+        wait_for(lambda: f"pages_sharing does not rise above {more_than}: {self.status()} "
+                         f"{self.cli('ps', check=False).stdout}", enough, timeout, every=0.05)
+
+    # Programs under it.
+
+    def run(self, *argv, all=True, env=None, uid=None):
+        """Starts argv under `samepage run`."""
+        flags = ["--all"] if all else []
+        return self.plain(self.build / "samepage", "run", *flags, "--", *argv, env=env, uid=uid)
+
+    def plain(self, *argv, env=None, uid=None):
+        """Starts argv as it stands, never merged."""
+        program = Program(argv, self.directory, env={**self.env, **(env or {})},
+                          uid=self.uid if uid is None else uid, cgroup=self.cgroup)
+        program.name = pathlib.Path(str(argv[4] if len(argv) > 4 and argv[1] == "run" else
+                                        argv[0])).name
+        self.programs.append(program)
+        return program
+
+    def checker(self, compiled, mib=32, threads=2, env=None):
+        """Starts a checker (programs/checker.c); program.progress are its threads' counters."""
+        path = self.directory / f"progress-{len(self.programs)}"
+        program = self.run(compiled("checker"), mib, threads, path, env=env)
+        program.progress = Progress(path, threads)
+        program.area = program.region()
+        return program
+
+    def merged_pages(self, program, area, pid=None):
+        return proc.pages_from_files(pid or program.pid, *area)
+
+    def wait_merged(self, program, area, share=0.9, timeout=30.0, pid=None):
+        """Waits until so large a share of the area's pages is mapped from frames."""
+        def enough():
+            return self.merged_pages(program, area, pid) >= share * area[1] / 4096
+
+        wait_for(lambda: f"{program.name}: only {self.merged_pages(program, area, pid)} of "
+                         f"{area[1] // 4096} pages are merged: {self.status()} "
+                         f"{self.cli('ps', check=False).stdout} {program.stderr()}", enough, timeout)
+
+    # The end.
+
+    def left(self):
+        """Processes that have this socket in their environment or on their command line, without
+        the daemon."""
+        socket = str(self.socket).encode()
+        own = f"SAMEPAGE_SOCKET={self.socket}".encode()
+        return [p for p in proc.all_processes()
+                if p.pid != os.getpid() and (not self.popen or p.pid != self.popen.pid)
+                and (own in p.environ.split(b"\0") or socket in p.cmdline)]
+
+    def close(self):
+        agents = [pid for program in self.programs for pid in program.agents()]
+        for program in self.programs:
+            for p in program.processes():
+                if p.comm != "samepage-agent":
+                    _kill(p.pid)
+        left = self._gone_after_a_second(agents)
+        for program in self.programs:
+            program.destroy()
+        if self.popen and self.popen.poll() is None:
+            self.kill()
+        for p in self.left():
+            _kill(p.pid)
+        if not left:
+            shutil.rmtree(self.directory, ignore_errors=True)
+        assert not left, f"left after every program was killed: {left}; log: {self.log()}"
+
+    def _gone_after_a_second(self, agents):
+        deadline = time.monotonic() + A_SECOND
+        while True:
+            for program in self.programs:
+                program.popen.poll()
+            left = [(p.pid, p.comm, p.state) for p in self.left()]
+            left += [(pid, "agent", "zombie?") for pid in agents if proc.exists(pid)]
+            if not left or time.monotonic() > deadline:
+                return left
+            time.sleep(0.03)
+
+
+def _kill(pid):
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass

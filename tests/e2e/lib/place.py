@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where things are, how long a test may take, and what this machine can do.
+
+SAMEPAGE_BUILD and SAMEPAGE_BUILD_TEST name the build folders (the second one has the fault
+points); SAMEPAGE_TEST_LONG=1 asks for the long forms; SAMEPAGE_TEST_SLACK multiplies every
+deadline, for slow machines.
+"""
+
+import ctypes
+import os
+import pathlib
+import shutil
+import time
+
+import pytest
+
+HERE = pathlib.Path(__file__).resolve().parent.parent
+ROOT = HERE.parent.parent
+BUILD = pathlib.Path(os.environ.get("SAMEPAGE_BUILD", ROOT / "build")).resolve()
+BUILD_TEST = pathlib.Path(os.environ.get("SAMEPAGE_BUILD_TEST", ROOT / "build-test")).resolve()
+LONG = os.environ.get("SAMEPAGE_TEST_LONG") == "1"
+SLACK = float(os.environ.get("SAMEPAGE_TEST_SLACK", "1"))
+# D4: what is dead leaves nothing after a second; a second more for a machine that is busy.
+A_SECOND = 2.0 * SLACK
+
+
+def longer(short, long):
+    """The number for this run: the short form's, or with SAMEPAGE_TEST_LONG=1 the long form's."""
+    return long if LONG else short
+
+
+def wait_for(what, predicate, timeout=20.0, every=0.03):
+    """Waits until predicate() is true and returns its value; fails the test after timeout seconds,
+    saying what was waited for and, if what is callable, how things stood."""
+    deadline = time.monotonic() + timeout * SLACK
+    while True:
+        value = predicate()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            pytest.fail(f"after {timeout * SLACK:g} s: {what() if callable(what) else what}")
+        time.sleep(every)
+
+
+def need_build(build=BUILD):
+    for name in ("samepage", "samepaged", "libsamepage-agent.so"):
+        if not (build / name).exists():
+            pytest.skip(f"{build / name} is not built")
+
+
+def need_root():
+    if os.geteuid() != 0:
+        pytest.skip("needs root")
+
+
+def need_userfaultfd():
+    """A userfaultfd that also waits for faults of the kernel, as a lift needs."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.syscall(323 if os.uname().machine == "x86_64" else 282, os.O_CLOEXEC)
+    if fd >= 0:
+        os.close(fd)
+    elif not os.access("/dev/userfaultfd", os.R_OK | os.W_OK):
+        pytest.skip("no userfaultfd for this user")
+
+
+def need_kernel_6_8():
+    """UFFDIO_MOVE and PAGEMAP_SCAN: samepage doctor probes them by name; here the version must do,
+    because a doctor that were wrong would hide every other failure."""
+    major, minor = (int(x) for x in os.uname().release.split(".")[:2])
+    if (major, minor) < (6, 8):
+        pytest.skip("no UFFDIO_MOVE before Linux 6.8")
+
+
+def need_redis():
+    for name in ("redis-server", "redis-cli"):
+        if not shutil.which(name):
+            pytest.skip(f"{name} is not installed")

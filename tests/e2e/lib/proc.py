@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Looks at processes the way nobody can talk them out of: through /proc."""
+
+import collections
+import os
+import pathlib
+
+Process = collections.namedtuple("Process", "pid ppid comm state environ cmdline")
+
+
+def _read(path):
+    try:
+        return pathlib.Path(path).read_bytes()
+    except OSError:
+        return b""
+
+
+def look(pid):
+    """The process, or None if there is none. A zombie has no environ and no cmdline."""
+    stat = _read(f"/proc/{pid}/stat")
+    if b")" not in stat:
+        return None
+    comm = stat[stat.index(b"(") + 1:stat.rindex(b")")].decode(errors="replace")
+    state, ppid = stat[stat.rindex(b")") + 2:].split()[:2]
+    return Process(int(pid), int(ppid), comm, state.decode(), _read(f"/proc/{pid}/environ"),
+                   _read(f"/proc/{pid}/cmdline"))
+
+
+def all_processes():
+    found = (look(name) for name in os.listdir("/proc") if name.isdigit())
+    return [p for p in found if p]
+
+
+def exists(pid):
+    """Zombies count: a process of ours that nobody waited for is a leak."""
+    return look(pid) is not None
+
+
+def descriptors(pid):
+    """How many descriptors the process has open, -1 if it is gone."""
+    try:
+        return len(os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return -1
+
+
+def pages_from_files(pid, address, length):
+    """How many pages of [address, address + length) are mapped from a file: the pages of anonymous
+    memory that are sites now (those written since count as well). This is the kernel's word, not
+    samepage's."""
+    pages, end = 0, address + length
+    try:
+        with open(f"/proc/{pid}/maps", encoding="ascii", errors="replace") as maps:
+            lines = maps.readlines()
+    except OSError:
+        return 0
+    for line in lines:
+        fields = line.split(None, 5)
+        start, stop = (int(x, 16) for x in fields[0].split("-"))
+        if fields[4] != "0" and start < end and stop > address:
+            pages += (min(stop, end) - max(start, address)) // 4096
+    return pages

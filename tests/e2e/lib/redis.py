@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Redis servers, and the same made data for each of them, as bytes to be sent."""
+
+import hashlib
+import random
+import shutil
+import socket
+import subprocess
+import threading
+
+from lib.place import SLACK, wait_for
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def _resp(*words):
+    parts = [b"*%d\r\n" % len(words)]
+    for word in words:
+        parts.append(b"$%d\r\n%b\r\n" % (len(word), word))
+    return b"".join(parts)
+
+
+def made_value(i, chance, size=2000):
+    """A JSON object of about size bytes that no other value equals."""
+    body = chance.randbytes((size - 150) // 2).hex()
+    return (f'{{"id":{i},"user":"user-{i * 7919 % 100003}","active":{str(i % 3 == 0).lower()},'
+            f'"tags":["t{i % 17}","t{i % 23}"],"score":{i * 31 % 1000},"body":"{body}"}}').encode()
+
+
+class Data:
+    """Keys and values made from a seed: load (SET of all), read (GET of all) and the digest of the
+    answers that a right server gives to read."""
+
+    def __init__(self, count, seed=1):
+        chance = random.Random(seed)
+        load, read, want = [], [], hashlib.blake2b()
+        for i in range(count):
+            key, value = b"key:%08d" % i, made_value(i, chance, 1900 + i % 120)
+            load.append(_resp(b"SET", key, value))
+            read.append(_resp(b"GET", key))
+            want.update(b"$%d\r\n%b\r\n" % (len(value), value))
+        self.count = count
+        self.load, self.read = b"".join(load), b"".join(read)
+        self.want = want.hexdigest()
+
+
+def made_commands(count, keys, seed=2):
+    """count writes and reads of every kind of value, for redis-cli --pipe, in ten parts."""
+    chance = random.Random(seed)
+    parts = []
+    for i in range(count):
+        key = b"key:%08d" % chance.randrange(keys)
+        kind = chance.randrange(10)
+        if kind < 3:
+            parts.append(_resp(b"SET", key, made_value(i, chance, 300 + chance.randrange(1700))))
+        elif kind < 5:
+            parts.append(_resp(b"GET", key))
+        elif kind == 5:
+            parts.append(_resp(b"SETRANGE", key, b"%d" % chance.randrange(1500),
+                               chance.randbytes(20)))
+        elif kind == 6:
+            parts.append(_resp(b"APPEND", key, chance.randbytes(50)))
+        elif kind == 7:
+            parts.append(_resp(b"HSET", b"hash:%d" % chance.randrange(50),
+                               b"f%d" % chance.randrange(500), chance.randbytes(40)))
+        elif kind == 8:
+            parts.append(_resp(b"RPUSH", b"list:%d" % chance.randrange(50), b"%d" % i))
+        else:
+            parts.append(_resp(b"DEL", key) if i % 2 else
+                         _resp(b"INCR", b"counter:%d" % chance.randrange(50)))
+    return [b"".join(parts[i * count // 10:(i + 1) * count // 10]) for i in range(10)]
+
+
+class Redis:
+    """A server on a free loopback port, started by start(argv…) -> Program: under samepage
+    (daemon.run) or as it stands (daemon.plain). save=True: it saves its data on TERM."""
+
+    def __init__(self, start, directory, save=False, wait=True):
+        self.port, self.directory = free_port(), directory
+        directory.mkdir(exist_ok=True)
+        self.program = start(
+            shutil.which("redis-server"), "--port", self.port, "--bind", "127.0.0.1", "--dir",
+            directory, "--save", "3600 1000000" if save else "", "--appendonly", "no", "--daemonize",
+            "no", "--enable-debug-command", "yes", "--logfile", directory / "redis.log",
+            "--shutdown-on-sigterm", "save" if save else "nosave")
+        if wait:
+            self.wait_up()
+
+    def wait_up(self):
+        wait_for(lambda: f"redis-server does not answer: {self.program.stderr()} {self._log()}",
+                 self._answers, 30)
+
+    def _log(self):
+        path = self.directory / "redis.log"
+        return path.read_text()[-2000:] if path.exists() else ""
+
+    def _answers(self):
+        assert self.program.alive(), f"redis-server ended: {self.program.stderr()} {self._log()}"
+        try:
+            return self.command("PING") == b"+PONG"
+        except OSError:
+            return False
+
+    def _connect(self):
+        return socket.create_connection(("127.0.0.1", self.port), timeout=60 * SLACK)
+
+    def command(self, *words):
+        """One command with an answer of one line (status, number or error)."""
+        with self._connect() as s:
+            s.sendall(_resp(*(w.encode() for w in words)))
+            answer = b""
+            while not answer.endswith(b"\r\n"):
+                data = s.recv(65536)
+                if not data:
+                    raise ConnectionError("redis-server closed the connection")
+                answer += data
+        return answer[:-2]
+
+    def digest(self):
+        answer = self.command("DEBUG", "DIGEST")
+        assert answer.startswith(b"+") and len(answer) == 41, answer
+        return answer
+
+    def _pipeline(self, stream, take):
+        """Sends stream while take(data) -> more? eats the answers."""
+        with self._connect() as s:
+            sender = threading.Thread(target=s.sendall, args=(stream,), daemon=True)
+            sender.start()
+            while True:
+                data = s.recv(1 << 18)
+                assert data, f"redis-server closed the connection: {self._log()}"
+                if not take(data):
+                    break
+            sender.join()
+
+    def load(self, data):
+        got = bytearray()
+
+        def take(more):
+            got.extend(more)
+            return len(got) < 5 * data.count
+
+        self._pipeline(data.load, take)
+        assert got == b"+OK\r\n" * data.count
+
+    def read_all(self, data):
+        """Reads every value, so that every page is touched, and compares all that comes."""
+        got, last = hashlib.blake2b(), b"+PONG\r\n"
+        tail = bytearray()
+
+        def take(more):
+            tail.extend(more)
+            got.update(tail[:-len(last)])
+            del tail[:-len(last)]
+            return tail != last
+
+        self._pipeline(data.read + _resp(b"PING"), take)
+        assert got.hexdigest() == data.want, "a value that was read is not what was written"
+
+    def pipe(self, commands):
+        """redis-cli --pipe with these commands; none may fail."""
+        done = subprocess.run(["redis-cli", "-p", str(self.port), "--pipe"], input=commands,
+                              capture_output=True, timeout=120 * SLACK, check=False)
+        assert done.returncode == 0 and b"errors: 0" in done.stdout, done.stdout + done.stderr

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""D2: an agent dies at any instant, inside a lift too; its program never sees a wrong byte, and its
+threads that wait go on."""
+
+import os
+import signal
+
+import pytest
+
+from lib import proc
+from lib.place import A_SECOND, longer, wait_for
+
+KILLS = longer(5, 20)
+
+
+def survives(daemon, program, others, dead=()):
+    """What must hold once an agent of program is dead."""
+    program.progress.wait_all_go_on("the checker whose agent died")
+    for other in others:
+        other.progress.wait_all_go_on("another checker")
+    wait_for(lambda: f"left of the agent: {[proc.look(pid) for pid in dead]}",
+             lambda: not any(proc.exists(pid) for pid in dead), A_SECOND)
+    assert daemon.popen.poll() is None, daemon.log()
+    program.popen.terminate()
+    program.must_finish(0)
+
+
+@pytest.mark.parametrize("point", ["lift-moved", "lift-mapped", "gate-closed"])
+def test_d2_agent_dies_in_a_lift(fault_daemon, compiled, point):
+    """The agent kills itself at a point of a lift: after the pages were moved, after frames were
+    mapped, after the gate was closed."""
+    daemon = fault_daemon
+    others = [daemon.checker(compiled, mib=16) for _ in range(2)]
+    for kill in range(KILLS):
+        daemon.wait_sharing(1000)
+        program = daemon.checker(compiled, mib=16, env={"SAMEPAGE_FAULT": f"{point}:{1 + kill * 7}"})
+        wait_for(lambda: f"no fault at {point}: {daemon.ps(program.pid)} {program.stderr()}",
+                 lambda: not program.agents(), 20)
+        survives(daemon, program, others)
+    assert point == "gate-closed" or daemon.status("repairs") >= 1, daemon.status()
+    for other in others:
+        assert other.alive(), other.stderr()
+    daemon.wait_sharing(1000)
+
+
+def test_d2_agent_killed_at_random(daemon, compiled):
+    """KILL from outside, whenever it comes; and TERM, INT and HUP, which are not to kill it in a
+    lift."""
+    others = [daemon.checker(compiled, mib=16) for _ in range(2)]
+    for kill in range(KILLS):
+        daemon.wait_sharing(1000)
+        program = daemon.checker(compiled, mib=16)
+        agents = wait_for("no agent", program.agents)
+        sites = 300 * kill
+        wait_for(lambda: f"not merged: {daemon.merged_pages(program, program.area)}",
+                 lambda: daemon.merged_pages(program, program.area) >= sites, 20, every=0.001)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)[kill % 3:][:1]:
+            os.kill(agents[0], number)
+        os.kill(agents[0], signal.SIGKILL)
+        survives(daemon, program, others, agents)
+    for other in others:
+        assert other.alive(), other.stderr()
+    daemon.wait_sharing(1000)
+
+
+def test_d3_both_die(fault_daemon, compiled):
+    """D3: agent and daemon die in the same lift: the program waits or goes on, never with wrong
+    bytes; with a new daemon it goes on."""
+    daemon = fault_daemon
+    other = daemon.checker(compiled, mib=16)
+    program = daemon.checker(compiled, mib=16, env={"SAMEPAGE_FAULT": "lift-moved:5"})
+    wait_for("no fault", lambda: not program.agents() or daemon.popen.poll() is not None, 20,
+             every=0.001)
+    daemon.kill()
+    assert program.alive() and other.alive(), program.stderr() + other.stderr()
+    daemon.start()
+    daemon.set_full_speed()
+    other.progress.wait_all_go_on("the checker whose agent lives")
+    program.progress.wait_all_go_on("the checker whose agent and daemon died")
+    for checker in (program, other):
+        checker.popen.terminate()
+        checker.must_finish(0)

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+"""D1: the daemon dies at any instant; programs go on with their bytes, nothing of it is left, and
+a new daemon takes the programs over without their restart."""
+
+from lib import proc
+from lib.place import A_SECOND, longer, wait_for
+
+KILLS = longer(5, 20)
+
+
+def test_d1_kill_daemon(daemon, compiled):
+    programs = [daemon.checker(compiled) for _ in range(2)]
+    for kill in range(KILLS):
+        daemon.wait_sharing(1000)
+        dead = daemon.pid
+        daemon.kill()
+        for program in programs:
+            assert program.alive(), program.stderr()
+            program.progress.wait_all_go_on(f"checker, kill {kill}, no daemon")
+        wait_for("something of the dead daemon is left",
+                 lambda: not proc.exists(dead) and
+                 not [p for p in daemon.left() if p.comm == "samepaged"], A_SECOND)
+        daemon.start()
+        daemon.set_full_speed()
+        for program in programs:
+            program.progress.wait_all_go_on(f"checker, kill {kill}, new daemon")
+    daemon.wait_sharing(1000)
+    # Merging goes on in memory that is new, not only in what was taken over.
+    programs.append(daemon.checker(compiled))
+    daemon.wait_sharing(6000)
+    for program in programs:
+        program.popen.terminate()
+    for program in programs:
+        program.must_finish(0)
+
+
+def test_d1_program_ends_without_daemon(daemon, compiled):
+    """D1, D4: programs whose daemon is dead also end as before, and their agents with them."""
+    programs = [daemon.checker(compiled, mib=16) for _ in range(2)]
+    daemon.wait_sharing(1000)
+    daemon.kill()
+    for program in programs:
+        program.popen.terminate()
+        program.must_finish(0)
+    wait_for(lambda: f"left: {daemon.left()}", lambda: not daemon.left(), A_SECOND)
+
+
+def test_d5_ordinary_stop(daemon, compiled):
+    """D5: TERM ends the daemon between lifts, status 0; programs go on, unmerged or merged."""
+    programs = [daemon.checker(compiled, mib=16) for _ in range(2)]
+    daemon.wait_sharing(1000)
+    daemon.stop()
+    for program in programs:
+        program.progress.wait_all_go_on("checker after an ordinary stop")
+        program.popen.terminate()
+    for program in programs:
+        program.must_finish(0)

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""K17, X: where a program cannot be merged it runs as it would without samepage, its exit status is
+its own, and samepage says why in one line on stderr."""
+
+import os
+import pathlib
+
+import pytest
+
+from lib import place, proc
+
+NOBODY = 65534
+
+
+def must_say_why_and_exit_7(program):
+    """programs/exit_7.c ran to its end, and samepage said one line."""
+    program.must_finish(7, timeout=20)
+    assert len(program.samepage_lines()) == 1, program.stderr()
+    assert program.stderr().splitlines() == program.samepage_lines(), program.stderr()
+
+
+def test_static_program(daemon, compiled):
+    """A static program has no libc whose calls could be kept out of a lift."""
+    program = daemon.run(compiled("exit_7", "-static"), 0.5)
+    must_say_why_and_exit_7(program)
+
+
+def test_kernel_without_move(fault_daemon, compiled):
+    """A kernel without UFFDIO_MOVE (made so by the test build's feature mask)."""
+    program = fault_daemon.run(compiled("exit_7"), 0.5, env={"SAMEPAGE_TEST_FEATURES": "no-move"})
+    must_say_why_and_exit_7(program)
+
+
+def test_no_permission_for_userfaultfd(make_daemon, compiled):
+    """A user who gets no userfaultfd for faults of the kernel, with a daemon of the same user."""
+    place.need_root()
+    place.need_kernel_6_8()
+    if pathlib.Path("/proc/sys/vm/unprivileged_userfaultfd").read_text().strip() != "0":
+        pytest.skip("vm.unprivileged_userfaultfd lets everybody have one")
+    if pathlib.Path("/dev/userfaultfd").exists() and \
+            os.stat("/dev/userfaultfd").st_mode & 0o006 == 0o006:
+        pytest.skip("/dev/userfaultfd is open to everybody")
+    program_path = compiled("exit_7")
+    for path in (place.BUILD, program_path):
+        if any(not part.stat().st_mode & 0o001 for part in (path, *path.parents)):
+            pytest.skip(f"another user cannot get at {path}")
+    daemon = make_daemon(uid=NOBODY).start()
+    must_say_why_and_exit_7(daemon.run(program_path, 0.5))
+
+
+def test_no_place_for_the_socket(make_daemon, compiled):
+    """No daemon runs, and none can be started because its socket's folder cannot be written."""
+    daemon = make_daemon()
+    program = daemon.run(compiled("exit_7"), 0.5, env={"SAMEPAGE_SOCKET": "/proc/samepage/s.sock"})
+    must_say_why_and_exit_7(program)
+
+
+def test_program_not_found(daemon):
+    """samepage run of something that is not there: a message, not a crash; the shells' status."""
+    program = daemon.run("/nonexistent/program")
+    assert program.finish() in (1, 127)
+    assert len(program.stderr().splitlines()) == 1, program.stderr()
+
+
+def max_map_count():
+    return int(pathlib.Path("/proc/sys/vm/max_map_count").read_text())
+
+
+def mappings(pid):
+    return len(pathlib.Path(f"/proc/{pid}/maps").read_text().splitlines())
+
+
+def test_mappings_nearly_used_up(daemon, compiled):
+    """X: a program that has nearly all mappings that the kernel allows keeps its room: it is left
+    alone, or merged within what is left, and none of its own calls fails."""
+    count = max_map_count() - 300
+    programs = [daemon.run(compiled("many_maps"), "before", count, 3) for _ in range(2)]
+    for program in programs:
+        program.must_finish(0, timeout=40)
+        assert len(program.samepage_lines()) <= 1, program.stderr()
+        assert program.stderr().splitlines() == program.samepage_lines(), program.stderr()
+
+
+def test_mappings_used_up_after_merging(daemon, compiled):
+    """X: merging takes its budget of mappings first (every second page is merged alone), then the
+    program needs nearly all: it gets them, as it would without merging."""
+    count = max_map_count() - 300
+    programs = [daemon.run(compiled("many_maps"), "after", count, 2) for _ in range(2)]
+    for program in programs:
+        program.region()
+    daemon.wait_sharing(200)
+    daemon.wait()
+    pid = programs[0].pid
+    used = mappings(pid)
+    assert used < max_map_count() / 2, f"merging took {used} mappings of pid {pid}"
+    for program in programs:
+        program.say()
+        assert proc.exists(program.pid)
+    for program in programs:
+        program.must_finish(0, timeout=40)
+        assert program.stderr().splitlines() == program.samepage_lines(), program.stderr()
