@@ -2,8 +2,10 @@
 """Fixtures of the end-to-end tests. Each test has a daemon of its own and leaves nothing behind."""
 
 import pathlib
+import shutil
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -19,11 +21,11 @@ def pytest_report_header(config):
 
 
 @pytest.fixture(scope="session")
-def compiled(tmp_path_factory):
-    """compiled("checker", *flags): the path of programs/checker.c, compiled once a session."""
-    folder = pathlib.Path(tmp_path_factory.mktemp("programs"))
-    for path in (folder, *folder.parents[:1]):
-        path.chmod(0o755)
+def compiled():
+    """compiled("checker", *flags): the path of programs/checker.c, compiled once a session, where
+    other users can run it too."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="sp-e2e-programs-"))
+    folder.chmod(0o755)
 
     def get(name, *flags):
         target = folder / "-".join([name, *(f.lstrip("-").replace("=", "-") for f in flags)])
@@ -33,7 +35,8 @@ def compiled(tmp_path_factory):
                            check=True, timeout=60)
         return target
 
-    return get
+    yield get
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -20,6 +20,9 @@ def survives(daemon, program, others, dead=()):
         other.progress.wait_all_go_on("another checker")
     wait_for(lambda: f"left of the agent: {[proc.look(pid) for pid in dead]}",
              lambda: not any(proc.exists(pid) for pid in dead), A_SECOND)
+    parents = (program.pid, daemon.pid)
+    wait_for(lambda: f"zombies: {proc.zombies(parents)}", lambda: not proc.zombies(parents),
+             A_SECOND)
     assert daemon.popen.poll() is None, daemon.log()
     program.popen.terminate()
     program.must_finish(0)

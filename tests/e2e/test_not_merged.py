@@ -34,7 +34,7 @@ def test_kernel_without_move(fault_daemon, compiled):
 def test_no_permission_for_userfaultfd(make_daemon, compiled):
     """A user who gets no userfaultfd for faults of the kernel, with a daemon of the same user."""
     place.need_root()
-    place.need_kernel_6_8()
+    place.need_build()
     if pathlib.Path("/proc/sys/vm/unprivileged_userfaultfd").read_text().strip() != "0":
         pytest.skip("vm.unprivileged_userfaultfd lets everybody have one")
     if pathlib.Path("/dev/userfaultfd").exists() and \

@@ -161,14 +161,15 @@ class Daemon:
 
     # The end.
 
-    def left(self):
+    def left(self, keeper=False):
         """Processes that have this socket in their environment or on their command line, without
-        the daemon."""
+        the daemon; its keeper, which belongs to it and to what it merged, on demand."""
         socket = str(self.socket).encode()
         own = f"SAMEPAGE_SOCKET={self.socket}".encode()
         return [p for p in proc.all_processes()
                 if p.pid != os.getpid() and (not self.popen or p.pid != self.popen.pid)
-                and (own in p.environ.split(b"\0") or socket in p.cmdline)]
+                and (own in p.environ.split(b"\0") or socket in p.cmdline)
+                and (keeper or b"--keeper" not in p.cmdline.split(b"\0"))]
 
     def close(self):
         agents = [pid for program in self.programs for pid in program.agents()]
@@ -181,18 +182,19 @@ class Daemon:
             program.destroy()
         if self.popen and self.popen.poll() is None:
             self.kill()
-        for p in self.left():
+        left += self._gone_after_a_second([], keeper=True)
+        for p in self.left(keeper=True):
             _kill(p.pid)
-        if not left:
-            shutil.rmtree(self.directory, ignore_errors=True)
-        assert not left, f"left after every program was killed: {left}; log: {self.log()}"
+        log = self.log()
+        shutil.rmtree(self.directory, ignore_errors=True)
+        assert not left, f"left after every program was killed: {left}; log: {log}"
 
-    def _gone_after_a_second(self, agents):
+    def _gone_after_a_second(self, agents, keeper=False):
         deadline = time.monotonic() + A_SECOND
         while True:
             for program in self.programs:
                 program.popen.poll()
-            left = [(p.pid, p.comm, p.state) for p in self.left()]
+            left = [(p.pid, p.comm, p.state) for p in self.left(keeper)]
             left += [(pid, "agent", "zombie?") for pid in agents if proc.exists(pid)]
             if not left or time.monotonic() > deadline:
                 return left

@@ -36,6 +36,11 @@ def exists(pid):
     return look(pid) is not None
 
 
+def zombies(parents):
+    """Dead children that one of these processes did not wait for."""
+    return [p for p in all_processes() if p.state == "Z" and p.ppid in parents]
+
+
 def descriptors(pid):
     """How many descriptors the process has open, -1 if it is gone."""
     try:
