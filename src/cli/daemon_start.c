@@ -86,7 +86,7 @@ static int open_log(const char *socket_path)
 /* The daemon's own process, from here to exec. Never returns. */
 static void become_daemon(const char *program, const char *socket_path, int log_fd)
 {
-    char *const argv[] = {(char *)program, NULL};
+    char *const argv[] = {(char *)program, "--foreground", NULL}; /* we did the forking */
     sigset_t none;
     int null_fd = open("/dev/null", O_RDWR);
 

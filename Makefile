@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+# A thin front of meson and ninja. Everything is built into build/.
+#
+#   make            installs what is missing (as root; else says what), builds
+#   make demo       builds, merges the memory of real programs, prints what that saved
+#   make test       builds and runs every test
+#   make install    PREFIX=/usr/local, DESTDIR for packages
+#   make clean      removes the build folders
+
+PREFIX ?= /usr/local
+BUILD = build
+
+.PHONY: all deps demo test install clean format format-check
+.NOTPARALLEL:
+
+all: deps
+	@scripts/build.sh $(BUILD) "$(CC)" "$(PREFIX)"
+
+deps:
+	@scripts/deps.sh
+
+demo: all
+	@scripts/deps.sh --kernel
+	@/usr/bin/python3 demo/demo.py --build $(BUILD)
+
+test: deps
+	@scripts/deps.sh --kernel
+	@scripts/test.sh "$(CC)"
+
+install: all
+	DESTDIR="$(DESTDIR)" meson install -C $(BUILD) --no-rebuild --quiet
+
+clean:
+	rm -rf build build-test build-asan
+
+SOURCES = $(shell git ls-files '*.c' '*.h')
+
+format:
+	clang-format -i $(SOURCES)
+
+format-check:
+	clang-format --dry-run --Werror $(SOURCES)

@@ -1,0 +1,73 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# Sees to it that all that building, testing and the demo need is there (Debian packages).
+# As root it installs what is missing, and starts no service; otherwise it says what to install.
+# Usage: deps.sh [--kernel]   with --kernel it checks for a kernel that can run samepage, too
+set -eu
+
+packages=(
+    make gcc libc6-dev binutils pkg-config meson ninja-build
+    libxxhash-dev libjson-c-dev libsystemd-dev
+    libcmocka-dev python3 python3-pytest
+    redis-server redis-tools
+)
+
+if [ "${1:-}" = --kernel ]; then
+    release=$(uname -r)
+    major=${release%%.*}
+    minor=${release#*.}
+    minor=${minor%%[!0-9]*}
+    if [ "$major" -lt 6 ] || { [ "$major" -eq 6 ] && [ "$minor" -lt 8 ]; }; then
+        echo "samepage needs Linux 6.8 or newer (UFFDIO_MOVE); this is $release." >&2
+        echo "It builds here, but it can merge nothing: run demo and tests elsewhere." >&2
+        exit 1
+    fi
+fi
+
+if ! command -v dpkg-query >/dev/null; then
+    # Not Debian: look for the things themselves.
+    missing=()
+    for tool in gcc meson ninja pkg-config python3; do
+        command -v "$tool" >/dev/null || missing+=("$tool")
+    done
+    for lib in libxxhash json-c libsystemd cmocka; do
+        pkg-config --exists "$lib" 2>/dev/null || missing+=("$lib (development files)")
+    done
+    if [ ${#missing[@]} -gt 0 ]; then
+        printf 'missing: %s\n' "${missing[@]}" >&2
+        echo "This is no Debian, so install them by hand and try again." >&2
+        exit 1
+    fi
+    exit 0
+fi
+
+missing=()
+for package in "${packages[@]}"; do
+    state=$(dpkg-query -W -f '${Status}\n' "$package" 2>/dev/null || true)
+    # A package may be there for several architectures; pkg-config may be provided by pkgconf.
+    case $state in
+    *"ok installed"*) ;;
+    *) if [ "$package" != pkg-config ] || ! command -v pkg-config >/dev/null; then
+        missing+=("$package")
+    fi ;;
+    esac
+done
+[ ${#missing[@]} -gt 0 ] || exit 0
+
+if [ "$(id -u)" -ne 0 ]; then
+    echo "missing packages: ${missing[*]}" >&2
+    echo "install them with: sudo apt-get install --no-install-recommends ${missing[*]}" >&2
+    exit 1
+fi
+
+echo "installing: ${missing[*]}"
+policy=/usr/sbin/policy-rc.d
+if [ ! -e $policy ]; then
+    # The way of Debian to install a server without starting it.
+    trap 'rm -f $policy' EXIT
+    printf '#!/bin/sh\nexit 101\n' >$policy
+    chmod 755 $policy
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -q
+apt-get install -q -y --no-install-recommends "${missing[@]}"

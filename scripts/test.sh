@@ -1,0 +1,104 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# Builds and runs every test; the last line is "N passed, N failed", with ", N skipped" if any were.
+#
+# Three builds: build/ as it ships, build-test/ with fault points, build-asan/ for the unit tests
+# under ASan and UBSan. Exit status 1 if anything failed or could not be built.
+set -u
+cd "$(dirname "$0")/.."
+
+compiler=${1:-gcc}
+passed=0 failed=0 skipped=0
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+add() {
+    passed=$((passed + $1)) failed=$((failed + $2)) skipped=$((skipped + $3))
+}
+
+finish() {
+    line="$passed passed, $failed failed"
+    [ "$skipped" -eq 0 ] || line="$line, $skipped skipped"
+    echo "$line"
+    [ "$failed" -eq 0 ] && [ "$passed" -gt 0 ]
+    exit
+}
+
+build() {
+    folder=$1
+    shift
+    echo "== building $folder"
+    scripts/build.sh "$folder" "$compiler" /usr/local "$@" || {
+        echo "$folder could not be built"
+        add 0 1 0
+        finish
+    }
+}
+
+# One cmocka program. A test that began and neither passed nor was skipped has failed, so that a
+# crash counts; a program that fails outside of a test counts as one.
+run_unit() {
+    program=$1
+    timeout 120 "$program" >"$work/unit.log" 2>&1
+    status=$?
+    ran=$(grep -c '^\[ RUN ' "$work/unit.log")
+    ok=$(grep -c '^\[       OK \]' "$work/unit.log")
+    skip=$(grep -E '^\[  SKIPPED \] [A-Za-z0-9_]+$' "$work/unit.log" | sort -u | wc -l)
+    bad=$((ran - ok - skip))
+    if [ "$ran" -eq 0 ] && [ $status -eq 0 ]; then
+        ok=1 bad=0
+    elif [ "$ran" -eq 0 ] && [ $status -eq 77 ]; then
+        skip=1 bad=0
+    elif [ $status -ne 0 ] && [ $bad -le 0 ]; then
+        bad=1
+    fi
+    add "$ok" "$bad" "$skip"
+    echo "$program: $ok passed, $bad failed, $skip skipped"
+    [ "$bad" -eq 0 ] || grep -v '^\[       OK \]\|^\[ RUN ' "$work/unit.log" | tail -n 60
+}
+
+run_units() {
+    for program in "$1"/tests/unit/test_*; do
+        [ -f "$program" ] && [ -x "$program" ] && run_unit "$program"
+    done
+}
+
+run_pytest() {
+    echo "== end to end"
+    timeout --foreground -k 20 450 /usr/bin/python3 -m pytest -q -ra -p no:cacheprovider \
+        --junitxml "$work/e2e.xml" tests/e2e
+    status=$?
+    read -r ok bad skip < <(/usr/bin/python3 - "$work/e2e.xml" <<'PY'
+import sys
+import xml.etree.ElementTree as ET
+try:
+    suites = list(ET.parse(sys.argv[1]).getroot().iter("testsuite"))
+    total, bad, skip = (sum(int(s.get(k, 0)) for s in suites) for k in ("tests", "failures", "skipped"))
+    bad += sum(int(s.get("errors", 0)) for s in suites)
+    print(max(0, total - bad - skip), bad, skip)
+except (OSError, ET.ParseError):
+    print(0, 0, 0)
+PY
+    )
+    # 0: all well; 1: tests failed, and are counted; anything else (time out, crash) is a failure.
+    if [ $status -ne 0 ] && [ "$bad" -eq 0 ]; then
+        echo "pytest ended with status $status"
+        bad=1
+    fi
+    add "$ok" "$bad" "$skip"
+}
+
+build build
+build build-test -Dfault_points=true
+echo "== unit tests"
+run_units build-test
+
+build build-asan -Dfault_points=true -Db_sanitize=address,undefined -Db_lundef=false \
+    -Dbuildtype=debugoptimized
+echo "== unit tests with ASan and UBSan"
+export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
+run_units build-asan
+unset UBSAN_OPTIONS
+
+run_pytest
+finish
