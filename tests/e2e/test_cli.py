@@ -300,6 +300,18 @@ def test_wait_interrupted_is_130(place, daemon):
     assert waiter.wait(10) == 130 and waiter.stderr.read() == b""
 
 
+def test_wait_on_a_terminal_shows_progress_and_clears_it(place, daemon):
+    counting(daemon)
+    ours, theirs = os.openpty()
+    waiter = subprocess.Popen([place / "samepage", "wait"], stderr=theirs, stdout=subprocess.PIPE,
+                              env={**os.environ, "SAMEPAGE_SOCKET": str(place / "sock")})
+    assert waiter.wait(20) == 0 and waiter.stdout.read() == b""
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    os.close(theirs)
+    assert "30 pages merged" in shown and shown.endswith("\r\x1b[K") and "\n" not in shown
+
+
 # run
 
 PRINT_ENV = ["/usr/bin/python3", "-c",
@@ -451,3 +463,11 @@ def test_two_runs_at_once_use_one_daemon(place, agent, startable):
     for run in runs:
         out, err = run.communicate(timeout=30)
         assert (out.strip(), err) == (str(agent), "")
+
+
+def test_run_of_a_script_without_an_interpreter_is_the_shells(cli, place, daemon, agent):
+    script = place / "script"
+    script.write_text("echo $0 $1\nexit 4\n")
+    script.chmod(0o755)
+    done = cli("run", script, "word")
+    assert (done.returncode, done.stdout, done.stderr) == (4, f"{script} word\n", "")
