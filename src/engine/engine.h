@@ -17,8 +17,9 @@
  * thread at a time and decides when (sleep_millisecs is the caller's). Memory it cannot get makes
  * it forget or skip work, never fail harder.
  *
- * Where to look: items and candidates, item.c; stable nodes, stable.c; what a scan's answer leads
- * to, match.c (K4 to K8); cursor, passes and run, engine.c.
+ * Where to look: the data, types.h; items and candidates, item.c; stable nodes, stable.c; what a
+ * scan's answer leads to, planned in match.c (K4, K5) and done in merge.c (K6 to K8); which merges
+ * are worth their mappings, policy.c; cursor and passes, engine.c; run and adoption, run.c.
  */
 #ifndef SP_ENGINE_ENGINE_H
 #define SP_ENGINE_ENGINE_H
@@ -73,7 +74,8 @@ void sp_engine_mm_remove(struct sp_engine *engine, struct sp_mm *mm);
 /*
  * Takes over sites that exist already: a forked child's (K8), or those of a domain whose daemon
  * died (D1). hash[i] is that of frame first + i, computed by the caller from the frame itself.
- * Pages already known as sites are not counted twice. 0 or -ENOMEM.
+ * Pages already known as sites are not counted twice. 0; -ENOMEM; -EINVAL: no such pages or frames
+ * can be.
  */
 int sp_engine_adopt(struct sp_engine *engine, struct sp_mm *mm, uint64_t addr, sp_frame first,
                     unsigned n, const struct sp_hash *hash);
@@ -83,7 +85,7 @@ bool sp_engine_frame_known(const struct sp_engine *engine, sp_frame frame, struc
 /*
  * Does one portion of work, for the mm under the cursor: a scan of at most budget pages and the
  * merges that follow from it. Returns the pages looked into; 0 with *pass_done set when the cursor
- * came round (or there is no mm). With run SP_RUN_STOP it does nothing; with SP_RUN_UNMERGE use
+ * came round (or there is no mm); never 0 without it, while run is SP_RUN_MERGE. With run SP_RUN_STOP it does nothing; with SP_RUN_UNMERGE use
  * sp_engine_unmerge_step().
  */
 uint64_t sp_engine_step(struct sp_engine *engine, uint32_t budget, bool *pass_done);
@@ -96,7 +98,8 @@ enum sp_engine_run sp_engine_run(const struct sp_engine *engine);
  * (T1); -ENOMEM: memory short, run is SP_RUN_STOP now (K13). An mm that cannot be asked is passed
  * over with its nodes kept, and -EBUSY is returned at the end. */
 int sp_engine_unmerge_step(struct sp_engine *engine);
-/* The same for one mm, whatever run is. */
+/* The same for one mm, whatever run is, in one call: 0, or a negative errno of the mm's own; -EBUSY
+ * if its answers do not come to an end. */
 int sp_engine_unmerge_mm(struct sp_engine *engine, struct sp_mm *mm);
 
 /* K10. 0: no limit. Frames above a lowered limit stay. */

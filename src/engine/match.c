@@ -1,0 +1,257 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What a scan's answer leads to: for each page that was quiet, in this order (K4):
+ *
+ *  1. a stable node with its hash: it merges into that frame. Among several it takes the neighbour
+ * of the frame that the page before it maps, so that both lie in one mapping;
+ *  2. a page of the same answer, or a candidate, with its hash: both become sites of a new frame
+ *     (K7). Such a frame with its pages is a **job** of the batch;
+ *  3. nobody: it becomes a candidate (K5).
+ *
+ * A stretch of pages with one content repeated (zeros, say) would cost one mapping a page if all
+ * mapped one frame. It gets a **ladder**: several neighbouring frames with the same bytes, which
+ * the stretch maps in turn. A ladder has at most a quarter as many frames as the stretch has pages,
+ * so that it still saves three quarters, and at most 32.
+ *
+ * Here it is only planned; merge.c does it.
+ */
+#include "types.h"
+
+#define SP_STRETCH_LEAST     8u
+#define SP_STRETCH_PER_FRAME 4u
+#define SP_LADDER_MAX        32u
+
+static bool sp_hash_equal(const struct sp_hash *a, const struct sp_hash *b)
+{
+    return a->lo == b->lo && a->hi == b->hi;
+}
+
+static uint16_t sp_match_job(const struct sp_batch *batch, uint64_t fingerprint)
+{
+    uint16_t job = batch->job_head[fingerprint % SP_JOB_HEADS];
+
+    while (job != SP_NO_JOB && batch->job[job].hash.lo != fingerprint)
+        job = batch->job[job].link;
+    return job;
+}
+
+/* K10: there may be n more frames than there are and are planned. */
+static bool sp_match_room(const struct sp_engine *engine, uint32_t n)
+{
+    uint64_t frames = (uint64_t)engine->nodes.count + engine->batch.njobs;
+
+    return engine->max_kernel_pages == 0 || frames + n <= engine->max_kernel_pages;
+}
+
+/* Adds a job. Only the first of a ladder is found by its hash. */
+static struct sp_job *sp_match_add_job(struct sp_batch *batch, const struct sp_hash *hash,
+                                       bool findable)
+{
+    struct sp_job *job = &batch->job[batch->njobs];
+    uint16_t *head = &batch->job_head[hash->lo % SP_JOB_HEADS];
+
+    sp_assert(batch->njobs < SP_BATCH_PAGES);
+    *job = (struct sp_job){.hash = *hash,
+                           .partner = SP_NONE,
+                           .site = SP_NONE,
+                           .ladder = 1,
+                           .link = SP_NO_JOB,
+                           .partner_result = SP_NOT_ASKED};
+    if (findable) {
+        job->link = *head;
+        *head = (uint16_t)batch->njobs;
+    }
+    batch->njobs++;
+    return job;
+}
+
+static void sp_match_join(struct sp_plan *plan, uint16_t job)
+{
+    plan->kind = SP_PLAN_JOB;
+    plan->job = job;
+}
+
+/* The frame that would make the mapping of the page before this one longer; 0: none. */
+static sp_frame sp_match_wanted(const struct sp_engine *engine, uint32_t i)
+{
+    const struct sp_batch *batch = &engine->batch;
+    const struct sp_plan *plan = &batch->plan[i];
+    uint64_t before = plan->addr - engine->page_size;
+    sp_frame frame;
+
+    if (i > 0 && plan[-1].addr == before && plan[-1].kind == SP_PLAN_NODE)
+        frame = plan[-1].frame;
+    else
+        frame = sp_item_frame(batch->mm, before);
+    return frame && SP_FRAME_INDEX(frame + 1) != 0 ? frame + 1 : 0;
+}
+
+/* Joins a job that is there: of a ladder, the step after that of the page before. */
+static void sp_match_join_existing(struct sp_engine *engine, uint32_t i, uint16_t first)
+{
+    struct sp_plan *plan = &engine->batch.plan[i];
+    uint16_t ladder = engine->batch.job[first].ladder, step = 0;
+
+    if (i > 0 && plan[-1].addr == plan->addr - engine->page_size && plan[-1].kind == SP_PLAN_JOB &&
+        plan[-1].job >= first && plan[-1].job < first + ladder)
+        step = (uint16_t)((plan[-1].job - first + 1) % ladder);
+    sp_match_join(plan, (uint16_t)(first + step));
+    if (engine->batch.job[first].partner == plan->item)
+        engine->batch.job[first].partner = SP_NONE; /* it is reported again itself */
+}
+
+/* K4, then K5. */
+static void sp_match_page(struct sp_engine *engine, uint32_t i)
+{
+    struct sp_batch *batch = &engine->batch;
+    struct sp_plan *plan = &batch->plan[i];
+    uint32_t partner;
+    uint16_t job;
+    unsigned row;
+
+    plan->frame = sp_stable_find(engine, &plan->hash, sp_match_wanted(engine, i), &row);
+    if (plan->frame) {
+        plan->kind = SP_PLAN_NODE;
+        return;
+    }
+    job = sp_match_job(batch, plan->hash.lo);
+    if (job != SP_NO_JOB) {
+        if (sp_hash_equal(&batch->job[job].hash, &plan->hash))
+            sp_match_join_existing(engine, i, job);
+        return;
+    }
+    partner = sp_item_candidate(engine, plan->hash.lo);
+    if (partner == plan->item)
+        return;
+    if (partner == SP_NONE) {
+        if (!sp_item_set_candidate(engine, plan->item, plan->hash.lo))
+            sp_policy_retry_later(batch->mm);
+    } else if (sp_match_room(engine, 1)) {
+        sp_match_join(plan, (uint16_t)batch->njobs);
+        sp_match_add_job(batch, &plan->hash, true)->partner = partner;
+    } else {
+        sp_policy_retry_later(batch->mm);
+    }
+}
+
+/* The number of plans from i on that are neighbours with the same content. */
+static uint32_t sp_match_stretch(const struct sp_engine *engine, uint32_t i)
+{
+    const struct sp_batch *batch = &engine->batch;
+    const struct sp_plan *plan = &batch->plan[i];
+    uint32_t n = 1;
+
+    while (i + n < batch->nplans && plan[n].addr == plan->addr + n * engine->page_size &&
+           sp_hash_equal(&plan[n].hash, &plan->hash))
+        n++;
+    return n;
+}
+
+/* The frames that a stretch of n pages deserves: a power of two, so that stretches that grow do not
+ * each make a ladder of their own. */
+static uint32_t sp_match_ladder_length(uint32_t n)
+{
+    uint32_t length = 1;
+
+    while (length < SP_LADDER_MAX && length * 2 <= n / SP_STRETCH_PER_FRAME)
+        length *= 2;
+    return length;
+}
+
+/* Makes a ladder for the stretch of n pages at i, unless one as long is there already or K10 has no
+ * room for it. Returns true if all pages of the stretch are planned. */
+static bool sp_match_ladder(struct sp_engine *engine, uint32_t i, uint32_t n)
+{
+    struct sp_batch *batch = &engine->batch;
+    struct sp_plan *plan = &batch->plan[i];
+    uint32_t length = sp_match_ladder_length(n);
+    uint16_t first = (uint16_t)batch->njobs;
+    uint32_t partner;
+    unsigned row;
+
+    (void)sp_stable_find(engine, &plan->hash, 0, &row);
+    if (row >= length || !sp_match_room(engine, length) ||
+        sp_match_job(batch, plan->hash.lo) != SP_NO_JOB)
+        return false;
+    for (uint32_t k = 0; k < length; k++)
+        sp_match_add_job(batch, &plan->hash, k == 0);
+    batch->job[first].ladder = (uint16_t)length;
+    for (uint32_t k = 0; k < n; k++)
+        sp_match_join(&plan[k], (uint16_t)(first + k % length));
+    partner = sp_item_candidate(engine, plan->hash.lo);
+    for (uint32_t k = 0; k < n; k++)
+        if (plan[k].item == partner)
+            partner = SP_NONE;
+    batch->job[first].partner = partner;
+    return true;
+}
+
+/* Plans for the pages of the answer that are not what they should be already. What is out of order,
+ * or no page's address, is ignored: it comes from a client. */
+static void sp_match_load(struct sp_engine *engine, const struct sp_scan *scan)
+{
+    struct sp_batch *batch = &engine->batch;
+    uint64_t last = 0;
+
+    for (uint32_t i = 0; i < scan->npages; i++) {
+        const struct sp_scan_page *page = &scan->page[i];
+        struct sp_plan *plan = &batch->plan[batch->nplans];
+        sp_frame frame;
+        uint32_t item;
+
+        if (page->addr <= last || page->addr >= SP_ADDRESS_END || page->addr % engine->page_size)
+            continue;
+        last = page->addr;
+        item = sp_item_get(batch->mm, page->addr, false);
+        if (item == SP_NONE) {
+            sp_policy_retry_later(batch->mm);
+            continue;
+        }
+        frame = sp_item_frame(batch->mm, page->addr);
+        if (frame && sp_hash_equal(&sp_stable_node(engine, frame)->hash, &page->hash))
+            continue;
+        if (frame || (sp_item_state(engine, item) == SP_ITEM_CANDIDATE &&
+                      sp_item_key(engine, item) != page->hash.lo))
+            sp_item_forget(engine, item);
+        *plan = (struct sp_plan){.addr = page->addr,
+                                 .hash = page->hash,
+                                 .item = item,
+                                 .job = SP_NO_JOB,
+                                 .result = SP_NOT_ASKED};
+        batch->nplans++;
+    }
+}
+
+void sp_match_recount(struct sp_batch *batch)
+{
+    for (uint32_t j = 0; j < batch->njobs; j++)
+        batch->job[j].npages = 0;
+    for (uint32_t i = batch->nplans; i-- > 0;) {
+        if (batch->plan[i].kind != SP_PLAN_JOB)
+            continue;
+        batch->job[batch->plan[i].job].npages++;
+        batch->job[batch->plan[i].job].source = (uint16_t)i;
+    }
+}
+
+void sp_match_batch(struct sp_engine *engine, struct sp_mm *mm, const struct sp_scan *scan)
+{
+    struct sp_batch *batch = &engine->batch;
+    uint32_t n;
+
+    batch->mm = mm;
+    batch->mm_failed = false;
+    batch->nplans = batch->njobs = 0;
+    for (uint32_t i = 0; i < SP_JOB_HEADS; i++)
+        batch->job_head[i] = SP_NO_JOB;
+    sp_match_load(engine, scan);
+    for (uint32_t i = 0; i < batch->nplans; i += n) {
+        n = sp_match_stretch(engine, i);
+        if (n >= SP_STRETCH_LEAST && sp_match_ladder(engine, i, n))
+            continue;
+        for (uint32_t k = 0; k < n; k++)
+            sp_match_page(engine, i + k);
+    }
+    sp_match_recount(batch);
+    sp_policy_apply(engine);
+}

@@ -1,0 +1,414 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The batch that match.c planned is done here, in this order (K6, K7, K8):
+ *
+ *  1. frames for the jobs, in runs, filled from the pages that were scanned;
+ *  2. the partners merge: they are the uncertain ones (K5);
+ *  3. the pages that were scanned merge, into the jobs' frames and into those of stable nodes;
+ *  4. what fork still shares is asked again with break_fork, if its frame has a site by now;
+ *  5. a frame with one site saves nothing: that site is un-merged again (K7);
+ *  6. frames without a site go back;
+ *  7. pages that found nobody become candidates.
+ *
+ * A frame whose merge was asked without an answer may be mapped: it is kept until the sweep (K9),
+ * never filled again.
+ */
+#include "types.h"
+
+#include <stdlib.h>
+
+static struct sp_job *sp_target_job(struct sp_engine *engine, const struct sp_target *target)
+{
+    return target->job == SP_NO_JOB ? NULL : &engine->batch.job[target->job];
+}
+
+static uint32_t sp_job_sites(const struct sp_engine *engine, const struct sp_job *job)
+{
+    return sp_stable_node(engine, job->frame)->nsites;
+}
+
+/* ---- 1. frames ---- */
+
+static void sp_fill_accept(struct sp_engine *engine, uint32_t plan, sp_frame frame, bool ok)
+{
+    struct sp_plan *source = &engine->batch.plan[plan];
+    struct sp_job *job = &engine->batch.job[source->job];
+
+    if (ok && sp_stable_add(engine, frame, &job->hash) == 0) {
+        job->frame = frame;
+        return;
+    }
+    engine->ops->frame_free_unused(engine->ctx, frame, 1);
+    if (ok)
+        return;
+    sp_item_forget(engine, source->item); /* it changed: it will be reported when it is quiet */
+    source->kind = SP_PLAN_NOTHING;
+}
+
+/* Makes frames for the jobs of n neighbouring plans from first on. */
+static void sp_fill_run(struct sp_engine *engine, uint32_t first, uint32_t n)
+{
+    struct sp_batch *batch = &engine->batch;
+    struct sp_hash want[SP_FILL_PAGES];
+    uint8_t ok[SP_FILL_PAGES];
+    unsigned got;
+
+    for (; n; first += got, n -= got) {
+        sp_frame frame = engine->ops->frame_alloc(engine->ctx, n, &got);
+
+        if (!frame)
+            return;
+        sp_assert(got >= 1 && got <= n);
+        for (unsigned i = 0; i < got; i++) {
+            want[i] = batch->plan[first + i].hash;
+            ok[i] = 0;
+        }
+        if (engine->ops->fill(engine->ctx, batch->mm->ref, batch->plan[first].addr, got, frame,
+                              want, ok) < 0) {
+            engine->ops->frame_free_unused(engine->ctx, frame, got);
+            batch->mm_failed = true;
+            return;
+        }
+        for (unsigned i = 0; i < got; i++)
+            sp_fill_accept(engine, first + i, frame + i, ok[i] == 1);
+    }
+}
+
+static bool sp_fill_source(const struct sp_batch *batch, uint32_t i)
+{
+    return batch->plan[i].kind == SP_PLAN_JOB && batch->job[batch->plan[i].job].source == i;
+}
+
+static void sp_merge_fill(struct sp_engine *engine)
+{
+    struct sp_batch *batch = &engine->batch;
+    uint32_t n;
+
+    for (uint32_t i = 0; i < batch->nplans && !batch->mm_failed; i += n) {
+        const struct sp_plan *plan = &batch->plan[i];
+
+        n = 1;
+        if (!sp_fill_source(batch, i))
+            continue;
+        while (n < SP_FILL_PAGES && i + n < batch->nplans && sp_fill_source(batch, i + n) &&
+               plan[n].addr == plan->addr + n * engine->page_size && plan[n].job == plan->job + n)
+            n++;
+        sp_fill_run(engine, i, n);
+    }
+}
+
+/* ---- merging, whatever the targets ---- */
+
+/* Asks one mm. At most SP_BATCH_PAGES targets, ascending. */
+static bool sp_merge_ask(struct sp_engine *engine, struct sp_target *target, uint32_t n)
+{
+    struct sp_merge_page *page = engine->batch.merge;
+    struct sp_mm *mm = target->mm;
+
+    for (uint32_t i = 0; i < n; i++)
+        page[i] = (struct sp_merge_page){.addr = target[i].addr,
+                                         .frame = target[i].frame,
+                                         .break_fork = target[i].break_fork,
+                                         .result = SP_CHANGED};
+    if (engine->ops->merge(engine->ctx, mm->ref, page, n) < 0)
+        return false;
+    for (uint32_t i = 0; i < n; i++) {
+        bool follows = i && page[i - 1].result == SP_MERGED &&
+                       page[i].addr == page[i - 1].addr + engine->page_size &&
+                       page[i].frame == page[i - 1].frame + 1;
+
+        target[i].result = page[i].result > SP_OUT_OF_MEMORY ? SP_CHANGED : page[i].result;
+        engine->merges[target[i].result]++;
+        if (target[i].result == SP_MERGED && !follows && mm->mappings < UINT32_MAX)
+            mm->mappings++; /* until the next scan says it exactly */
+    }
+    return true;
+}
+
+/* The page is not merged for a reason of its own. */
+static void sp_merge_reject(struct sp_engine *engine, uint32_t item, uint8_t result)
+{
+    struct sp_mm *mm = sp_item_mm(engine, item);
+
+    sp_item_forget(engine, item);
+    if (result == SP_CHANGED || result == SP_GONE || result == SP_ATTRIBUTES)
+        return;
+    sp_policy_retry_later(mm);
+    if (result == SP_OUT_OF_MAPPINGS && mm->mappings < mm->mappings_budget)
+        mm->mappings = mm->mappings_budget; /* do not ask on, until the next scan says better */
+}
+
+static void sp_merge_accept(struct sp_engine *engine, const struct sp_target *target)
+{
+    struct sp_job *job = sp_target_job(engine, target);
+
+    sp_item_set_site(engine, target->item, target->frame);
+    target->mm->merged_in_retry = true;
+    engine->pass_merges++;
+    if (job) {
+        job->site = target->item;
+        job->mapped = true;
+    }
+}
+
+static void sp_merge_apply(struct sp_engine *engine, const struct sp_target *target)
+{
+    struct sp_job *job = sp_target_job(engine, target);
+
+    if (target->plan != SP_NO_PLAN)
+        engine->batch.plan[target->plan].result = target->result;
+    else
+        job->partner_result = target->result;
+    if (target->result == SP_MERGED)
+        sp_merge_accept(engine, target);
+    else if (target->result == SP_NOT_ASKED && job)
+        job->maybe_mapped = true;
+    else if (target->result == SP_NOT_ASKED)
+        sp_policy_retry_later(target->mm);
+    else if (target->result != SP_SHARED_BY_FORK || !job || target->break_fork)
+        sp_merge_reject(engine, target->item, target->result);
+    /* else it may be asked again with break_fork */
+}
+
+static int sp_target_compare(const void *left, const void *right)
+{
+    const struct sp_target *a = left, *b = right;
+
+    if (a->mm != b->mm)
+        return a->mm->serial < b->mm->serial ? -1 : 1;
+    return a->addr < b->addr ? -1 : a->addr > b->addr;
+}
+
+/* Sorts the targets, asks each mm for its own, and enters the answers. */
+static void sp_merge_send(struct sp_engine *engine, uint32_t n)
+{
+    struct sp_target *target = engine->batch.target;
+    uint32_t end;
+
+    qsort(target, n, sizeof(*target), sp_target_compare);
+    for (uint32_t i = 0; i < n; i = end) {
+        end = i + 1;
+        while (end < n && target[end].mm == target[i].mm && end - i < SP_BATCH_PAGES)
+            end++;
+        if (!sp_merge_ask(engine, &target[i], end - i) && target[i].mm == engine->batch.mm)
+            engine->batch.mm_failed = true;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        sp_merge_apply(engine, &target[i]);
+}
+
+static struct sp_target sp_target_partner(struct sp_engine *engine, uint32_t j, bool break_fork)
+{
+    const struct sp_job *job = &engine->batch.job[j];
+
+    return (struct sp_target){.mm = sp_item_mm(engine, job->partner),
+                              .addr = sp_item_addr(engine, job->partner),
+                              .item = job->partner,
+                              .frame = job->frame,
+                              .job = (uint16_t)j,
+                              .plan = SP_NO_PLAN,
+                              .break_fork = break_fork,
+                              .result = SP_NOT_ASKED};
+}
+
+static struct sp_target sp_target_plan(struct sp_engine *engine, uint32_t i, bool break_fork)
+{
+    const struct sp_plan *plan = &engine->batch.plan[i];
+    bool in_job = plan->kind == SP_PLAN_JOB;
+
+    return (struct sp_target){.mm = engine->batch.mm,
+                              .addr = plan->addr,
+                              .item = plan->item,
+                              .frame = in_job ? engine->batch.job[plan->job].frame : plan->frame,
+                              .job = in_job ? plan->job : SP_NO_JOB,
+                              .plan = (uint16_t)i,
+                              .break_fork = break_fork,
+                              .result = SP_NOT_ASKED};
+}
+
+/* ---- 2. partners ---- */
+
+static void sp_merge_partners(struct sp_engine *engine)
+{
+    struct sp_batch *batch = &engine->batch;
+    uint32_t n = 0;
+
+    for (uint32_t j = 0; j < batch->njobs; j++)
+        if (batch->job[j].frame && batch->job[j].npages && batch->job[j].partner != SP_NONE)
+            batch->target[n++] = sp_target_partner(engine, j, false);
+    sp_merge_send(engine, n);
+}
+
+/* ---- 3. the pages that were scanned ---- */
+
+/* True if the job can still come to two sites. */
+static bool sp_merge_worth(const struct sp_engine *engine, const struct sp_job *job)
+{
+    return job->frame &&
+           sp_job_sites(engine, job) + job->npages + (job->partner_result == SP_SHARED_BY_FORK) >=
+               2;
+}
+
+static void sp_merge_scanned(struct sp_engine *engine)
+{
+    struct sp_batch *batch = &engine->batch;
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < batch->nplans; i++) {
+        struct sp_plan *plan = &batch->plan[i];
+
+        if (plan->kind == SP_PLAN_NODE)
+            batch->target[n++] =
+                sp_target_plan(engine, i, sp_stable_node(engine, plan->frame)->nsites > 0);
+        else if (plan->kind == SP_PLAN_JOB && sp_merge_worth(engine, &batch->job[plan->job]))
+            batch->target[n++] = sp_target_plan(engine, i, false);
+        else if (plan->kind == SP_PLAN_JOB)
+            plan->kind = SP_PLAN_SETTLE;
+    }
+    sp_merge_send(engine, n);
+}
+
+/* ---- 4. what fork shares ---- */
+
+static void sp_merge_break_fork(struct sp_engine *engine)
+{
+    struct sp_batch *batch = &engine->batch;
+    uint32_t n = 0;
+
+    for (uint32_t j = 0; j < batch->njobs; j++) {
+        struct sp_job *job = &batch->job[j];
+
+        if (job->partner_result != SP_SHARED_BY_FORK)
+            continue;
+        if (sp_job_sites(engine, job))
+            batch->target[n++] = sp_target_partner(engine, j, true);
+        else
+            sp_merge_reject(engine, job->partner, SP_SHARED_BY_FORK);
+    }
+    for (uint32_t i = 0; i < batch->nplans; i++) {
+        struct sp_plan *plan = &batch->plan[i];
+
+        if (plan->kind != SP_PLAN_JOB || plan->result != SP_SHARED_BY_FORK)
+            continue;
+        if (sp_job_sites(engine, &batch->job[plan->job]))
+            batch->target[n++] = sp_target_plan(engine, i, true);
+        else
+            sp_merge_reject(engine, plan->item, SP_SHARED_BY_FORK);
+    }
+    sp_merge_send(engine, n);
+}
+
+/* ---- 5. undo ---- */
+
+/* The first is un-merged: it is the candidate again that it was. */
+static void sp_undo_one(struct sp_engine *engine, const struct sp_target *target)
+{
+    struct sp_job *job = sp_target_job(engine, target);
+
+    sp_item_forget(engine, target->item);
+    if (!sp_item_set_candidate(engine, target->item, job->hash.lo))
+        sp_policy_retry_later(target->mm);
+    engine->undone++;
+    if (job->maybe_mapped)
+        return;
+    sp_stable_remove(engine, job->frame);
+    engine->ops->frame_forget(engine->ctx, job->frame);
+    job->frame = 0;
+}
+
+/* Un-merges n neighbouring targets. What cannot be un-merged stays a site: nothing is lost. */
+static void sp_undo_run(struct sp_engine *engine, const struct sp_target *target, uint32_t n)
+{
+    uint64_t at = target->addr, end = at + n * engine->page_size;
+    int status = 0;
+
+    for (uint32_t tries = 0; tries <= n && status == 0 && at < end; tries++) {
+        uint64_t next = at, npages = 0;
+
+        status = engine->ops->unmerge(engine->ctx, target->mm->ref, at, end, &next, &npages);
+        if (status == 0 && (next == 0 || next > end))
+            next = end;
+        at = next > at && next <= end ? next : at;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        if (target[i].addr < at)
+            sp_undo_one(engine, &target[i]);
+}
+
+static void sp_merge_undo(struct sp_engine *engine)
+{
+    struct sp_batch *batch = &engine->batch;
+    struct sp_target *target = batch->target;
+    uint32_t n = 0, end;
+
+    for (uint32_t j = 0; j < batch->njobs; j++) {
+        struct sp_job *job = &batch->job[j];
+
+        if (!job->frame || sp_job_sites(engine, job) != 1)
+            continue;
+        target[n++] = (struct sp_target){.mm = sp_item_mm(engine, job->site),
+                                         .addr = sp_item_addr(engine, job->site),
+                                         .item = job->site,
+                                         .frame = job->frame,
+                                         .job = (uint16_t)j};
+    }
+    qsort(target, n, sizeof(*target), sp_target_compare);
+    for (uint32_t i = 0; i < n; i = end) {
+        end = i + 1;
+        while (end < n && target[end].mm == target[i].mm &&
+               target[end].addr == target[end - 1].addr + engine->page_size)
+            end++;
+        sp_undo_run(engine, &target[i], end - i);
+    }
+}
+
+/* ---- 6 and 7. the rest ---- */
+
+static void sp_merge_return_frames(struct sp_engine *engine)
+{
+    struct sp_batch *batch = &engine->batch;
+
+    for (uint32_t j = 0; j < batch->njobs; j++) {
+        struct sp_job *job = &batch->job[j];
+
+        if (!job->frame || job->maybe_mapped || sp_job_sites(engine, job))
+            continue;
+        sp_assert(!job->mapped);
+        sp_stable_remove(engine, job->frame);
+        engine->ops->frame_free_unused(engine->ctx, job->frame, 1);
+        job->frame = 0;
+    }
+}
+
+static void sp_merge_settle(struct sp_engine *engine)
+{
+    struct sp_batch *batch = &engine->batch;
+
+    for (uint32_t i = 0; i < batch->nplans; i++) {
+        struct sp_plan *plan = &batch->plan[i];
+
+        if (plan->kind != SP_PLAN_SETTLE &&
+            (plan->kind != SP_PLAN_JOB || plan->result != SP_NOT_ASKED))
+            continue;
+        if (!sp_item_set_candidate(engine, plan->item, plan->hash.lo))
+            sp_policy_retry_later(batch->mm);
+    }
+    if (batch->mm_failed)
+        sp_policy_retry_later(batch->mm);
+}
+
+void sp_merge_batch(struct sp_engine *engine)
+{
+    struct sp_batch *batch = &engine->batch;
+
+    sp_merge_fill(engine);
+    sp_match_recount(batch);
+    if (!batch->mm_failed)
+        sp_merge_partners(engine);
+    if (!batch->mm_failed)
+        sp_merge_scanned(engine);
+    sp_merge_break_fork(engine);
+    sp_merge_undo(engine);
+    sp_merge_return_frames(engine);
+    sp_merge_settle(engine);
+}

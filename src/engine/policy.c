@@ -1,0 +1,164 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Policy: where an mm's mappings are spent, and when pages that were passed over are asked for
+ * again.
+ *
+ * A run of neighbouring pages with neighbouring frames costs one mapping, whatever its length. The
+ * fuller an mm's budget, the longer a run must be: what is left is for what saves most.
+ *
+ * Pages that were passed over (budget, pinned, shared by fork, memory short, the limit of K10) are
+ * forgotten, and the mm reports them when it is asked for every quiet page again. That costs
+ * hashing, so it is done every 8 passes, and ever more seldom, to every 64, while it leads to
+ * nothing.
+ */
+#include "types.h"
+
+#define SP_RETRY_PASSES     8u
+#define SP_RETRY_PASSES_MAX 64u
+
+uint32_t sp_policy_shortest_run(const struct sp_mm *mm)
+{
+    uint64_t used = mm->mappings, budget = mm->mappings_budget;
+
+    if (used >= budget)
+        return UINT32_MAX;
+    if (used < budget / 2)
+        return 1;
+    if (used < budget - budget / 4)
+        return 2;
+    if (used < budget - budget / 8)
+        return 4;
+    if (used < budget - budget / 16)
+        return 8;
+    return 16;
+}
+
+static bool sp_policy_continues(const struct sp_batch *batch, uint32_t i, uint64_t page_size)
+{
+    const struct sp_plan *plan = &batch->plan[i], *before = plan - 1;
+
+    if (plan->kind != before->kind || plan->addr != before->addr + page_size)
+        return false;
+    if (plan->kind == SP_PLAN_NODE)
+        return plan->frame == before->frame + 1;
+    return plan->kind == SP_PLAN_JOB && plan->job == before->job + 1;
+}
+
+/* A run that makes a mapping longer which is there already costs nothing. */
+static bool sp_policy_extends(const struct sp_engine *engine, const struct sp_plan *first,
+                              const struct sp_plan *last)
+{
+    const struct sp_mm *mm = engine->batch.mm;
+
+    if (first->kind != SP_PLAN_NODE)
+        return false;
+    return sp_item_frame(mm, first->addr - engine->page_size) == first->frame - 1 ||
+           sp_item_frame(mm, last->addr + engine->page_size) == last->frame + 1;
+}
+
+static void sp_policy_apply_scanned(struct sp_engine *engine)
+{
+    struct sp_batch *batch = &engine->batch;
+    uint32_t shortest = sp_policy_shortest_run(batch->mm);
+    uint32_t end;
+
+    if (shortest <= 1)
+        return;
+    for (uint32_t i = 0; i < batch->nplans; i = end) {
+        end = i + 1;
+        while (end < batch->nplans && sp_policy_continues(batch, end, engine->page_size))
+            end++;
+        if (batch->plan[i].kind != SP_PLAN_NODE && batch->plan[i].kind != SP_PLAN_JOB)
+            continue;
+        if (end - i >= shortest ||
+            sp_policy_extends(engine, &batch->plan[i], &batch->plan[end - 1]))
+            continue;
+        for (uint32_t k = i; k < end; k++)
+            batch->plan[k].kind = SP_PLAN_NOTHING;
+        sp_policy_retry_later(batch->mm);
+    }
+    sp_match_recount(batch);
+}
+
+static bool sp_policy_partner_continues(const struct sp_engine *engine, uint32_t j)
+{
+    const struct sp_job *job = &engine->batch.job[j], *before = job - 1;
+
+    return job->npages && job->partner != SP_NONE && before->partner != SP_NONE &&
+           sp_item_mm(engine, job->partner) == sp_item_mm(engine, before->partner) &&
+           sp_item_addr(engine, job->partner) ==
+               sp_item_addr(engine, before->partner) + engine->page_size;
+}
+
+/* The partner's mm has no mapping for it: the page that was scanned becomes the candidate instead,
+ * so that a third one in an mm with room finds it. */
+static void sp_policy_drop_partner(struct sp_engine *engine, struct sp_job *job)
+{
+    sp_policy_retry_later(sp_item_mm(engine, job->partner));
+    sp_item_forget(engine, job->partner);
+    job->partner = SP_NONE;
+    if (job->npages > 1)
+        return;
+    engine->batch.plan[job->source].kind = SP_PLAN_SETTLE;
+    job->npages = 0;
+}
+
+void sp_policy_apply(struct sp_engine *engine)
+{
+    struct sp_batch *batch = &engine->batch;
+    uint32_t end;
+
+    sp_policy_apply_scanned(engine);
+    for (uint32_t j = 0; j < batch->njobs; j = end) {
+        end = j + 1;
+        if (!batch->job[j].npages || batch->job[j].partner == SP_NONE)
+            continue;
+        while (end < batch->njobs && sp_policy_partner_continues(engine, end))
+            end++;
+        if (end - j >= sp_policy_shortest_run(sp_item_mm(engine, batch->job[j].partner)))
+            continue;
+        for (uint32_t k = j; k < end; k++)
+            sp_policy_drop_partner(engine, &batch->job[k]);
+    }
+}
+
+void sp_policy_retry_later(struct sp_mm *mm)
+{
+    if (mm->retry)
+        return;
+    mm->retry = true;
+    if (mm->retry_after == 0)
+        mm->retry_after = SP_RETRY_PASSES;
+    if (mm->retry_wait == 0)
+        mm->retry_wait = mm->retry_after;
+}
+
+bool sp_policy_restart(const struct sp_mm *mm)
+{
+    return mm->restart || (mm->retry && mm->retry_wait == 0);
+}
+
+void sp_policy_pass_begun(struct sp_mm *mm, bool restart)
+{
+    if (!restart)
+        return;
+    mm->retrying = mm->retry;
+    mm->retry = false;
+    mm->restart = false;
+    mm->merged_in_retry = false;
+}
+
+void sp_policy_pass_done(struct sp_mm *mm)
+{
+    if (!mm->retrying) {
+        if (mm->retry_wait)
+            mm->retry_wait--;
+        return;
+    }
+    mm->retrying = false;
+    if (mm->merged_in_retry)
+        mm->retry_after = SP_RETRY_PASSES;
+    else if (mm->retry_after < SP_RETRY_PASSES_MAX)
+        mm->retry_after *= 2;
+    mm->retry_wait = mm->retry_after;
+}

@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * run (K13), un-merging, and its opposite: sites that exist already (K8, D1).
+ *
+ * After an un-merge the pages' mms do not report them again by themselves: nothing about them
+ * changed. So the next pass over them asks for every quiet page.
+ */
+#include "types.h"
+
+#include <errno.h>
+
+/* Answers that an un-merge of one mm may take beyond one for each site that is known. */
+#define SP_UNMERGE_ANSWERS 1024u
+
+static void sp_unmerge_begin(struct sp_mm *mm)
+{
+    mm->unmerge_from = 0;
+    mm->unmerge_failed = false;
+    mm->unmerge_allowed = mm->sites + SP_UNMERGE_ANSWERS;
+}
+
+/* Un-merges one portion of an mm. 1: there is more; 0: done; or a negative errno. */
+static int sp_unmerge_portion(struct sp_mm *mm)
+{
+    struct sp_engine *engine = mm->engine;
+    uint64_t from = mm->unmerge_from, next = from, npages = 0;
+    int status;
+
+    if (mm->unmerge_allowed == 0)
+        return -EBUSY;
+    mm->unmerge_allowed--;
+    mm->restart = true;
+    status = engine->ops->unmerge(engine->ctx, mm->ref, from, UINT64_MAX, &next, &npages);
+    if (status == 0 && (next == 0 || next >= SP_ADDRESS_END)) {
+        sp_item_forget_range(mm, from, UINT64_MAX, SP_ITEM_SITE);
+        return 0;
+    }
+    if (next > from && next < SP_ADDRESS_END) {
+        sp_item_forget_range(mm, from, next, SP_ITEM_SITE);
+        mm->unmerge_from = next;
+    }
+    return status < 0 ? status : 1;
+}
+
+int sp_engine_unmerge_mm(struct sp_engine *engine, struct sp_mm *mm)
+{
+    int status;
+
+    sp_unmerge_begin(mm);
+    do
+        status = sp_unmerge_portion(mm);
+    while (status == 1);
+    if (status == 0)
+        sp_item_forget_range(mm, 0, UINT64_MAX, SP_ITEM_UNKNOWN);
+    sp_item_reclaim(engine);
+    if (engine->run == SP_RUN_UNMERGE)
+        sp_unmerge_begin(mm); /* the un-merging of everything may be in the middle of it */
+    return status;
+}
+
+void sp_run_mm_added(struct sp_engine *engine, struct sp_mm *mm)
+{
+    sp_unmerge_begin(mm);
+    if (!engine->unmerge_cursor)
+        engine->unmerge_cursor = mm;
+}
+
+void sp_engine_set_run(struct sp_engine *engine, enum sp_engine_run run)
+{
+    engine->run = run;
+    engine->unmerge_cursor = NULL;
+    engine->unmerge_busy = false;
+    if (run != SP_RUN_UNMERGE)
+        return;
+    engine->unmerge_cursor = engine->first;
+    for (struct sp_mm *mm = engine->first; mm; mm = mm->next)
+        sp_unmerge_begin(mm);
+}
+
+/* An mm that still has sites though it could be asked: some were adopted behind the cursor (T3). */
+static struct sp_mm *sp_unmerge_left_over(struct sp_engine *engine)
+{
+    struct sp_mm *mm = engine->first;
+
+    while (mm && (mm->unmerge_failed || !mm->sites))
+        mm = mm->next;
+    if (mm)
+        mm->unmerge_from = 0;
+    return mm;
+}
+
+/* T1, T4: no trace is left of what could be un-merged. */
+static int sp_unmerge_finish(struct sp_engine *engine)
+{
+    for (struct sp_mm *mm = engine->first; mm; mm = mm->next) {
+        sp_item_forget_range(mm, 0, UINT64_MAX, SP_ITEM_CANDIDATE);
+        mm->from = 0;
+        mm->restart = true;
+    }
+    sp_stable_sweep(engine, true);
+    sp_item_reclaim(engine);
+    engine->cursor = engine->first;
+    engine->pass_unsettled = true;
+    return engine->unmerge_busy ? -EBUSY : 0;
+}
+
+int sp_engine_unmerge_step(struct sp_engine *engine)
+{
+    struct sp_mm *mm = engine->unmerge_cursor;
+    int status;
+
+    if (engine->run != SP_RUN_UNMERGE)
+        return 0;
+    if (!mm)
+        return sp_unmerge_finish(engine);
+    status = sp_unmerge_portion(mm);
+    sp_item_reclaim(engine);
+    if (status == -ENOMEM) {
+        sp_engine_set_run(engine, SP_RUN_STOP);
+        return -ENOMEM;
+    }
+    if (status < 0) {
+        mm->unmerge_failed = true;
+        engine->unmerge_busy = true;
+    }
+    if (status <= 0)
+        engine->unmerge_cursor = mm->next;
+    if (!engine->unmerge_cursor)
+        engine->unmerge_cursor = sp_unmerge_left_over(engine);
+    return engine->unmerge_cursor ? 1 : sp_unmerge_finish(engine);
+}
+
+static int sp_adopt_page(struct sp_engine *engine, struct sp_mm *mm, uint64_t addr, sp_frame frame,
+                         const struct sp_hash *hash)
+{
+    uint32_t item = sp_item_get(mm, addr, true);
+    int status;
+
+    if (item == SP_NONE)
+        return -ENOMEM;
+    if (sp_item_frame(mm, addr) == frame)
+        return 0;
+    if (!sp_stable_node(engine, frame)) {
+        status = sp_stable_add(engine, frame, hash);
+        if (status != 0)
+            return status;
+    }
+    sp_item_set_site(engine, item, frame);
+    return 0;
+}
+
+int sp_engine_adopt(struct sp_engine *engine, struct sp_mm *mm, uint64_t addr, sp_frame first,
+                    unsigned n, const struct sp_hash *hash)
+{
+    int status = 0;
+
+    if (addr % engine->page_size || addr >= SP_ADDRESS_END || SP_FRAME_SEGMENT(first) == 0 ||
+        n > SP_SEGMENT_PAGES_MAX - SP_FRAME_INDEX(first))
+        return -EINVAL;
+    for (unsigned i = 0; i < n && status == 0; i++)
+        status = sp_adopt_page(engine, mm, addr + i * engine->page_size, first + i, &hash[i]);
+    sp_item_reclaim(engine);
+    return status;
+}
+
+bool sp_engine_frame_known(const struct sp_engine *engine, sp_frame frame, struct sp_hash *hash)
+{
+    const struct sp_node *node = sp_stable_node(engine, frame);
+
+    if (node && hash)
+        *hash = node->hash;
+    return node != NULL;
+}

@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Stable nodes: frames with their hash and number of sites, found by both. This table is always
+ * true: a frame's bytes never change (K11). A node without sites stays findable until it is swept
+ * (K9), for a page that equals it may merge into it again.
+ */
+#include "types.h"
+
+#include <errno.h>
+
+#define SP_SITES_MAX ((1u << 30) - 1)
+#define SP_ROW_MAX   32u /* neighbouring frames with equal bytes that are told apart at most */
+
+static struct sp_node_chunk *sp_stable_chunk(const struct sp_engine *engine, sp_frame frame)
+{
+    uint32_t segment = SP_FRAME_SEGMENT(frame);
+
+    if (segment >= engine->nsegments || !engine->segment[segment])
+        return NULL;
+    return engine->segment[segment]->chunk[SP_FRAME_INDEX(frame) >> SP_CHUNK_SHIFT];
+}
+
+struct sp_node *sp_stable_node(const struct sp_engine *engine, sp_frame frame)
+{
+    struct sp_node_chunk *chunk = sp_stable_chunk(engine, frame);
+    struct sp_node *node;
+
+    if (!chunk)
+        return NULL;
+    node = &chunk->node[frame & (SP_CHUNK_PAGES - 1)];
+    return node->live ? node : NULL;
+}
+
+static uint64_t sp_stable_key_of(const struct sp_engine *engine, uint32_t frame)
+{
+    return sp_stable_chunk(engine, frame)->node[frame & (SP_CHUNK_PAGES - 1)].hash.lo;
+}
+
+static uint32_t *sp_stable_link_of(struct sp_engine *engine, uint32_t frame)
+{
+    return &sp_stable_chunk(engine, frame)->node[frame & (SP_CHUNK_PAGES - 1)].link;
+}
+
+static const struct sp_table_kind sp_nodes = {
+    .key = sp_stable_key_of,
+    .link = sp_stable_link_of,
+    .longest = 512,
+};
+
+static int sp_stable_grow_directory(struct sp_engine *engine, uint32_t segment)
+{
+    uint32_t size = segment + segment / 2 + 8;
+    struct sp_node_segment **grown;
+
+    if (segment < engine->nsegments)
+        return 0;
+    grown = sp_memory_resize(engine, engine->segment, engine->nsegments * sizeof(*grown),
+                             size * sizeof(*grown));
+    if (!grown)
+        return -ENOMEM;
+    for (uint32_t i = engine->nsegments; i < size; i++)
+        grown[i] = NULL;
+    engine->segment = grown;
+    engine->nsegments = size;
+    return 0;
+}
+
+/* Frees the chunk and the segment of a frame if they hold nothing. */
+static void sp_stable_trim(struct sp_engine *engine, sp_frame frame)
+{
+    struct sp_node_segment **segment = &engine->segment[SP_FRAME_SEGMENT(frame)];
+    struct sp_node_chunk **chunk;
+
+    if (!*segment)
+        return;
+    chunk = &(*segment)->chunk[SP_FRAME_INDEX(frame) >> SP_CHUNK_SHIFT];
+    if (*chunk && (*chunk)->used == 0) {
+        sp_memory_put(engine, *chunk, sizeof(**chunk));
+        *chunk = NULL;
+        (*segment)->used--;
+    }
+    if ((*segment)->used == 0) {
+        sp_memory_put(engine, *segment, sizeof(**segment));
+        *segment = NULL;
+    }
+}
+
+static struct sp_node_chunk *sp_stable_get_chunk(struct sp_engine *engine, sp_frame frame)
+{
+    uint32_t number = SP_FRAME_SEGMENT(frame);
+    struct sp_node_segment *segment;
+    struct sp_node_chunk **chunk;
+
+    if (sp_stable_grow_directory(engine, number) != 0)
+        return NULL;
+    if (!engine->segment[number])
+        engine->segment[number] = sp_memory_get(engine, sizeof(*segment));
+    segment = engine->segment[number];
+    if (!segment)
+        return NULL;
+    chunk = &segment->chunk[SP_FRAME_INDEX(frame) >> SP_CHUNK_SHIFT];
+    if (!*chunk) {
+        *chunk = sp_memory_get(engine, sizeof(**chunk));
+        if (*chunk)
+            segment->used++;
+        else
+            sp_stable_trim(engine, frame);
+    }
+    return engine->segment[number] ? *chunk : NULL;
+}
+
+int sp_stable_add(struct sp_engine *engine, sp_frame frame, const struct sp_hash *hash)
+{
+    struct sp_node_chunk *chunk;
+    struct sp_node *node;
+
+    if (SP_FRAME_SEGMENT(frame) == 0 || frame == SP_NONE)
+        return -EINVAL;
+    chunk = sp_stable_get_chunk(engine, frame);
+    if (!chunk)
+        return -ENOMEM;
+    node = &chunk->node[frame & (SP_CHUNK_PAGES - 1)];
+    sp_assert(!node->live);
+    *node = (struct sp_node){.hash = *hash};
+    if (sp_table_insert(engine, &engine->nodes, &sp_nodes, frame) != 0) {
+        sp_stable_trim(engine, frame);
+        return -ENOMEM;
+    }
+    node->live = 1;
+    chunk->used++;
+    chunk->empty++;
+    return 0;
+}
+
+void sp_stable_remove(struct sp_engine *engine, sp_frame frame)
+{
+    struct sp_node *node = sp_stable_node(engine, frame);
+    struct sp_node_chunk *chunk = sp_stable_chunk(engine, frame);
+
+    sp_assert(node && node->nsites == 0);
+    sp_table_remove(engine, &engine->nodes, &sp_nodes, frame);
+    node->live = 0;
+    chunk->used--;
+    chunk->empty--;
+    sp_stable_trim(engine, frame);
+}
+
+void sp_stable_site_added(struct sp_engine *engine, sp_frame frame)
+{
+    struct sp_node *node = sp_stable_node(engine, frame);
+
+    sp_assert(node && node->nsites < SP_SITES_MAX);
+    if (node->nsites++ == 0) {
+        sp_stable_chunk(engine, frame)->empty--;
+        engine->nshared++;
+    }
+    node->idle = 0;
+    engine->nsites++;
+}
+
+void sp_stable_site_removed(struct sp_engine *engine, sp_frame frame)
+{
+    struct sp_node *node = sp_stable_node(engine, frame);
+
+    sp_assert(node && node->nsites > 0);
+    if (--node->nsites == 0) {
+        sp_stable_chunk(engine, frame)->empty++;
+        engine->nshared--;
+    }
+    engine->nsites--;
+}
+
+static bool sp_stable_holds(const struct sp_engine *engine, sp_frame frame,
+                            const struct sp_hash *hash)
+{
+    const struct sp_node *node = sp_stable_node(engine, frame);
+
+    return node && node->hash.lo == hash->lo && node->hash.hi == hash->hi;
+}
+
+static bool sp_stable_neighbours(const struct sp_engine *engine, sp_frame frame,
+                                 const struct sp_hash *hash)
+{
+    return SP_FRAME_INDEX(frame) != 0 && sp_stable_holds(engine, frame - 1, hash);
+}
+
+static unsigned sp_stable_row(const struct sp_engine *engine, sp_frame frame,
+                              const struct sp_hash *hash)
+{
+    unsigned row = 1;
+
+    while (row < SP_ROW_MAX && SP_FRAME_INDEX(frame + row) != 0 &&
+           sp_stable_holds(engine, frame + row, hash))
+        row++;
+    return row;
+}
+
+sp_frame sp_stable_find(const struct sp_engine *engine, const struct sp_hash *hash, sp_frame wanted,
+                        unsigned *row)
+{
+    sp_frame best = 0;
+    unsigned longest = 0;
+
+    *row = 1;
+    if (wanted && sp_stable_holds(engine, wanted, hash))
+        return wanted;
+    for (uint32_t frame = sp_table_first(&engine->nodes, hash->lo); frame != SP_NONE;
+         frame = sp_stable_node(engine, frame)->link) {
+        unsigned length;
+
+        if (!sp_stable_holds(engine, frame, hash) || sp_stable_neighbours(engine, frame, hash))
+            continue;
+        length = sp_stable_row(engine, frame, hash);
+        if (length > longest) {
+            longest = length;
+            best = frame;
+        }
+    }
+    *row = longest;
+    return best;
+}
+
+static void sp_stable_sweep_chunk(struct sp_engine *engine, sp_frame first, bool at_once)
+{
+    struct sp_node_chunk *chunk = sp_stable_chunk(engine, first);
+
+    for (uint32_t i = 0; i < SP_CHUNK_PAGES; i++) {
+        struct sp_node *node = &chunk->node[i];
+
+        if (!node->live || node->nsites)
+            continue;
+        if (!node->idle && !at_once) {
+            node->idle = 1;
+            continue;
+        }
+        bool last = chunk->used == 1;
+
+        sp_stable_remove(engine, first + i);
+        engine->ops->frame_forget(engine->ctx, first + i);
+        if (last)
+            return; /* the chunk went with its last node */
+    }
+}
+
+void sp_stable_sweep(struct sp_engine *engine, bool at_once)
+{
+    if (engine->nodes.count == engine->nshared)
+        return;
+    for (uint32_t s = 0; s < engine->nsegments; s++)
+        for (uint32_t i = 0; engine->segment[s] && i < SP_SEGMENT_PAGES_MAX >> SP_CHUNK_SHIFT; i++)
+            if (engine->segment[s]->chunk[i] && engine->segment[s]->chunk[i]->empty)
+                sp_stable_sweep_chunk(engine, SP_FRAME(s, i << SP_CHUNK_SHIFT), at_once);
+}
+
+void sp_stable_free(struct sp_engine *engine)
+{
+    for (uint32_t s = 0; s < engine->nsegments; s++) {
+        struct sp_node_segment *segment = engine->segment[s];
+
+        for (uint32_t i = 0; segment && i < SP_SEGMENT_PAGES_MAX >> SP_CHUNK_SHIFT; i++)
+            sp_memory_put(engine, segment->chunk[i], sizeof(struct sp_node_chunk));
+        sp_memory_put(engine, segment, sizeof(*segment));
+    }
+    sp_memory_put(engine, engine->segment, engine->nsegments * sizeof(engine->segment[0]));
+    engine->segment = NULL;
+    engine->nsegments = 0;
+    sp_table_free(engine, &engine->nodes);
+}

@@ -1,0 +1,321 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The engine's data and what always holds for it. Only src/engine/ and its unit tests include this.
+ *
+ * Items stand in chunks of 512 neighbouring pages of one mm, as arrays side by side (13 bytes a
+ * page). An item's number is its chunk's number times 512 plus its place, so that chains are 32
+ * bits a link. Chunks are freed at the end of a step, never in the middle: item numbers stay good
+ * for as long as a step runs.
+ *
+ * Stable nodes stand where their frame's number says (H1): chunks of 512 frames below a directory
+ * of segments (24 bytes a frame). A site's item names the frame, so no list of sites is needed.
+ *
+ * Invariants:
+ *  - one candidate for each fingerprint: chains stay short however much equal memory waits;
+ *  - node.nsites is the number of items in state SITE with that frame;
+ *  - chunk.used is the number of its items that are not UNKNOWN;
+ *  - the sums in struct sp_engine and struct sp_mm are those of a walk over everything (K12).
+ */
+#ifndef SP_ENGINE_TYPES_H
+#define SP_ENGINE_TYPES_H
+
+#include "assert.h"
+#include "engine.h"
+
+#define SP_CHUNK_SHIFT 9u
+#define SP_CHUNK_PAGES (1u << SP_CHUNK_SHIFT)
+#define SP_NONE        UINT32_MAX /* no item, no frame at the end of a chain */
+
+#define SP_BATCH_PAGES 512u  /* pages a scan answers, and a merge names, at most */
+#define SP_BATCH_RUNS  1024u /* runs a scan answers at most, of each kind */
+#define SP_FILL_PAGES  64u   /* pages of one fill at most */
+
+/* Addresses at or above this are no program's: what names them is ignored. */
+#define SP_ADDRESS_END (UINT64_C(1) << 62)
+
+#define SP_MUST_CHECK __attribute__((warn_unused_result))
+
+enum sp_item_state {
+    SP_ITEM_UNKNOWN = 0,   /* nothing is known of the page */
+    SP_ITEM_CANDIDATE = 1, /* key is the fingerprint, link the chain in the candidates' table */
+    SP_ITEM_SITE = 2,      /* key is the frame */
+};
+
+struct sp_chunk {
+    struct sp_mm *mm;
+    uint64_t base; /* address of the first page */
+    uint32_t id;
+    uint32_t next_empty; /* in the list of chunks that may be empty at the end of the step */
+    uint16_t used;
+    bool listed; /* in that list */
+    uint8_t state[SP_CHUNK_PAGES];
+    uint32_t link[SP_CHUNK_PAGES];
+    uint64_t key[SP_CHUNK_PAGES];
+};
+
+struct sp_node {
+    struct sp_hash hash;
+    uint32_t link; /* next frame in the chain */
+    uint32_t nsites : 30;
+    uint32_t idle : 1; /* had no site when the last pass ended */
+    uint32_t live : 1; /* this place is a stable node */
+};
+
+struct sp_node_chunk {
+    uint32_t used;  /* live nodes */
+    uint32_t empty; /* live nodes without a site */
+    struct sp_node node[SP_CHUNK_PAGES];
+};
+
+struct sp_node_segment {
+    uint32_t used; /* chunks */
+    struct sp_node_chunk *chunk[SP_SEGMENT_PAGES_MAX >> SP_CHUNK_SHIFT];
+};
+
+/* Heads of chains through items or nodes; a power of two of them, one for two entries when full. */
+struct sp_table {
+    uint32_t *head;
+    uint32_t size;
+    uint32_t count;
+};
+
+struct sp_mm {
+    struct sp_mm *prev, *next; /* in the order of the cursor */
+    struct sp_engine *engine;
+    void *ref;
+    uint64_t serial; /* in the order of their adding: what sorts by it is the same in every run */
+    struct sp_chunk **chunk; /* by ascending base */
+    uint32_t nchunks, chunk_room;
+    uint64_t from; /* where the next scan goes on, 0: a new pass over this mm */
+    uint64_t tracked, sites, candidates;
+    uint32_t mappings, mappings_budget;
+    uint32_t empty_answers; /* scans in a row that looked at nothing and did not finish */
+    uint32_t retry_wait;    /* passes left until pages that were passed over are asked for again */
+    uint32_t retry_after;   /* what retry_wait starts at: doubled when a retry merged nothing */
+    bool scanned;           /* at least once */
+    bool restart;           /* the next pass asks for every quiet page again */
+    bool retry;             /* pages were passed over: restart when retry_wait is over */
+    bool retrying;          /* this pass is such a retry */
+    bool merged_in_retry;
+    bool unmerge_failed;   /* un-merge: it could not be asked */
+    uint64_t unmerge_from; /* un-merge: where it goes on */
+    uint64_t
+        unmerge_allowed; /* answers it may still take: a client that lies must not hold up all */
+};
+
+/* One page of a scan's answer and what is to become of it. */
+enum sp_plan_kind {
+    SP_PLAN_NOTHING = 0, /* is what it should be */
+    SP_PLAN_NODE,        /* merges into the frame of a stable node (K4) */
+    SP_PLAN_JOB,         /* merges into a frame that is made in this batch (K7) */
+    SP_PLAN_SETTLE,      /* found nobody: becomes a candidate (K5) */
+};
+
+struct sp_plan {
+    uint64_t addr;
+    struct sp_hash hash;
+    uint32_t item;
+    sp_frame frame; /* NODE */
+    uint16_t job;   /* JOB */
+    uint8_t kind;
+    uint8_t result; /* of the merge; SP_NOT_ASKED before */
+};
+
+#define SP_NOT_ASKED 0xffu /* no answer: not asked yet, or the mm could not be */
+
+/* One new frame: the pages of the batch that become its sites, and the candidate that does. */
+struct sp_job {
+    struct sp_hash hash;
+    uint32_t partner; /* item; SP_NONE: the batch's pages are equal among themselves */
+    uint32_t site;    /* item of the last site it got */
+    sp_frame frame;   /* 0: none, the job is off */
+    uint16_t source;  /* the plan that the frame is filled from */
+    uint16_t npages;  /* plans of this job */
+    uint16_t ladder;  /* jobs of the ladder that starts here; 1: no ladder */
+    uint16_t link;    /* chain in the batch's table of jobs */
+    uint8_t partner_result;
+    bool mapped;       /* some site mapped it: it goes by frame_forget, not by frame_free_unused */
+    bool maybe_mapped; /* an answer was lost: the frame stays until the sweep */
+};
+
+/* One page that a merge or an un-merge names. */
+struct sp_target {
+    struct sp_mm *mm;
+    uint64_t addr;
+    uint32_t item;
+    sp_frame frame;
+    uint16_t job;  /* SP_NO_JOB: none */
+    uint16_t plan; /* SP_NO_PLAN: the partner of the job */
+    uint8_t break_fork;
+    uint8_t result;
+};
+
+#define SP_NO_JOB    UINT16_MAX
+#define SP_NO_PLAN   UINT16_MAX
+#define SP_JOB_HEADS 512u
+
+/* Everything one scan's answer needs; allocated once with the engine. */
+struct sp_batch {
+    struct sp_mm *mm; /* the one that was scanned */
+    bool mm_failed;   /* it answered with an errno: nothing more is asked of it now */
+    uint32_t nplans, njobs;
+    struct sp_plan plan[SP_BATCH_PAGES];
+    struct sp_job job[SP_BATCH_PAGES];
+    uint16_t job_head[SP_JOB_HEADS];
+    struct sp_target target[SP_BATCH_PAGES * 2];
+    struct sp_merge_page merge[SP_BATCH_PAGES];
+    struct sp_scan_page page[SP_BATCH_PAGES];
+    struct sp_scan_run changed[SP_BATCH_RUNS];
+    struct sp_scan_run gone[SP_BATCH_RUNS];
+};
+
+struct sp_engine {
+    const struct sp_engine_ops *ops;
+    void *ctx;
+    uint64_t page_size;
+    enum sp_engine_run run;
+    uint64_t max_kernel_pages;
+    uint64_t memory_limit; /* bytes the engine may allocate, 0: no limit; unit tests set it */
+    uint64_t memory_used;
+
+    uint64_t serial;
+    struct sp_mm *first, *last, *cursor; /* cursor NULL: the pass is at its end */
+    struct sp_mm *unmerge_cursor;
+    bool unmerge_busy; /* an mm was passed over */
+
+    struct sp_chunk **chunk; /* by number; NULL: free */
+    uint32_t nchunks, chunk_room, free_chunk;
+    uint32_t empty_chunks; /* list: chunks that may be empty */
+    struct sp_table candidates;
+    struct sp_node_segment **segment;
+    uint32_t nsegments;
+    struct sp_table nodes;
+
+    uint64_t nshared, nsites; /* nodes with a site; sites */
+    uint64_t full_scans, quiet_passes, scanned;
+    uint64_t merges[8]; /* by enum sp_result */
+    uint64_t undone;
+
+    uint64_t pass_merges, pass_waiting; /* since the pass began */
+    bool pass_unsettled;                /* an mm was added or scanned for the first time */
+
+    struct sp_batch batch;
+};
+
+/* memory.c: malloc with the sum kept. NULL over memory_limit, too. Sizes are the caller's. */
+void *sp_memory_get(struct sp_engine *engine, size_t size) SP_MUST_CHECK;
+void sp_memory_put(struct sp_engine *engine, void *memory, size_t size);
+/* As realloc: on NULL the old memory stays. */
+void *sp_memory_resize(struct sp_engine *engine, void *memory, size_t old,
+                       size_t size) SP_MUST_CHECK;
+
+/* table.c: chains of 32-bit numbers under a 64-bit key; key and link say where each number's are.
+ */
+struct sp_table_kind {
+    uint64_t (*key)(const struct sp_engine *engine, uint32_t number);
+    uint32_t *(*link)(struct sp_engine *engine, uint32_t number);
+    uint32_t longest; /* chain: a client that makes hashes collide gets no further */
+};
+/* Puts number in. -ENOMEM: no heads; -ENOSPC: its chain is at its longest. */
+int sp_table_insert(struct sp_engine *engine, struct sp_table *table,
+                    const struct sp_table_kind *kind, uint32_t number) SP_MUST_CHECK;
+void sp_table_remove(struct sp_engine *engine, struct sp_table *table,
+                     const struct sp_table_kind *kind, uint32_t number);
+/* The first of the chain that key belongs to, or SP_NONE. */
+uint32_t sp_table_first(const struct sp_table *table, uint64_t key);
+void sp_table_free(struct sp_engine *engine, struct sp_table *table);
+
+/* item.c */
+static inline struct sp_chunk *sp_item_chunk(const struct sp_engine *engine, uint32_t item)
+{
+    return engine->chunk[item >> SP_CHUNK_SHIFT];
+}
+static inline uint32_t sp_item_place(uint32_t item)
+{
+    return item & (SP_CHUNK_PAGES - 1);
+}
+static inline enum sp_item_state sp_item_state(const struct sp_engine *engine, uint32_t item)
+{
+    return sp_item_chunk(engine, item)->state[sp_item_place(item)];
+}
+static inline uint64_t sp_item_key(const struct sp_engine *engine, uint32_t item)
+{
+    return sp_item_chunk(engine, item)->key[sp_item_place(item)];
+}
+static inline struct sp_mm *sp_item_mm(const struct sp_engine *engine, uint32_t item)
+{
+    return sp_item_chunk(engine, item)->mm;
+}
+static inline uint64_t sp_item_addr(const struct sp_engine *engine, uint32_t item)
+{
+    return sp_item_chunk(engine, item)->base + sp_item_place(item) * engine->page_size;
+}
+/* The item of a page, or SP_NONE. */
+uint32_t sp_item_find(const struct sp_mm *mm, uint64_t addr);
+/* The same, making its chunk if need be; good until the step ends. SP_NONE: memory is short, or,
+ * unless it must be, the mm's items would lie so thin that they cost more than a merge saves. */
+uint32_t sp_item_get(struct sp_mm *mm, uint64_t addr, bool must);
+/* The frame that the page is a site of, 0: none. */
+sp_frame sp_item_frame(const struct sp_mm *mm, uint64_t addr);
+/* Makes the page unknown, whatever it was. */
+void sp_item_forget(struct sp_engine *engine, uint32_t item);
+/* The same for all pages in [start, end) that are in state only; SP_ITEM_UNKNOWN: in any. */
+void sp_item_forget_range(struct sp_mm *mm, uint64_t start, uint64_t end, enum sp_item_state only);
+/* Makes the page a site of a live node (K11, K12). */
+void sp_item_set_site(struct sp_engine *engine, uint32_t item, sp_frame frame);
+/* Makes the page a candidate (K5). False if one with this fingerprint exists, or there is no room:
+ * the page is unknown then. */
+bool sp_item_set_candidate(struct sp_engine *engine, uint32_t item, uint64_t fingerprint);
+/* The candidate with this fingerprint, or SP_NONE. */
+uint32_t sp_item_candidate(const struct sp_engine *engine, uint64_t fingerprint);
+/* Frees the chunks that hold nothing any more. Ends the life of item numbers. */
+void sp_item_reclaim(struct sp_engine *engine);
+/* Frees all chunks of an mm whose items are unknown. */
+void sp_item_free_mm(struct sp_mm *mm);
+
+/* stable.c */
+/* The node of a frame, or NULL. */
+struct sp_node *sp_stable_node(const struct sp_engine *engine, sp_frame frame);
+/* Makes the node of a frame that has none. -ENOMEM; -EINVAL: no such frame can be. */
+int sp_stable_add(struct sp_engine *engine, sp_frame frame,
+                  const struct sp_hash *hash) SP_MUST_CHECK;
+/* Removes a node without sites. Says nothing to the pool. */
+void sp_stable_remove(struct sp_engine *engine, sp_frame frame);
+/* One more, one fewer site. */
+void sp_stable_site_added(struct sp_engine *engine, sp_frame frame);
+void sp_stable_site_removed(struct sp_engine *engine, sp_frame frame);
+/*
+ * The frame with these bytes that suits best: wanted itself, if it has them; else the first frame
+ * of the longest row of neighbouring frames with them, whose length *row gets. 0: there is none.
+ */
+sp_frame sp_stable_find(const struct sp_engine *engine, const struct sp_hash *hash, sp_frame wanted,
+                        unsigned *row);
+/* K9: removes nodes that have had no site for a whole pass; all without a site, if at_once. */
+void sp_stable_sweep(struct sp_engine *engine, bool at_once);
+void sp_stable_free(struct sp_engine *engine);
+
+/* run.c */
+/* mm was added while everything is being un-merged: the un-merging reaches it, too (T3). */
+void sp_run_mm_added(struct sp_engine *engine, struct sp_mm *mm);
+
+/* match.c: what a scan's answer leads to, planned (K4, K5, K7); merge.c: done (K6 to K8). */
+void sp_match_batch(struct sp_engine *engine, struct sp_mm *mm, const struct sp_scan *scan);
+void sp_merge_batch(struct sp_engine *engine);
+/* Counts the pages of each job again, and chooses its source, after plans were taken out. */
+void sp_match_recount(struct sp_batch *batch);
+
+/* policy.c: which merges are worth their mappings now. */
+/* The shortest run of pages that is merged in this mm now; UINT32_MAX: nothing at all. */
+uint32_t sp_policy_shortest_run(const struct sp_mm *mm);
+/* Takes out of the batch what is too short, on the scanned side and on the partners'. */
+void sp_policy_apply(struct sp_engine *engine);
+/* Pages of this mm were passed over: they are asked for again in some passes. */
+void sp_policy_retry_later(struct sp_mm *mm);
+/* Says whether the pass that begins over this mm asks for every quiet page again. */
+bool sp_policy_restart(const struct sp_mm *mm);
+/* The mm answered that question. */
+void sp_policy_pass_begun(struct sp_mm *mm, bool restart);
+/* A pass over this mm is complete. */
+void sp_policy_pass_done(struct sp_mm *mm);
+
+#endif
