@@ -57,17 +57,19 @@ static bool answers(const char *socket_path, int *err)
     const struct timeval patience = {.tv_sec = START_SECONDS};
     int fd = sp_control_connect(socket_path);
     char byte;
-    bool ok;
+    ssize_t n;
 
     *err = fd < 0 ? fd : 0;
     if (fd < 0)
         return false;
     setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
-    ok = send(fd, ask, sizeof(ask) - 1, MSG_NOSIGNAL) > 0 && recv(fd, &byte, 1, 0) > 0;
-    if (!ok)
-        *err = -errno;
+    n = send(fd, ask, sizeof(ask) - 1, MSG_NOSIGNAL);
+    if (n > 0)
+        n = recv(fd, &byte, 1, 0);
+    if (n <= 0)
+        *err = n < 0 ? -errno : -ECONNRESET;
     close(fd);
-    return ok;
+    return n > 0;
 }
 
 /* The log lies beside the socket; where none can be made, messages are lost. */
@@ -89,6 +91,7 @@ static void become_daemon(const char *program, const char *socket_path, int log_
     char *const argv[] = {(char *)program, "--foreground", NULL}; /* we did the forking */
     sigset_t none;
     int null_fd = open("/dev/null", O_RDWR);
+    int log_copy = fcntl(log_fd, F_DUPFD, 3); /* we may have been started without 0, 1 and 2 */
 
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
@@ -98,8 +101,8 @@ static void become_daemon(const char *program, const char *socket_path, int log_
         _exit(127);
     unsetenv("LD_PRELOAD"); /* samepage does not merge itself */
     dup2(null_fd, STDIN_FILENO);
-    dup2(log_fd, STDOUT_FILENO);
-    dup2(log_fd, STDERR_FILENO);
+    dup2(log_copy, STDOUT_FILENO);
+    dup2(log_copy, STDERR_FILENO);
     close_range(3, ~0u, 0);
     execv(program, argv);
     _exit(127);

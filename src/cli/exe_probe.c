@@ -170,8 +170,8 @@ bool sp_exe_is_elf(const char *path)
 {
     char magic[SELFMAG];
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    bool elf = fd >= 0 && read(fd, magic, sizeof(magic)) == SELFMAG &&
-               memcmp(magic, ELFMAG, SELFMAG) == 0;
+    bool elf =
+        fd >= 0 && read(fd, magic, sizeof(magic)) == SELFMAG && memcmp(magic, ELFMAG, SELFMAG) == 0;
 
     if (fd >= 0)
         close(fd);
