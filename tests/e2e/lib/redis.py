@@ -32,8 +32,11 @@ def made_value(i, chance, size=2000):
 
 
 class Data:
-    """Keys and values made from a seed: load (SET of all), read (GET of all) and the digest of the
-    answers that a right server gives to read."""
+    """Keys and values made from a seed: load (SET of all), reads (GET of all, in parts so small that
+    the answers waiting in the server hardly count as its memory) and the digest of the answers
+    that a right server gives to reads."""
+
+    PART = 250
 
     def __init__(self, count, seed=1):
         chance = random.Random(seed)
@@ -44,7 +47,8 @@ class Data:
             read.append(_resp(b"GET", key))
             want.update(b"$%d\r\n%b\r\n" % (len(value), value))
         self.count = count
-        self.load, self.read = b"".join(load), b"".join(read)
+        self.load = b"".join(load)
+        self.reads = [b"".join(read[i:i + self.PART]) for i in range(0, count, self.PART)]
         self.want = want.hexdigest()
 
 
@@ -125,40 +129,30 @@ class Redis:
         assert answer.startswith(b"+") and len(answer) == 41, answer
         return answer
 
-    def _pipeline(self, stream, take):
-        """Sends stream while take(data) -> more? eats the answers."""
-        with self._connect() as s:
-            sender = threading.Thread(target=s.sendall, args=(stream,), daemon=True)
-            sender.start()
-            while True:
-                data = s.recv(1 << 18)
-                assert data, f"redis-server closed the connection: {self._log()}"
-                if not take(data):
-                    break
-            sender.join()
-
     def load(self, data):
-        got = bytearray()
-
-        def take(more):
-            got.extend(more)
-            return len(got) < 5 * data.count
-
-        self._pipeline(data.load, take)
+        with self._connect() as s:
+            sender = threading.Thread(target=s.sendall, args=(data.load,), daemon=True)
+            sender.start()
+            got = bytearray()
+            while len(got) < 5 * data.count:
+                more = s.recv(1 << 18)
+                assert more, f"redis-server closed the connection: {self._log()}"
+                got += more
+            sender.join()
         assert got == b"+OK\r\n" * data.count
 
     def read_all(self, data):
         """Reads every value, so that every page is touched, and compares all that comes."""
         got, last = hashlib.blake2b(), b"+PONG\r\n"
-        tail = bytearray()
-
-        def take(more):
-            tail.extend(more)
-            got.update(tail[:-len(last)])
-            del tail[:-len(last)]
-            return tail != last
-
-        self._pipeline(data.read + _resp(b"PING"), take)
+        with self._connect() as s:
+            for part in data.reads:
+                s.sendall(part + _resp(b"PING"))
+                answer = bytearray()
+                while not answer.endswith(last):
+                    more = s.recv(1 << 20)
+                    assert more, f"redis-server closed the connection: {self._log()}"
+                    answer += more
+                got.update(answer[:-len(last)])
         assert got.hexdigest() == data.want, "a value that was read is not what was written"
 
     def pipe(self, commands):
