@@ -28,8 +28,9 @@ def test_k8_inherited_sites_are_counted(daemon, compiled):
     assert daemon.status("pages_shared") <= 1.2 * PAGES
     for parent in parents:
         parent.say()
-        area = parent.region("fresh")
-        daemon.wait_merged(parent, area, pid=parent.child) if parent is parents[1] else None
+    fresh = [parent.region("fresh") for parent in parents]
+    for parent, area in zip(parents, fresh):
+        daemon.wait_merged(parent, area, pid=parent.child)
     for parent in parents:
         parent.say()
         parent.must_finish(0)
