@@ -32,7 +32,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SP_POOL_SEGMENT_PAGES 4096u /* 16 MiB of 4 KiB pages: see docs/decisions/ */
+#define SP_POOL_SEGMENT_PAGES 4096u /* 16 MiB of 4 KiB pages: see docs/decisions/0002-segment-size.md */
 
 struct sp_pool;
 struct sp_pool_set;
