@@ -41,6 +41,7 @@
 #define SP_GATE_CHANGES 256u
 #define SP_GATE_TCBS 1024u
 #define SP_GATE_REQUESTS 16u
+#define SP_GATE_ADVICE 256u
 
 enum sp_gate_agent {
     SP_GATE_NO_AGENT = 0, /* none, or ended: the gate only does what X needs on merged pages */
@@ -56,6 +57,13 @@ struct sp_gate_slot {
 
 struct sp_gate_change {
     uint64_t addr, end;
+};
+
+/* What the program advised about a range: kernels without KSM leave no other trace of it. */
+struct sp_gate_advice {
+    uint64_t addr, end;
+    uint32_t mergeable; /* 1: MADV_MERGEABLE, 0: MADV_UNMERGEABLE */
+    uint32_t reserved;
 };
 
 enum sp_gate_request_kind {
@@ -90,6 +98,8 @@ struct sp_gate {
     struct sp_gate_change change[SP_GATE_CHANGES];
     uint64_t tcb[SP_GATE_TCBS]; /* page addresses; one thread may have two */
     struct sp_gate_request request[SP_GATE_REQUESTS];
+    uint64_t advise_seq; /* MERGEABLE and UNMERGEABLE seen so far; entry n at n % SP_GATE_ADVICE */
+    struct sp_gate_advice advice[SP_GATE_ADVICE];
 };
 
 /* The one gate of this address space (a deliberate singleton: the patched code needs its address). */

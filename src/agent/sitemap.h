@@ -25,6 +25,8 @@ void sp_sitemap_clear(uint64_t addr, uint64_t end);
 bool sp_sitemap_any(uint64_t addr, uint64_t end);
 /* Finds the first run of set pages at or after addr and below end: true, and [*start, *stop). */
 bool sp_sitemap_next(uint64_t addr, uint64_t end, uint64_t *start, uint64_t *stop);
+/* Where the table itself lies: memory of ours, not to be merged. */
+void sp_sitemap_area(uint64_t *start, uint64_t *end);
 /* Pages set in all. */
 uint64_t sp_sitemap_pages(void);
 

@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The agent: what samepage does inside a client.
+ *
+ * The model. The library is preloaded; its constructor (start.c), still in the program's only
+ * thread and before main(), probes the kernel, speaks to the daemon, patches the gate in, and
+ * starts the **agent process**: a clone that shares the program's memory and nothing else. From
+ * then on the program's threads run code of ours only in the gate. The agent process drops every
+ * right (confine.c), answers the daemon's questions one by one (loop.c), and ends with the program.
+ *
+ * What it keeps. **Ranges** (ranges.c): the program's large private anonymous memory, as the
+ * mappings' flags say, read again when something changed. For every 512 pages of it two bitmaps
+ * (track.c): pending, the page was new or written at the last look; hashed, its hash was reported
+ * and it did not change since. The site map (sitemap.h): which pages map frames. Nothing else is
+ * remembered: what a frame holds, and who shares it, is the daemon's knowledge.
+ *
+ * What it does to the program's memory is in two files only: lift.c (merging) and unmerge.c. Both
+ * work with the gate closed, both leave the page as it was when anything fails.
+ *
+ * One agent for each address space; its state is one static struct, because a fork must find it
+ * again at the same place. No libc, no allocation after the start but mmap.
+ */
+#ifndef SP_AGENT_AGENT_H
+#define SP_AGENT_AGENT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "hash.h"
+#include "wire.h"
+
+#define SP_AGENT_SEGMENTS 4096u /* segments one client can map: 64 GiB of frames */
+#define SP_AGENT_RANGES 16384u
+#define SP_AGENT_MIN_PAGES 64u /* --all: smaller memory is not worth its mappings */
+
+struct sp_view {
+    uint64_t base; /* the agent's read-only view of the segment, 0: none */
+    uint64_t inode;
+    uint32_t npages;
+    int32_t fd; /* read-only; frames are mapped from it */
+};
+
+struct sp_range {
+    uint64_t start, end;
+};
+
+struct sp_agent {
+    /* Set by the constructor, kept across fork. */
+    uint32_t page_size, page_shift;
+    bool all;
+    uint32_t max_map_count;
+    char socket_path[108];
+    char domain[SP_DOMAIN_MAX];
+    char comm[16];
+    uint64_t arena, arena_end; /* everything below lives in one reservation of our own */
+    uint64_t staging;          /* SP_LIFT_PAGES pages, registered MISSING */
+    uint64_t track_area;
+    uint64_t stack_top, helper_stack_top;
+    sp_hash_fn hash;
+
+    /* This process'. */
+    int program_pid;
+    int sock, uffd, uffd_sync, shm_fd;
+    int pagemap, smaps, program_status, program_statm, own_statm, pidfd;
+    uint64_t shm; /* address, 0: none */
+    uint32_t shm_bytes;
+    uint64_t seed;
+    bool rejoin; /* the next HELLO is not the first */
+    bool leave;  /* end at the next chance */
+
+    /* Ranges. */
+    struct sp_range *range; /* SP_AGENT_RANGES of them, in the arena, ascending */
+    uint32_t nranges;
+    uint64_t ranges_seq;   /* the gate's change ring when the flags were read */
+    uint64_t absorbed_seq; /* and when it was last looked into */
+    uint64_t ranges_vm;    /* total_vm then */
+    uint64_t ranges_at_us; /* when, and how long it took */
+    uint64_t ranges_cost_us;
+    uint64_t tracked;
+    uint32_t own_mappings; /* of the program, ours not counted */
+    uint32_t mappings;     /* that merging uses */
+    uint32_t max_mappings; /* as set; 0: the built-in budget */
+    bool gave_back;        /* the program ran out of mappings once: no more merging here */
+    bool stay_unmerged;
+    struct sp_range released; /* hull of what the program keeps for its own userfaultfd */
+
+    struct sp_view view[SP_AGENT_SEGMENTS];
+    uint64_t rights; /* of the program, at the start: sp_program_changed() */
+    bool test_features; /* test builds: the kernel is to look too old */
+};
+
+extern struct sp_agent sp_agent;
+
+#define SP_OFFER ((void *)(sp_agent.shm + SP_SHM_OFFER))
+#define SP_JOURNAL ((struct sp_journal *)sp_agent.shm)
+
+/* start.c */
+/* Makes the agent process of this address space: 0 or a negative errno. */
+int sp_agent_spawn(void);
+
+/* process.c: runs in the agent process, never returns. forked: the agent of a forked child, which
+ * opens all it needs itself. */
+void sp_agent_main(bool forked) __attribute__((noreturn));
+
+/* setup.c */
+int sp_setup_arena(void);
+/* Opens the userfaultfds; returns 0, or a negative errno with the reason in why. */
+int sp_setup_uffd(char *why, size_t why_size);
+int sp_setup_proc(char *why, size_t why_size);
+/* Registers wait page and staging with the userfaultfd. */
+int sp_setup_areas(void);
+uint64_t sp_now_us(void);
+uint64_t sp_cpu_us(void);
+
+/* confine.c */
+/* Drops capabilities, sets no_new_privs, own session, closes all descriptors but the agent's,
+ * installs the seccomp filter. Negative errno: the agent must not go on. */
+int sp_confine(void);
+/* Did the program change credentials, filter or dumpability since the first call? */
+bool sp_program_changed(void);
+/* Is the program's memory still this one (no exec), and the program alive? */
+bool sp_program_here(void);
+
+/* link.c */
+/* Connects and says HELLO; waits for WELCOME at most a second. 0, or a negative errno with why. */
+int sp_link_join(uint32_t flags, char *why, size_t why_size);
+void sp_link_drop(void);
+/* Receives one packet into buf: its length, 0 for end of file, or a negative errno. *fd is a
+ * descriptor that came along, or -1. */
+long sp_link_receive(void *buf, size_t size, int *fd);
+int sp_link_answer(const struct sp_msg *question, uint16_t type, const void *body, size_t length);
+
+/* serve.c: answers one question. */
+void sp_serve(const struct sp_msg *msg, const uint8_t *body, int fd);
+/* Serves what the program's threads wait for at the gate. */
+void sp_serve_gate(void);
+
+/* ranges.c */
+/* Reads the mappings again if anything may have changed and the last time is long enough ago;
+ * force: now. Registers new memory for write tracking. Returns true if the list is fresh. */
+bool sp_ranges_refresh(bool force);
+/* The range that holds [addr, end) whole, or NULL. */
+const struct sp_range *sp_range_of(uint64_t addr, uint64_t end);
+uint32_t sp_mappings_budget(void);
+/* Takes what the gate noted since the last time into a list of the agent's own, so that the gate's
+ * small ring does not go round unseen. */
+void sp_ranges_absorb(void);
+/* With the gate closed: did a gated call touch [addr, end) since its flags were read? */
+bool sp_range_dirty(uint64_t addr, uint64_t end);
+
+/* track.c */
+/* Bytes of address space the books need, at sp_agent.track_area. */
+uint64_t sp_track_bytes(void);
+void sp_track_init(void);
+void sp_track_restart(void);
+/* Marks pages as new: they are looked at again from the start (K3). */
+void sp_track_pending(uint64_t addr, uint64_t npages);
+/* Pages merged: not looked at any more until they change. */
+void sp_track_merged(uint64_t addr, uint64_t npages);
+struct sp_report_out {
+    struct sp_report head;
+    struct sp_page_hash page[SP_REPORT_PAGES];
+    struct sp_run changed[SP_REPORT_RUNS];
+    struct sp_run gone[SP_REPORT_RUNS];
+};
+void sp_track_scan(const struct sp_scan_ask *ask, struct sp_report_out *out);
+/* Notes that pages are not tracked any more, for the next report. */
+void sp_track_gone(uint64_t addr, uint64_t end);
+
+/* peek.c: reading the program's memory, which may vanish while it is read. */
+void sp_peek_init(void);
+/* Copies, compares, hashes one page; false if it could not be read. */
+bool sp_peek_copy(void *dst, uint64_t src);
+bool sp_peek_equal(uint64_t addr, const void *frame, bool *equal);
+bool sp_peek_hash(uint64_t addr, struct sp_hash128 *hash);
+
+/* lift.c */
+/* Merges the runs of ask; result gets one enum sp_result a page. */
+void sp_lift_merge(const struct sp_merge_ask *ask, uint8_t *result);
+
+/* unmerge.c */
+/* Un-merges the sites of [start, end), at most max_pages; *next where to go on or 0. */
+int sp_unmerge(uint64_t start, uint64_t end, uint64_t max_pages, uint64_t *next, uint64_t *npages);
+
+/* views.c */
+/* Takes fd over. 0 or a negative errno. */
+int sp_view_add(uint32_t id, uint32_t npages, int fd);
+void sp_view_drop(uint32_t id);
+void sp_views_drop_all(void);
+/* Address of the frame in the view, 0 if there is none. */
+uint64_t sp_view_frame(uint32_t id, uint32_t index);
+/* Segment that a mapping with this inode belongs to, 0: none. */
+uint32_t sp_view_by_inode(uint64_t inode);
+
+/* sites.c: answers SP_MSG_SITES. */
+void sp_sites_report(const struct sp_msg *msg, uint64_t from);
+
+/* fault.c: fault points of test builds. */
+#ifdef SP_FAULT_POINTS
+void sp_fault_set(const char *spec);
+void sp_fault_point(const char *name);
+#else
+static inline void sp_fault_set(const char *spec)
+{
+    (void)spec;
+}
+static inline void sp_fault_point(const char *name)
+{
+    (void)name;
+}
+#endif
+
+#endif

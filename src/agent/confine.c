@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The agent gives up every right it does not need: it shares its memory with a program that may be
+ * compromised, and must not be a way to rights that the program gave up (X).
+ */
+#include <linux/audit.h>
+#include <linux/capability.h>
+#include <linux/filter.h>
+#include <linux/prctl.h>
+#include <linux/resource.h>
+#include <linux/seccomp.h>
+
+#include "agent.h"
+#include "gate.h"
+#include "kernel.h"
+#include "mem.h"
+#include "sys.h"
+
+#define STATUS_BYTES 4096u
+#define SIG_SEGV_BUS ((1ull << 10) | (1ull << 6))
+
+#if defined(__x86_64__)
+#define SP_ARCH AUDIT_ARCH_X86_64
+#else
+#define SP_ARCH AUDIT_ARCH_AARCH64
+#endif
+
+#define NR offsetof(struct seccomp_data, nr)
+#define ARG(n) offsetof(struct seccomp_data, args[n])
+#define LOAD(field) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, (field))
+#define ALLOW BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
+#define DENY BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | 1)
+#define ALLOW_NR(nr) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (nr), 0, 1), ALLOW
+#define ALLOW_VALUE(v) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)(v), 0, 1), ALLOW
+
+static struct sock_filter filter[] = {
+    LOAD(offsetof(struct seccomp_data, arch)),
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SP_ARCH, 1, 0),
+    DENY,
+    LOAD(NR),
+    ALLOW_NR(__NR_read),
+    ALLOW_NR(__NR_pread64),
+    ALLOW_NR(__NR_lseek),
+    ALLOW_NR(__NR_close),
+    ALLOW_NR(__NR_fstat),
+    ALLOW_NR(__NR_ppoll),
+    ALLOW_NR(__NR_recvmsg),
+    ALLOW_NR(__NR_sendmsg),
+    ALLOW_NR(__NR_connect),
+    ALLOW_NR(__NR_munmap),
+    ALLOW_NR(__NR_mremap),
+    ALLOW_NR(__NR_madvise),
+    ALLOW_NR(__NR_clock_gettime),
+    ALLOW_NR(__NR_clock_nanosleep),
+    ALLOW_NR(__NR_sched_yield),
+    ALLOW_NR(__NR_exit),
+    ALLOW_NR(__NR_exit_group),
+    ALLOW_NR(__NR_rt_sigreturn),
+#ifdef SP_FAULT_POINTS
+    ALLOW_NR(__NR_kill),
+    ALLOW_NR(__NR_getpid),
+#endif
+    /* mmap: nothing executable. */
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_mmap, 0, 4),
+    LOAD(ARG(2)),
+    BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, 4 /* PROT_EXEC */, 1, 0),
+    ALLOW,
+    DENY,
+    /* socket: only to the daemon's kind. */
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_socket, 0, 4),
+    LOAD(ARG(0)),
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 1 /* AF_UNIX */, 0, 1),
+    ALLOW,
+    DENY,
+    /* ioctl: userfaultfd's, and PAGEMAP_SCAN. */
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_ioctl, 1, 0),
+    DENY,
+    LOAD(ARG(1)),
+    ALLOW_VALUE(UFFDIO_REGISTER),
+    ALLOW_VALUE(UFFDIO_UNREGISTER),
+    ALLOW_VALUE(UFFDIO_WAKE),
+    ALLOW_VALUE(UFFDIO_COPY),
+    ALLOW_VALUE(UFFDIO_ZEROPAGE),
+    ALLOW_VALUE(UFFDIO_WRITEPROTECT),
+    ALLOW_VALUE(SP_UFFDIO_MOVE),
+    ALLOW_VALUE(SP_PAGEMAP_SCAN),
+    DENY,
+};
+
+static int install_filter(void)
+{
+    struct sock_fprog prog = {.len = sizeof(filter) / sizeof(filter[0]), .filter = filter};
+    long ret = sp_sys(__NR_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+
+    if (sp_is_err(ret))
+        return (int)ret;
+    ret = sp_sys(__NR_seccomp, SECCOMP_SET_MODE_FILTER, 0, &prog);
+    return sp_is_err(ret) ? (int)ret : 0;
+}
+
+static int drop_capabilities(void)
+{
+    struct __user_cap_header_struct head = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct data[2] = {{0}};
+    long ret = sp_sys(__NR_capset, &head, data);
+
+    return sp_is_err(ret) ? (int)ret : 0;
+}
+
+static void close_others(void)
+{
+    int keep[] = {sp_agent.sock,  sp_agent.uffd,           sp_agent.uffd_sync,
+                  sp_agent.pagemap, sp_agent.smaps,        sp_agent.program_status,
+                  sp_agent.program_statm, sp_agent.own_statm, sp_agent.pidfd};
+    unsigned n = sizeof(keep) / sizeof(keep[0]);
+    int from = 0;
+
+    for (;;) {
+        int next = -1;
+
+        for (unsigned i = 0; i < n; i++)
+            if (keep[i] >= from && (next < 0 || keep[i] < next))
+                next = keep[i];
+        if (next < 0)
+            break;
+        if (next > from)
+            sp_sys(__NR_close_range, from, next - 1, 0);
+        from = next + 1;
+    }
+    sp_sys(__NR_close_range, from, ~0u, 0);
+}
+
+int sp_confine(void)
+{
+    uint64_t mask = ~SIG_SEGV_BUS;
+    struct rlimit64 nofile;
+    int ret;
+
+    sp_sys(__NR_rt_sigprocmask, 2 /* SIG_SETMASK */, &mask, 0, 8);
+    sp_sys(__NR_prctl, PR_SET_NAME, "samepage-agent");
+    sp_sys(__NR_setsid);
+    sp_sys(__NR_chdir, "/");
+    close_others();
+    if (!sp_is_err(sp_sys(__NR_prlimit64, 0, RLIMIT_NOFILE, 0, &nofile))) {
+        nofile.rlim_cur = nofile.rlim_max;
+        sp_sys(__NR_prlimit64, 0, RLIMIT_NOFILE, &nofile, 0);
+    }
+    ret = drop_capabilities();
+    if (ret)
+        return ret;
+    return install_filter();
+}
+
+/* A number that changes when one of the lines of /proc/PID/status that tell of rights does. */
+static uint64_t rights(bool *ok)
+{
+    static char buf[STATUS_BYTES];
+    static const char *const lines[] = {"Uid:",    "Gid:",    "Groups:", "CapInh:", "CapPrm:",
+                                        "CapEff:", "CapBnd:", "Seccomp:", "Seccomp_filters:"};
+    long n = sp_sys(__NR_pread64, sp_agent.program_status, buf, STATUS_BYTES - 1, 0);
+    uint64_t sum = 0xcbf29ce484222325ull;
+
+    *ok = n > 0;
+    if (!*ok)
+        return 0;
+    buf[n] = 0;
+    for (char *p = buf; *p;) {
+        char *eol = p;
+        bool told = false;
+
+        while (*eol && *eol != '\n')
+            eol++;
+        for (unsigned i = 0; i < sizeof(lines) / sizeof(lines[0]); i++)
+            told |= sp_starts(p, lines[i]);
+        for (; told && p < eol; p++)
+            sum = (sum ^ (unsigned char)*p) * 0x100000001b3ull;
+        p = *eol ? eol + 1 : eol;
+    }
+    return sum;
+}
+
+bool sp_program_changed(void)
+{
+    bool ok;
+    uint64_t now = rights(&ok);
+
+    if (!ok)
+        return false; /* dead or gone: others notice that */
+    if (!sp_agent.rights)
+        sp_agent.rights = now;
+    return now != sp_agent.rights;
+}
+
+static uint64_t first_number(int fd)
+{
+    char buf[32];
+    const char *p = buf;
+    long n = sp_sys(__NR_pread64, fd, buf, sizeof(buf), 0);
+
+    return n > 0 ? sp_parse_dec(&p, buf + n) : 0;
+}
+
+/*
+ * Whether the program still has this memory: the size of its address space is that of ours. kcmp
+ * would tell directly, but not to a process without capabilities about one that has them. Two
+ * different address spaces have the same size only by accident, and not for long; one that changes
+ * while it is read twice is read again.
+ */
+bool sp_program_here(void)
+{
+    for (unsigned i = 0; i < 100; i++) {
+        uint64_t theirs = first_number(sp_agent.program_statm);
+
+        if (!theirs)
+            return false; /* a zombie, or gone */
+        if (theirs == first_number(sp_agent.own_statm))
+            return true;
+        sp_sys(__NR_sched_yield);
+    }
+    return false;
+}

@@ -1,0 +1,449 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The lift: takes pages out of the program's reach, compares them with their frames, and maps the
+ * frames over their addresses (K6, X). DESIGN.md, "The lift", has the steps and the failed
+ * experiment behind each rule.
+ *
+ * From the moment the gate is closed until it is open again nothing but userfaultfd ioctls, mmap,
+ * and comparing: anything else could wait for a program thread that waits for us. Whatever fails,
+ * the page goes back to where it was; what cannot go back (it never did in any test) stays named
+ * in the journal, and the agent ends, so that the daemon repairs it (D2).
+ */
+#include <linux/mman.h>
+
+#include "agent.h"
+#include "gate.h"
+#include "kernel.h"
+#include "mem.h"
+#include "ops.h"
+#include "sitemap.h"
+#include "sys.h"
+
+#define GATE_SPIN_US 2000u
+#define MAX_GAP 8u /* pages between two runs that one lift still spans */
+
+enum page_state { ABSENT = 0, WANTED, BUSY, STAGED, EQUAL, MAPPED };
+
+struct lift {
+    uint64_t addr; /* of page 0 */
+    uint32_t npages;
+    uint32_t segment[SP_LIFT_PAGES], index[SP_LIFT_PAGES];
+    uint32_t slot[SP_LIFT_PAGES]; /* in the answer */
+    uint8_t state[SP_LIFT_PAGES];
+    uint8_t flags[SP_LIFT_PAGES];
+    uint8_t *result;
+    bool retry; /* busy pages were made our own: they are tried a second time */
+};
+
+static uint64_t page_at(uint64_t base, uint32_t i)
+{
+    return base + ((uint64_t)i << sp_agent.page_shift);
+}
+
+static void decide(struct lift *l, uint32_t i, enum sp_result result)
+{
+    l->result[l->slot[i]] = (uint8_t)result;
+    if (result != SP_MERGED)
+        l->state[i] = ABSENT;
+}
+
+static void decide_all(struct lift *l, enum sp_result result)
+{
+    for (uint32_t i = 0; i < l->npages; i++)
+        if (l->state[i] == WANTED)
+            decide(l, i, result);
+}
+
+/* Bits of one page's entry in pagemap: what may be lifted is present, anonymous, and ours alone. */
+static void check_pagemap(struct lift *l)
+{
+    uint64_t entry[SP_LIFT_PAGES];
+    uint64_t from = l->addr >> sp_agent.page_shift;
+    long n = sp_sys(__NR_pread64, sp_agent.pagemap, entry, l->npages * 8ul, from * 8);
+
+    for (uint32_t i = 0; i < l->npages; i++) {
+        if (l->state[i] != WANTED)
+            continue;
+        if (n < (long)((i + 1) * 8) || !(entry[i] >> 63 & 1) || (entry[i] >> 61 & 1)) {
+            decide(l, i, SP_GONE);
+        } else if (!(entry[i] >> 56 & 1)) {
+            /* Fork shares it, or shared it: a copy of our own is what can be moved (K8). */
+            if (!(l->flags[i] & SP_MERGE_BREAK_FORK) ||
+                sp_is_err(sp_sys(__NR_madvise, page_at(l->addr, i), sp_agent.page_size,
+                                 SP_MADV_POPULATE_WRITE)))
+                decide(l, i, SP_SHARED_BY_FORK);
+        }
+    }
+}
+
+/* Step 1: compares in place, so that pages that changed are not lifted for nothing. */
+static void compare_in_place(struct lift *l)
+{
+    for (uint32_t i = 0; i < l->npages; i++) {
+        bool equal;
+
+        if (l->state[i] != WANTED)
+            continue;
+        if (!sp_peek_equal(page_at(l->addr, i),
+                           (void *)sp_view_frame(l->segment[i], l->index[i]), &equal))
+            decide(l, i, SP_GONE);
+        else if (!equal)
+            decide(l, i, SP_CHANGED);
+    }
+}
+
+/* Drops the pages that were not wanted any more from both ends. */
+static void shrink(struct lift *l)
+{
+    uint32_t first = 0, last = l->npages;
+
+    while (first < last && l->state[first] != WANTED)
+        first++;
+    while (last > first && l->state[last - 1] != WANTED)
+        last--;
+    for (uint32_t i = first; first && i < last; i++) {
+        l->segment[i - first] = l->segment[i];
+        l->index[i - first] = l->index[i];
+        l->slot[i - first] = l->slot[i];
+        l->state[i - first] = l->state[i];
+        l->flags[i - first] = l->flags[i];
+    }
+    l->addr = page_at(l->addr, first);
+    l->npages = last - first;
+}
+
+static void journal_write(const struct lift *l)
+{
+    SP_JOURNAL->addr = l->addr;
+    SP_JOURNAL->npages = l->npages;
+    SP_JOURNAL->staging = sp_agent.staging;
+    __atomic_store_n(&SP_JOURNAL->state, SP_JOURNAL_LIFT, __ATOMIC_RELEASE);
+}
+
+static void journal_clear(void)
+{
+    __atomic_store_n(&SP_JOURNAL->state, SP_JOURNAL_NONE, __ATOMIC_RELEASE);
+}
+
+static long move_pages(uint64_t dst, uint64_t src, uint32_t n, uint64_t mode, int *error)
+{
+    struct sp_uffdio_move m = {.dst = dst, .src = src, .len = (uint64_t)n << sp_agent.page_shift,
+                               .mode = mode};
+    long ret = sp_sys(__NR_ioctl, sp_agent.uffd, SP_UFFDIO_MOVE, &m);
+
+    *error = sp_is_err(ret) ? (int)-ret : 0;
+    return m.move > 0 ? m.move >> sp_agent.page_shift : 0;
+}
+
+static enum sp_result why_not_moved(int error)
+{
+    if (error == EBUSY)
+        return SP_PINNED;
+    return error == ENOENT ? SP_GONE : SP_ATTRIBUTES;
+}
+
+/* Step 4: moves the wanted pages into staging. */
+static void move_out(struct lift *l)
+{
+    for (uint32_t i = 0; i < l->npages;) {
+        uint32_t end = i, tries = 0;
+        int error;
+
+        if (l->state[i] != WANTED) {
+            i++;
+            continue;
+        }
+        while (end < l->npages && l->state[end] == WANTED)
+            end++;
+        while (i < end) {
+            long moved = move_pages(page_at(sp_agent.staging, i), page_at(l->addr, i), end - i, 0,
+                                    &error);
+
+            for (; moved > 0; moved--, tries = 0)
+                l->state[i++] = STAGED;
+            if (i >= end || !error)
+                continue;
+            if (error == EAGAIN && tries++ < 100)
+                continue;
+            decide(l, i, error == EAGAIN ? SP_PINNED : why_not_moved(error));
+            if (error == EBUSY && !l->retry)
+                l->state[i] = BUSY;
+            tries = 0;
+            i++;
+        }
+    }
+}
+
+/* Moves a page that was staged back to its place. Only an exit of the whole program can prevent
+ * that; then nobody reads it. Otherwise the journal keeps it, and we end (D2). */
+static void move_back(struct lift *l, uint32_t i)
+{
+    int error = 0;
+
+    for (uint32_t tries = 0; tries < 1000000; tries++) {
+        if (move_pages(page_at(l->addr, i), page_at(sp_agent.staging, i), 1, SP_MOVE_DONTWAKE,
+                       &error) == 1)
+            return;
+        if (error != EAGAIN && error != EBUSY)
+            break;
+    }
+    sp_sys(__NR_exit_group, 2);
+}
+
+/* Step 5, first half: whether what is in the air equals its frame. */
+static void compare_staged(struct lift *l)
+{
+    for (uint32_t i = 0; i < l->npages; i++) {
+        bool equal;
+
+        if (l->state[i] != STAGED)
+            continue;
+        if (sp_peek_equal(page_at(sp_agent.staging, i),
+                          (void *)sp_view_frame(l->segment[i], l->index[i]), &equal) &&
+            equal)
+            l->state[i] = EQUAL;
+    }
+}
+
+static bool budget_left(void)
+{
+    return sp_agent.mappings + 2 <= sp_mappings_budget();
+}
+
+/* Maps n frames over pages [i, i + n). The site map comes first: should we die in between, a bit
+ * too many harms nobody, one too few would. */
+static bool map_run(struct lift *l, uint32_t i, uint32_t n)
+{
+    uint64_t at = page_at(l->addr, i), end = page_at(at, n);
+    long ret;
+
+    if (!budget_left() || sp_sitemap_set(at, end))
+        return false;
+    ret = sp_sys(__NR_mmap, at, end - at, 3, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE,
+                 sp_agent.view[l->segment[i]].fd, (uint64_t)l->index[i] << sp_agent.page_shift);
+    if (sp_is_err(ret)) {
+        sp_sitemap_clear(at, end);
+        return false;
+    }
+    sp_agent.mappings += 2;
+    return true;
+}
+
+/* Step 5, second half: frames over the equal ones, run by run; the others back. */
+static void map_frames(struct lift *l)
+{
+    for (uint32_t i = 0; i < l->npages;) {
+        uint32_t n = 1;
+
+        if (l->state[i] == STAGED) {
+            move_back(l, i);
+            decide(l, i++, SP_CHANGED);
+            continue;
+        }
+        if (l->state[i] != EQUAL) {
+            i++;
+            continue;
+        }
+        while (i + n < l->npages && l->state[i + n] == EQUAL &&
+               l->segment[i + n] == l->segment[i] && l->index[i + n] == l->index[i] + n)
+            n++;
+        if (map_run(l, i, n)) {
+            for (; n; n--, i++) {
+                l->state[i] = MAPPED;
+                decide(l, i, SP_MERGED);
+            }
+        } else {
+            for (; n; n--, i++) {
+                move_back(l, i);
+                decide(l, i, SP_OUT_OF_MAPPINGS);
+            }
+        }
+    }
+}
+
+/* Step 6: no waiting any more in the range; what stays anonymous is tracked again; whoever waited
+ * looks again (unregistering alone does not wake one whose mapping was replaced). */
+static void settle(struct lift *l)
+{
+    struct uffdio_range all = {.start = l->addr, .len = (uint64_t)l->npages << sp_agent.page_shift};
+    uint32_t i = 0;
+
+    sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_UNREGISTER, &all);
+    while (i < l->npages) {
+        struct uffdio_register reg = {.mode = UFFDIO_REGISTER_MODE_WP};
+        uint32_t n = i;
+
+        if (l->state[i] == MAPPED) {
+            i++;
+            continue;
+        }
+        while (n < l->npages && l->state[n] != MAPPED)
+            n++;
+        reg.range.start = page_at(l->addr, i);
+        reg.range.len = (uint64_t)(n - i) << sp_agent.page_shift;
+        sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_REGISTER, &reg);
+        i = n;
+    }
+    sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_WAKE, &all);
+}
+
+/* What no gated call touched since the flags were read is what it was. */
+static bool still_valid(const struct lift *l)
+{
+    uint64_t end = page_at(l->addr, l->npages);
+
+    return !sp_range_dirty(l->addr, end) && !sp_gate_tcb_in(l->addr, end);
+}
+
+static void lift(struct lift *l)
+{
+    struct uffdio_register reg = {
+        .range = {.start = l->addr, .len = (uint64_t)l->npages << sp_agent.page_shift},
+        .mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP};
+    bool waiting;
+
+    if (!sp_gate_close(GATE_SPIN_US)) {
+        decide_all(l, SP_PINNED); /* a thread stays in a call: some other time */
+        return;
+    }
+    sp_fault_point("gate-closed");
+    if (!still_valid(l)) {
+        decide_all(l, SP_GONE);
+        goto open;
+    }
+    journal_write(l);
+    if (sp_is_err(sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_REGISTER, &reg))) {
+        decide_all(l, SP_ATTRIBUTES);
+        goto clear;
+    }
+    move_out(l);
+    sp_fault_point("lift-moved");
+    compare_staged(l);
+    map_frames(l);
+    sp_fault_point("lift-mapped");
+    settle(l);
+clear:
+    journal_clear();
+open:
+    waiting = sp_gate_open();
+    /* Never reused: a pipe may still refer to a page that was lifted. */
+    sp_sys(__NR_madvise, sp_agent.staging, SP_LIFT_PAGES << sp_agent.page_shift, 4);
+    if (waiting)
+        sp_serve_gate();
+}
+
+/* One window. Pages in it that were not merged lost their tracking: they are new again. */
+static void lift_window(struct lift *l)
+{
+    uint64_t addr = l->addr;
+    uint32_t n = l->npages;
+
+    lift(l);
+    for (uint32_t i = 0; i < n; i++) {
+        uint64_t at = page_at(addr, i);
+
+        if (l->state[i] == MAPPED)
+            sp_track_merged(at, 1);
+        else if (!sp_sitemap_any(at, at + sp_agent.page_size))
+            sp_track_pending(at, 1);
+    }
+}
+
+/*
+ * A page that a fork shared stays unmovable in the parent even when the child is gone, until the
+ * parent writes it; a pinned page stays so whatever we do. So what was busy is made the process'
+ * own, by a write fault that changes nothing, and tried once more.
+ */
+static bool unbusy(struct lift *l)
+{
+    bool any = false;
+
+    for (uint32_t i = 0; i < l->npages; i++) {
+        bool again = l->state[i] == BUSY &&
+                     !sp_is_err(sp_sys(__NR_madvise, page_at(l->addr, i), sp_agent.page_size,
+                                       SP_MADV_POPULATE_WRITE));
+
+        l->state[i] = again ? WANTED : ABSENT;
+        any |= again;
+    }
+    l->retry = true;
+    return any;
+}
+
+static void run_lift(struct lift *l)
+{
+    check_pagemap(l);
+    compare_in_place(l);
+    shrink(l);
+    if (!l->npages)
+        return;
+    lift_window(l);
+    if (unbusy(l)) {
+        shrink(l);
+        lift_window(l);
+    }
+}
+
+static void begin_window(struct lift *l, uint64_t addr, uint8_t *result)
+{
+    memset(l->state, ABSENT, sizeof(l->state));
+    l->addr = addr;
+    l->npages = 0;
+    l->result = result;
+    l->retry = false;
+}
+
+/* Can the page at addr join the window? Not if what lies between is no plain memory of a range. */
+static bool joins(const struct lift *l, uint64_t addr)
+{
+    uint64_t end = page_at(l->addr, l->npages);
+
+    if (!l->npages || addr < end || addr - l->addr >= (uint64_t)SP_LIFT_PAGES << sp_agent.page_shift)
+        return false;
+    if (addr - end > (uint64_t)MAX_GAP << sp_agent.page_shift)
+        return false;
+    return addr == end || !sp_sitemap_any(end, addr);
+}
+
+void sp_lift_merge(const struct sp_merge_ask *ask, uint8_t *result)
+{
+    static struct lift l;
+    uint32_t slot = 0;
+
+    sp_ranges_refresh(false);
+    sp_ranges_absorb();
+    begin_window(&l, 0, result);
+    for (uint32_t r = 0; r < ask->nruns; r++) {
+        const struct sp_merge_run *run = &ask->run[r];
+
+        for (uint32_t k = 0; k < run->npages; k++, slot++) {
+            uint64_t addr = page_at(run->addr, k);
+            uint32_t i;
+
+            result[slot] = SP_GONE;
+            if (addr & (sp_agent.page_size - 1) || addr + sp_agent.page_size < addr ||
+                !sp_range_of(addr, addr + sp_agent.page_size) ||
+                sp_sitemap_any(addr, addr + sp_agent.page_size) ||
+                !sp_view_frame(run->segment, run->index + k))
+                continue;
+            if (!budget_left() || sp_agent.stay_unmerged) {
+                result[slot] = SP_OUT_OF_MAPPINGS;
+                continue;
+            }
+            if (!joins(&l, addr)) {
+                if (l.npages)
+                    run_lift(&l);
+                begin_window(&l, addr, result);
+            }
+            i = (uint32_t)((addr - l.addr) >> sp_agent.page_shift);
+            l.state[i] = WANTED;
+            l.segment[i] = run->segment;
+            l.index[i] = run->index + k;
+            l.flags[i] = (uint8_t)run->flags;
+            l.slot[i] = slot;
+            l.npages = i + 1;
+        }
+    }
+    if (l.npages)
+        run_lift(&l);
+}

@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The connection to the daemon. */
+#include <linux/mman.h>
+#include <linux/poll.h>
+#include <linux/socket.h>
+#include <linux/time_types.h>
+#include <linux/uio.h>
+#include <linux/un.h>
+
+#include "agent.h"
+#include "gate.h"
+#include "mem.h"
+#include "sys.h"
+
+#define AF_UNIX_NR 1
+#define SOCK_SEQPACKET_NR 5
+#define SOCK_CLOEXEC_FLAG 02000000
+#define SOL_SOCKET_NR 1
+#define SCM_RIGHTS_NR 1
+#define MSG_NOSIGNAL_FLAG 0x4000
+#define MSG_CMSG_CLOEXEC_FLAG 0x40000000
+#define MADV_DONTFORK_ADVICE 10
+#define JOIN_TIMEOUT_S 1
+
+struct header {
+    void *name;
+    int namelen;
+    struct iovec *iov;
+    size_t iovlen;
+    void *control;
+    size_t controllen;
+    int flags;
+};
+
+struct control {
+    size_t len;
+    int level, type;
+    int fd[4];
+};
+
+static long send_packet(const struct sp_msg *msg, const void *body, int fd)
+{
+    struct iovec iov[2] = {{(void *)msg, sizeof(*msg)}, {(void *)body, msg->length}};
+    struct control control = {.len = 16 + sizeof(int), .level = SOL_SOCKET_NR,
+                              .type = SCM_RIGHTS_NR, .fd = {fd}};
+    struct header h = {.iov = iov, .iovlen = 2};
+
+    if (fd >= 0) {
+        h.control = &control;
+        h.controllen = 24;
+    }
+    return sp_sys(__NR_sendmsg, sp_agent.sock, &h, MSG_NOSIGNAL_FLAG);
+}
+
+long sp_link_receive(void *buf, size_t size, int *fd)
+{
+    struct iovec iov = {buf, size};
+    struct control control = {0};
+    struct header h = {.iov = &iov, .iovlen = 1, .control = &control,
+                       .controllen = sizeof(control)};
+    long n = sp_sys(__NR_recvmsg, sp_agent.sock, &h, MSG_CMSG_CLOEXEC_FLAG);
+
+    *fd = -1;
+    if (n > 0 && h.controllen >= 20 && control.level == SOL_SOCKET_NR &&
+        control.type == SCM_RIGHTS_NR) {
+        *fd = control.fd[0];
+        for (size_t i = 1; 16 + i * sizeof(int) < control.len && i < 4; i++)
+            sp_sys(__NR_close, control.fd[i]); /* never sent by our daemon */
+    }
+    return n;
+}
+
+int sp_link_answer(const struct sp_msg *question, uint16_t type, const void *body, size_t length)
+{
+    struct sp_msg msg = {.magic = SP_WIRE_MAGIC, .version = SP_WIRE_VERSION, .type = type,
+                         .seq = question->seq, .length = (uint32_t)length};
+    long ret = send_packet(&msg, body, -1);
+
+    return sp_is_err(ret) ? (int)ret : 0;
+}
+
+void sp_link_drop(void)
+{
+    if (sp_agent.sock >= 0)
+        sp_sys(__NR_close, sp_agent.sock);
+    sp_agent.sock = -1;
+    sp_views_drop_all();
+    if (sp_agent.shm)
+        sp_sys(__NR_munmap, sp_agent.shm, sp_agent.shm_bytes);
+    sp_agent.shm = 0;
+}
+
+static int dial(void)
+{
+    struct sockaddr_un addr = {.sun_family = AF_UNIX_NR};
+    struct sp_text text;
+    long ret;
+
+    sp_text_init(&text, addr.sun_path, sizeof(addr.sun_path));
+    sp_text_str(&text, sp_agent.socket_path);
+    ret = sp_sys(__NR_socket, AF_UNIX_NR, SOCK_SEQPACKET_NR | SOCK_CLOEXEC_FLAG, 0);
+    if (sp_is_err(ret))
+        return (int)ret;
+    sp_agent.sock = (int)ret;
+    ret = sp_sys(__NR_connect, sp_agent.sock, &addr, sizeof(addr));
+    return sp_is_err(ret) ? (int)ret : 0;
+}
+
+static int say_hello(uint32_t flags)
+{
+    struct sp_msg msg = {.magic = SP_WIRE_MAGIC, .version = SP_WIRE_VERSION, .type = SP_MSG_HELLO,
+                         .length = sizeof(struct sp_hello)};
+    struct sp_hello hello = {.program_pid = (uint32_t)sp_agent.program_pid, .flags = flags,
+                             .page_size = sp_agent.page_size,
+                             .wait_page = (uint64_t)sp_gate.wait_page};
+    long ret;
+
+    if (sp_agent.all)
+        hello.flags |= SP_HELLO_ALL;
+    memcpy(hello.domain, sp_agent.domain, sizeof(hello.domain));
+    memcpy(hello.comm, sp_agent.comm, sizeof(hello.comm));
+    ret = send_packet(&msg, &hello, sp_agent.uffd);
+    return sp_is_err(ret) ? (int)ret : 0;
+}
+
+static int take_welcome(const struct sp_welcome *w, int fd)
+{
+    uint64_t need = SP_SHM_OFFER + ((uint64_t)SP_LIFT_PAGES << sp_agent.page_shift);
+    long ret;
+
+    if (fd < 0 || w->shm_bytes < need)
+        return -71;
+    ret = sp_sys(__NR_mmap, 0, w->shm_bytes, 3, MAP_SHARED, fd, 0);
+    sp_sys(__NR_close, fd);
+    if (sp_is_err(ret))
+        return (int)ret;
+    sp_sys(__NR_madvise, ret, w->shm_bytes, MADV_DONTFORK_ADVICE);
+    sp_agent.shm = (uint64_t)ret;
+    sp_agent.shm_bytes = w->shm_bytes;
+    sp_agent.seed = w->seed;
+    return 0;
+}
+
+static int wait_welcome(char *why, size_t why_size)
+{
+    struct {
+        struct sp_msg msg;
+        union {
+            struct sp_welcome welcome;
+            struct sp_refuse refuse;
+        };
+    } in;
+    struct pollfd p = {.fd = sp_agent.sock, .events = POLLIN};
+    struct __kernel_timespec limit = {.tv_sec = JOIN_TIMEOUT_S};
+    struct sp_text text;
+    int fd = -1, ret;
+    long n;
+
+    sp_text_init(&text, why, why_size);
+    n = sp_sys(__NR_ppoll, &p, 1, &limit, 0, 8);
+    if (n <= 0) {
+        sp_text_str(&text, "samepaged does not answer; see \"samepage status\"");
+        return -110;
+    }
+    n = sp_link_receive(&in, sizeof(in), &fd);
+    ret = -71;
+    if (n == (long)(sizeof(in.msg) + sizeof(in.refuse)) && in.msg.type == SP_MSG_REFUSE) {
+        in.refuse.why[sizeof(in.refuse.why) - 1] = 0;
+        sp_text_str(&text, in.refuse.why);
+    } else if (n == (long)(sizeof(in.msg) + sizeof(in.welcome)) &&
+               in.msg.magic == SP_WIRE_MAGIC && in.msg.version == SP_WIRE_VERSION &&
+               in.msg.type == SP_MSG_WELCOME) {
+        return take_welcome(&in.welcome, fd);
+    } else {
+        sp_text_str(&text, "samepaged answered what this version does not understand; are both of "
+                           "the same installation?");
+    }
+    if (fd >= 0)
+        sp_sys(__NR_close, fd);
+    return ret;
+}
+
+int sp_link_join(uint32_t flags, char *why, size_t why_size)
+{
+    struct sp_text text;
+    int ret = dial();
+
+    if (ret) {
+        sp_text_init(&text, why, why_size);
+        sp_text_str(&text, "no samepaged answers at ");
+        sp_text_str(&text, sp_agent.socket_path);
+        sp_text_str(&text, "; start one, or start the program with \"samepage run\"");
+    } else {
+        ret = say_hello(flags);
+        if (!ret)
+            ret = wait_welcome(why, why_size);
+    }
+    if (ret)
+        sp_link_drop();
+    return ret;
+}

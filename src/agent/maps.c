@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "maps.h"
+
+#include "agent.h"
+#include "mem.h"
+#include "sys.h"
+
+#define BUFFER 65536u
+
+static char buffer[BUFFER];
+
+/* The two-letter flags of VmFlags that a mapping of a frame has too, or does not need (K17; the
+ * list is DESIGN.md's, with nr, which the frame's mapping is given as well, sd, which means
+ * nothing to a program, mg, the advice itself, and uw, our own tracking). */
+static bool flag_kept(const char *f)
+{
+    static const char kept[] = "rd wr mr mw me ac nh hg nr sd mg uw ";
+
+    for (const char *k = kept; *k; k += 3)
+        if (k[0] == f[0] && k[1] == f[1])
+            return true;
+    return false;
+}
+
+static void read_flags(struct sp_mapping *m, const char *p, const char *end)
+{
+    m->merge_keeps = true;
+    while (p + 1 < end) {
+        if (*p == ' ') {
+            p++;
+            continue;
+        }
+        if (!flag_kept(p))
+            m->merge_keeps = false;
+        if (p[0] == 'm' && p[1] == 'g')
+            m->advised = true;
+        if (p[0] == 'u' && p[1] == 'w')
+            m->tracked = true;
+        if (p[0] == 'n' && p[1] == 'r')
+            m->noreserve = true;
+        p += 2;
+    }
+}
+
+/* "start-end rwxp offset major:minor inode   name" */
+static bool read_head(struct sp_mapping *m, const char *p, const char *end)
+{
+    *m = (struct sp_mapping){0};
+    m->start = sp_parse_hex(&p, end);
+    if (p >= end || *p++ != '-')
+        return false;
+    m->end = sp_parse_hex(&p, end);
+    if (end - p < 6 || *p++ != ' ')
+        return false;
+    m->readable = p[0] == 'r';
+    m->writable = p[1] == 'w';
+    m->executable = p[2] == 'x';
+    m->shared = p[3] == 's';
+    p += 5;
+    m->offset = sp_parse_hex(&p, end);
+    while (p < end && *p == ' ')
+        p++;
+    while (p < end && *p != ' ')
+        p++;
+    while (p < end && *p == ' ')
+        p++;
+    m->inode = sp_parse_dec(&p, end);
+    while (p < end && *p == ' ')
+        p++;
+    m->named = p < end && !(end - p >= 6 && sp_starts(p, "[heap]")) &&
+               !(end - p >= 6 && sp_starts(p, "[anon:"));
+    return true;
+}
+
+static bool is_head(const char *p, const char *end)
+{
+    return p < end && ((*p >= '0' && *p <= '9') || (*p >= 'a' && *p <= 'f'));
+}
+
+int sp_maps_read(bool (*fn)(void *arg, const struct sp_mapping *m), void *arg)
+{
+    struct sp_mapping m;
+    bool have = false;
+    size_t kept = 0;
+
+    if (sp_is_err(sp_sys(__NR_lseek, sp_agent.smaps, 0, 0)))
+        return -5;
+    for (;;) {
+        long n = sp_sys(__NR_read, sp_agent.smaps, buffer + kept, BUFFER - 1 - kept);
+        const char *p = buffer, *end;
+
+        if (sp_is_err(n))
+            return (int)n;
+        if (!n)
+            return 0;
+        end = buffer + kept + n;
+        buffer[kept + (size_t)n] = 0;
+        for (const char *eol = p; p < end; p = eol + 1) {
+            for (eol = p; eol < end && *eol != '\n'; eol++)
+                ;
+            if (eol == end)
+                break;
+            if (is_head(p, eol)) {
+                have = read_head(&m, p, eol);
+            } else if (have && eol - p > 8 && sp_starts(p, "VmFlags:")) {
+                read_flags(&m, p + 8, eol);
+                have = false;
+                if (!fn(arg, &m))
+                    return 0;
+            }
+        }
+        kept = (size_t)(end - p);
+        if (kept >= BUFFER - 1) /* a line longer than the buffer: a name without end */
+            kept = 0;
+        memmove(buffer, p, kept);
+    }
+}

@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Reads /proc/PID/smaps line by line, in small pieces, without allocation. */
+#ifndef SP_AGENT_MAPS_H
+#define SP_AGENT_MAPS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/* One mapping, with what its VmFlags say. */
+struct sp_mapping {
+    uint64_t start, end, offset, inode;
+    bool readable, writable, executable, shared;
+    bool named;      /* a file, [stack], [vdso]: anything but [heap] and [anon:…] */
+    bool merge_keeps; /* every flag is one that a merge keeps (K17) */
+    bool advised;    /* MADV_MERGEABLE */
+    bool tracked;    /* registered for write tracking: ours, as far as we know */
+    bool noreserve;
+};
+
+/* Calls fn for each mapping, ascending, until it returns false. Negative errno: could not read. */
+int sp_maps_read(bool (*fn)(void *arg, const struct sp_mapping *m), void *arg);
+
+#endif

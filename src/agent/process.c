@@ -1,0 +1,173 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The agent process: waits for questions, for threads at the gate, and for the end of the program.
+ */
+#include <linux/poll.h>
+#include <linux/time_types.h>
+
+#include "agent.h"
+#include "gate.h"
+#include "kernel.h"
+#include "mem.h"
+#include "sys.h"
+
+#define LOOK_US 200000u   /* between two looks whether the program is still there */
+#define REJOIN_US 500000u /* between two tries to find a daemon */
+#define SETTLE_MS 24u     /* that a forked child may take to exec before its agent does anything */
+
+static uint8_t packet[SP_WIRE_MAX];
+
+static void set_gate_agent(enum sp_gate_agent state)
+{
+    __atomic_store_n(&sp_gate.agent, state, __ATOMIC_SEQ_CST);
+}
+
+/*
+ * The end, in order: nothing is in the air, the gate is open. Whoever waits for a request is told
+ * that nobody serves it any more, by a wait page that stays.
+ */
+__attribute__((noreturn)) static void leave(enum sp_gate_agent state)
+{
+    uint64_t wait = (uint64_t)sp_gate.wait_page;
+    struct uffdio_copy copy = {.dst = wait, .src = sp_agent.staging, .len = sp_agent.page_size};
+
+    if (sp_agent.uffd >= 0) {
+        struct uffdio_range staging = {sp_agent.staging, SP_LIFT_PAGES << sp_agent.page_shift};
+
+        set_gate_agent(state);
+        sp_serve_gate();
+        sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_UNREGISTER, &staging);
+        *(volatile uint32_t *)sp_agent.staging = SP_WAIT_PAGE_ABANDONED;
+        sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_COPY, &copy);
+    }
+    sp_sys(__NR_exit_group, 0);
+    __builtin_unreachable();
+}
+
+static void serve_packet(void)
+{
+    struct sp_msg *msg = (struct sp_msg *)packet;
+    int fd = -1;
+    long n = sp_link_receive(packet, sizeof(packet), &fd);
+
+    if (n == -EINTR || n == -11)
+        return;
+    if (n < (long)sizeof(*msg) || msg->magic != SP_WIRE_MAGIC || msg->version != SP_WIRE_VERSION ||
+        msg->length != (uint64_t)n - sizeof(*msg)) {
+        if (fd >= 0)
+            sp_sys(__NR_close, fd);
+        sp_link_drop(); /* the daemon is gone, or not one that we know: look for another */
+        return;
+    }
+    sp_serve(msg, packet + sizeof(*msg), fd);
+}
+
+static void rejoin(void)
+{
+    char why[256];
+
+    if (sp_link_join(SP_HELLO_REJOIN, why, sizeof(why)) == 0)
+        sp_track_restart();
+}
+
+static void wait_ms(uint32_t ms)
+{
+    struct __kernel_timespec t = {.tv_nsec = ms * 1000000ll};
+
+    sp_sys(__NR_clock_nanosleep, 1, 0, &t, 0);
+}
+
+static void look_after_program(void)
+{
+    if (sp_program_changed())
+        leave(SP_GATE_FILTERED);
+    if (!sp_program_here())
+        leave(SP_GATE_NO_AGENT);
+}
+
+__attribute__((noreturn)) static void loop(void)
+{
+    uint64_t looked = 0, joined = sp_now_us();
+    uint32_t execs = sp_gate.execs;
+
+    for (;;) {
+        struct pollfd p[3] = {{.fd = sp_agent.pidfd, .events = POLLIN},
+                              {.fd = sp_agent.uffd, .events = POLLIN},
+                              {.fd = sp_agent.sock, .events = POLLIN}};
+        struct __kernel_timespec limit = {.tv_nsec = LOOK_US * 1000ll};
+        uint64_t now;
+
+        sp_sys(__NR_ppoll, p, 3, &limit, 0, 8);
+        if (p[0].revents)
+            sp_sys(__NR_exit_group, 0); /* the program is dead (D4) */
+        if (p[1].revents || sp_gate.waiters || sp_gate.posted)
+            sp_serve_gate();
+        now = sp_now_us();
+        if (now - looked >= LOOK_US || execs != sp_gate.execs) {
+            execs = sp_gate.execs;
+            looked = now;
+            look_after_program();
+        }
+        if (sp_agent.sock >= 0 && p[2].revents)
+            serve_packet();
+        if (sp_agent.leave)
+            leave(SP_GATE_NO_AGENT);
+        if (sp_agent.sock < 0 && now - joined >= REJOIN_US) {
+            joined = now;
+            rejoin();
+        }
+    }
+}
+
+/* What a forked child's agent does first: nothing, for a moment. Most children exec at once, and
+ * then all of this would be for nothing. */
+static void settle(void)
+{
+    uint32_t execs = sp_gate.execs;
+
+    for (uint32_t ms = 1; ms < SETTLE_MS; ms *= 2) {
+        wait_ms(ms);
+        if (sp_gate.execs != execs && !sp_program_here())
+            sp_sys(__NR_exit_group, 0);
+    }
+    if (!sp_program_here())
+        sp_sys(__NR_exit_group, 0);
+}
+
+static int own_statm(void)
+{
+    return (int)sp_sys(__NR_openat, -100, "/proc/self/statm", 02000000);
+}
+
+static void start_forked(void)
+{
+    char why[256];
+
+    sp_agent.sock = sp_agent.uffd = sp_agent.uffd_sync = -1;
+    sp_agent.shm = 0;
+    memset(sp_agent.view, 0, sizeof(sp_agent.view));
+    sp_agent.nranges = 0;
+    sp_agent.ranges_at_us = 0;
+    sp_agent.rights = 0;
+    sp_agent.leave = false;
+    sp_fault_set("");
+    if (sp_setup_proc(why, sizeof(why)))
+        sp_sys(__NR_exit_group, 0);
+    settle();
+    if (sp_setup_uffd(why, sizeof(why)) || sp_setup_areas())
+        sp_sys(__NR_exit_group, 0);
+    sp_track_init();
+    sp_link_join(SP_HELLO_FORKED, why, sizeof(why)); /* without a daemon: tried again in the loop */
+}
+
+void sp_agent_main(bool forked)
+{
+    sp_agent.own_statm = own_statm();
+    if (forked)
+        start_forked();
+    sp_peek_init();
+    if (sp_confine())
+        leave(SP_GATE_NO_AGENT);
+    set_gate_agent(SP_GATE_AGENT);
+    loop();
+}

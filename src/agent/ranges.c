@@ -1,0 +1,246 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Which memory is looked at: what the program advised, or with --all every large private anonymous
+ * range that K17 allows.
+ *
+ * A range is a stretch of neighbouring mappings that are eligible or are the pool's (merged pages
+ * split a range into many mappings, and must not make it look small). The flags are those of
+ * smaps, read again when the gate noted a change or the size of the address space changed, but not
+ * so often that reading costs more than a twentieth of the time.
+ */
+#include <linux/mman.h>
+
+#include "agent.h"
+#include "gate.h"
+#include "kernel.h"
+#include "maps.h"
+#include "mem.h"
+#include "sitemap.h"
+#include "sys.h"
+
+#define DIRTY_MAX 1024u
+
+/* What gated calls touched since the flags were read; more than fits: everything. */
+static struct sp_range dirty[DIRTY_MAX];
+static uint32_t ndirty;
+static bool all_dirty;
+
+struct build {
+    uint64_t start, end; /* of the stretch that grows, 0: none */
+    bool keep; /* however small: advised, or with sites in it */
+    uint32_t n, mappings, pool_mappings;
+    uint64_t tracked;
+};
+
+static uint64_t total_vm(void)
+{
+    char buf[32];
+    const char *p = buf;
+    long n = sp_sys(__NR_pread64, sp_agent.own_statm, buf, sizeof(buf), 0);
+
+    return n > 0 ? sp_parse_dec(&p, buf + n) : 0;
+}
+
+static bool is_ours(const struct sp_mapping *m)
+{
+    uint64_t state = (uint64_t)&sp_gate, agent = (uint64_t)&sp_agent, map, map_end;
+
+    sp_sitemap_area(&map, &map_end);
+    return (m->start < map_end && m->end > map) ||
+           (m->start < sp_agent.arena_end && m->end > sp_agent.arena) ||
+           (state >= m->start && state < m->end) || (agent >= m->start && agent < m->end);
+}
+
+static bool is_released(const struct sp_mapping *m)
+{
+    return m->start < sp_agent.released.end && m->end > sp_agent.released.start;
+}
+
+static bool is_eligible(const struct sp_mapping *m)
+{
+    if (m->shared || m->named || m->inode || !m->readable || !m->writable || m->executable)
+        return false;
+    if (!m->merge_keeps || is_ours(m) || is_released(m) || sp_gate_tcb_in(m->start, m->end))
+        return false;
+    return sp_agent.all || sp_gate.advise_all || m->advised;
+}
+
+static void finish_range(struct build *b)
+{
+    uint64_t pages = (b->end - b->start) >> sp_agent.page_shift;
+
+    if (b->end && (pages >= SP_AGENT_MIN_PAGES || b->keep)) {
+        if (b->n < SP_AGENT_RANGES) {
+            sp_agent.range[b->n++] = (struct sp_range){b->start, b->end};
+            b->tracked += pages;
+        }
+    }
+    b->start = b->end = 0;
+    b->keep = false;
+}
+
+static bool add_mapping(void *arg, const struct sp_mapping *m)
+{
+    struct build *b = arg;
+    bool pool = m->inode && sp_view_by_inode(m->inode);
+    bool eligible = !pool && is_eligible(m);
+
+    if (pool && m->shared)
+        return true; /* a view of our own */
+    b->mappings++;
+    if (pool)
+        b->pool_mappings++;
+    if (b->end && (m->start != b->end || (!eligible && !pool)))
+        finish_range(b);
+    if (!eligible && !pool)
+        return true;
+    if (!b->end)
+        b->start = m->start;
+    b->end = m->end;
+    b->keep |= pool || m->advised;
+    return true;
+}
+
+/* Registers what is not yet tracked. The kernel skips what is: one call a range would do but for
+ * the pool's mappings in it, so stretch by stretch. */
+static void track_range(const struct sp_range *range)
+{
+    uint64_t at = range->start, start, stop;
+
+    while (at < range->end) {
+        struct uffdio_register reg = {.mode = UFFDIO_REGISTER_MODE_WP};
+
+        if (!sp_sitemap_next(at, range->end, &start, &stop))
+            start = stop = range->end;
+        if (start > at) {
+            reg.range.start = at;
+            reg.range.len = start - at;
+            sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_REGISTER, &reg);
+        }
+        at = stop;
+    }
+}
+
+/* Tells the next report of every page that was in a range and is in none now. */
+static void note_gone(const struct sp_range *old, uint32_t nold)
+{
+    uint32_t j = 0;
+
+    for (uint32_t i = 0; i < nold; i++) {
+        uint64_t at = old[i].start;
+
+        while (j < sp_agent.nranges && sp_agent.range[j].end <= at)
+            j++;
+        for (uint32_t k = j; at < old[i].end; k++) {
+            uint64_t next = k < sp_agent.nranges ? sp_agent.range[k].start : ~0ull;
+
+            if (next > old[i].end)
+                next = old[i].end;
+            if (next > at)
+                sp_track_gone(at, next);
+            if (k >= sp_agent.nranges)
+                break;
+            if (sp_agent.range[k].end > at)
+                at = sp_agent.range[k].end;
+        }
+    }
+}
+
+static bool too_soon(uint64_t now)
+{
+    return now - sp_agent.ranges_at_us < sp_agent.ranges_cost_us * 20;
+}
+
+bool sp_ranges_refresh(bool force)
+{
+    struct sp_range *old = sp_agent.range + SP_AGENT_RANGES;
+    uint32_t nold = sp_agent.nranges;
+    uint64_t seq = __atomic_load_n(&sp_gate.change_seq, __ATOMIC_ACQUIRE);
+    uint64_t vm = total_vm(), now = sp_now_us();
+    struct build b = {0};
+
+    if (!force && sp_agent.ranges_at_us &&
+        ((seq == sp_agent.ranges_seq && vm == sp_agent.ranges_vm) || too_soon(now)))
+        return seq == sp_agent.ranges_seq;
+    memcpy(old, sp_agent.range, nold * sizeof(*old));
+    if (sp_maps_read(add_mapping, &b) < 0)
+        b.n = 0; /* nothing is certain: nothing is looked at */
+    finish_range(&b);
+    sp_agent.nranges = b.n;
+    sp_agent.tracked = b.tracked;
+    sp_agent.mappings = 2 * b.pool_mappings;
+    sp_agent.own_mappings =
+        b.mappings > sp_agent.mappings ? b.mappings - sp_agent.mappings : b.mappings / 2;
+    note_gone(old, nold);
+    for (uint32_t i = 0; i < sp_agent.nranges; i++)
+        track_range(&sp_agent.range[i]);
+    sp_agent.ranges_seq = sp_agent.absorbed_seq = seq;
+    ndirty = 0;
+    all_dirty = false;
+    sp_agent.ranges_vm = vm;
+    sp_agent.ranges_at_us = sp_now_us();
+    sp_agent.ranges_cost_us = sp_agent.ranges_at_us - now;
+    return true;
+}
+
+void sp_ranges_absorb(void)
+{
+    uint64_t seq = __atomic_load_n(&sp_gate.change_seq, __ATOMIC_ACQUIRE);
+    uint64_t from = sp_agent.absorbed_seq;
+
+    if (seq - from > SP_GATE_CHANGES / 2)
+        all_dirty = true; /* some may have been overwritten, or are being written */
+    for (; !all_dirty && from < seq; from++) {
+        const struct sp_gate_change *c = &sp_gate.change[from % SP_GATE_CHANGES];
+
+        if (ndirty == DIRTY_MAX)
+            all_dirty = true;
+        else
+            dirty[ndirty++] = (struct sp_range){c->addr, c->end};
+    }
+    sp_agent.absorbed_seq = seq;
+}
+
+bool sp_range_dirty(uint64_t addr, uint64_t end)
+{
+    sp_ranges_absorb();
+    for (uint32_t i = 0; i < ndirty; i++)
+        if (dirty[i].start < end && dirty[i].end > addr)
+            return true;
+    return all_dirty;
+}
+
+const struct sp_range *sp_range_of(uint64_t addr, uint64_t end)
+{
+    uint32_t lo = 0, hi = sp_agent.nranges;
+
+    while (lo < hi) {
+        uint32_t mid = (lo + hi) / 2;
+
+        if (sp_agent.range[mid].end <= addr)
+            lo = mid + 1;
+        else
+            hi = mid;
+    }
+    if (lo < sp_agent.nranges && sp_agent.range[lo].start <= addr && end <= sp_agent.range[lo].end)
+        return &sp_agent.range[lo];
+    return NULL;
+}
+
+/*
+ * The budget of mappings (DESIGN.md: a safety rule): a quarter of vm.max_map_count with --all, three
+ * quarters for what the program advised; and never so many that less than a quarter is left for
+ * the program itself to grow into.
+ */
+uint32_t sp_mappings_budget(void)
+{
+    uint32_t max = sp_agent.max_map_count, budget = sp_agent.all ? max / 4 : max / 4 * 3;
+    uint32_t room = max - max / 4;
+
+    if (sp_agent.gave_back)
+        return 0;
+    if (sp_agent.max_mappings && sp_agent.max_mappings < budget)
+        budget = sp_agent.max_mappings;
+    room = room > sp_agent.own_mappings ? room - sp_agent.own_mappings : 0;
+    return budget < room ? budget : room;
+}

@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Answers the daemon's questions, and the program's threads that wait at the gate. */
+#include <linux/time_types.h>
+
+#include "agent.h"
+#include "gate.h"
+#include "kernel.h"
+#include "mem.h"
+#include "ops.h"
+#include "sitemap.h"
+#include "sys.h"
+
+#define WAKE_SPINS 200u
+
+static void done(const struct sp_msg *msg, int status)
+{
+    struct sp_done d = {.status = status};
+
+    sp_link_answer(msg, SP_MSG_DONE, &d, sizeof(d));
+}
+
+static void serve_scan(const struct sp_msg *msg, const struct sp_scan_ask *ask)
+{
+    static struct sp_report_out found;
+    static uint8_t packet[SP_WIRE_MAX];
+    struct sp_scan_ask checked = *ask;
+    size_t n = sizeof(found.head);
+
+    if (!checked.budget || checked.budget > SP_REPORT_PAGES)
+        checked.budget = SP_REPORT_PAGES;
+    sp_agent.max_mappings = checked.max_mappings;
+    sp_track_scan(&checked, &found);
+    memcpy(packet, &found.head, n);
+    memcpy(packet + n, found.page, found.head.npages * sizeof(found.page[0]));
+    n += found.head.npages * sizeof(found.page[0]);
+    memcpy(packet + n, found.changed, found.head.nchanged * sizeof(found.changed[0]));
+    n += found.head.nchanged * sizeof(found.changed[0]);
+    memcpy(packet + n, found.gone, found.head.ngone * sizeof(found.gone[0]));
+    n += found.head.ngone * sizeof(found.gone[0]);
+    sp_link_answer(msg, SP_MSG_SCAN, packet, n);
+}
+
+static void serve_fill(const struct sp_msg *msg, const struct sp_fill_ask *ask)
+{
+    struct sp_filled f = {0};
+
+    for (uint32_t i = 0; i < ask->npages && i < SP_LIFT_PAGES; i++) {
+        uint64_t addr = ask->addr + ((uint64_t)i << sp_agent.page_shift);
+        uint8_t *slot = (uint8_t *)SP_OFFER + ((uint64_t)i << sp_agent.page_shift);
+
+        if (sp_range_of(addr, addr + sp_agent.page_size) && sp_peek_copy(slot, addr))
+            f.ok |= 1ull << i;
+    }
+    sp_link_answer(msg, SP_MSG_FILL, &f, sizeof(f));
+}
+
+static bool merge_is_sane(const struct sp_merge_ask *ask, size_t length)
+{
+    uint64_t pages = 0;
+
+    if (ask->nruns > SP_MERGE_PAGES ||
+        length != sizeof(*ask) + ask->nruns * sizeof(struct sp_merge_run))
+        return false;
+    for (uint32_t i = 0; i < ask->nruns; i++)
+        pages += ask->run[i].npages;
+    return pages == ask->npages && pages <= SP_MERGE_PAGES;
+}
+
+static void serve_merge(const struct sp_msg *msg, const struct sp_merge_ask *ask)
+{
+    static struct {
+        struct sp_merged head;
+        uint8_t result[SP_MERGE_PAGES];
+    } out;
+
+    if (!merge_is_sane(ask, msg->length)) {
+        sp_agent.leave = true; /* not the daemon we know */
+        return;
+    }
+    sp_lift_merge(ask, out.result);
+    out.head.npages = ask->npages;
+    out.head.mappings = sp_agent.mappings;
+    sp_link_answer(msg, SP_MSG_MERGE, &out, sizeof(out.head) + ask->npages);
+}
+
+static void serve_unmerge(const struct sp_msg *msg, const struct sp_unmerge_ask *ask)
+{
+    struct sp_unmerged u = {0};
+
+    if (ask->flags & SP_UNMERGE_STAY)
+        sp_agent.stay_unmerged = true;
+    u.status = sp_unmerge(ask->start, ask->end, ask->max_pages, &u.next, &u.npages);
+    u.mappings = sp_agent.mappings;
+    sp_link_answer(msg, SP_MSG_UNMERGE, &u, sizeof(u));
+}
+
+static size_t body_size(uint16_t type)
+{
+    switch (type) {
+    case SP_MSG_SEGMENT:
+    case SP_MSG_DROP_SEGMENT:
+        return sizeof(struct sp_segment);
+    case SP_MSG_SITES:
+        return sizeof(struct sp_from);
+    case SP_MSG_SCAN:
+        return sizeof(struct sp_scan_ask);
+    case SP_MSG_FILL:
+        return sizeof(struct sp_fill_ask);
+    case SP_MSG_MERGE:
+        return sizeof(struct sp_merge_ask);
+    case SP_MSG_UNMERGE:
+        return sizeof(struct sp_unmerge_ask);
+    default:
+        return 0;
+    }
+}
+
+void sp_serve(const struct sp_msg *msg, const uint8_t *body, int fd)
+{
+    const struct sp_segment *segment = (const void *)body;
+
+    if (msg->length < body_size(msg->type)) {
+        sp_agent.leave = true;
+        msg = NULL;
+    }
+    if (fd >= 0 && (!msg || msg->type != SP_MSG_SEGMENT))
+        sp_sys(__NR_close, fd);
+    if (!msg)
+        return;
+    switch (msg->type) {
+    case SP_MSG_SEGMENT:
+        done(msg, sp_view_add(segment->id, segment->npages, fd));
+        break;
+    case SP_MSG_DROP_SEGMENT:
+        sp_view_drop(segment->id);
+        done(msg, 0);
+        break;
+    case SP_MSG_SITES:
+        sp_sites_report(msg, ((const struct sp_from *)body)->from);
+        break;
+    case SP_MSG_SCAN:
+        serve_scan(msg, (const void *)body);
+        break;
+    case SP_MSG_FILL:
+        serve_fill(msg, (const void *)body);
+        break;
+    case SP_MSG_MERGE:
+        serve_merge(msg, (const void *)body);
+        break;
+    case SP_MSG_UNMERGE:
+        serve_unmerge(msg, (const void *)body);
+        break;
+    case SP_MSG_QUIT:
+        done(msg, 0);
+        sp_agent.leave = true;
+        break;
+    default:
+        done(msg, -EINVAL);
+    }
+}
+
+/* Un-merging does not bring the mappings back at once, but merging stops here for good; what is
+ * given back is said in docs/design.md. */
+static int64_t give_back(void)
+{
+    sp_agent.gave_back = true;
+    return 0;
+}
+
+static int64_t serve_request(const struct sp_gate_request *r)
+{
+    uint64_t next = 0, npages;
+    int ret;
+
+    if (r->kind == SP_GATE_GIVE_BACK)
+        return give_back();
+    ret = sp_unmerge(r->addr, r->end, ~0ull, &next, &npages);
+    if (r->kind == SP_GATE_RELEASE) {
+        struct uffdio_range range = {.start = r->addr, .len = r->end - r->addr};
+
+        sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_UNREGISTER, &range);
+        if (!sp_agent.released.end || r->addr < sp_agent.released.start)
+            sp_agent.released.start = r->addr;
+        if (r->end > sp_agent.released.end)
+            sp_agent.released.end = r->end;
+        sp_ranges_refresh(true);
+    }
+    return ret;
+}
+
+static void drain_events(void)
+{
+    static struct uffd_msg events[16];
+
+    while (sp_sys(__NR_read, sp_agent.uffd, events, sizeof(events)) > 0)
+        ;
+    while (sp_sys(__NR_read, sp_agent.uffd_sync, events, sizeof(events)) > 0)
+        ;
+}
+
+static uint32_t waiters(void)
+{
+    return __atomic_load_n(&sp_gate.waiters, __ATOMIC_SEQ_CST);
+}
+
+/*
+ * Gives the wait page until nobody waits any more, then takes it away: a thread that comes later
+ * faults again, and that fault wakes us.
+ */
+void sp_serve_gate(void)
+{
+    static bool inside;
+    uint64_t wait = (uint64_t)sp_gate.wait_page;
+    struct uffdio_zeropage zero = {.range = {wait, sp_agent.page_size}};
+    struct sp_gate_request *r;
+
+    /* Un-merging for a request opens the gate and comes here again: one level is enough. */
+    if (inside)
+        return;
+    inside = true;
+    do {
+        drain_events();
+        while ((r = sp_gate_next_request()))
+            sp_gate_request_done(r, serve_request(r));
+        zero.zeropage = 0;
+        sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_ZEROPAGE, &zero);
+        for (uint32_t i = 0; i < WAKE_SPINS && waiters(); i++)
+            sp_sys(__NR_sched_yield);
+        sp_sys(__NR_madvise, wait, sp_agent.page_size, 4);
+    } while (__atomic_load_n(&sp_gate.posted, __ATOMIC_SEQ_CST));
+    inside = false;
+}

@@ -1,0 +1,278 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The constructor: runs in the program's only thread before main(). Whatever is missing, the
+ * program runs as if samepage were not there, and one line says why.
+ */
+#include <elf.h>
+#include <linux/sched.h>
+
+#include "agent.h"
+#include "gate.h"
+#include "mem.h"
+#include "sitemap.h"
+#include "sys.h"
+
+#define WALL 0x40000000
+
+struct sp_agent sp_agent = {.sock = -1, .uffd = -1, .uffd_sync = -1, .pagemap = -1, .smaps = -1,
+                            .program_status = -1, .program_statm = -1, .own_statm = -1,
+                            .pidfd = -1};
+
+struct start {
+    bool forked;
+    long agent;
+};
+
+static struct start start;
+
+/* clone(2) with CLONE_VM onto a stack of its own; fn never returns. */
+#if defined(__x86_64__)
+static long clone_vm(unsigned long flags, uint64_t stack, void (*fn)(void))
+{
+    long ret;
+
+    __asm__ volatile("mov %[stack], %%rsi\n\t"
+                     "xor %%edx, %%edx\n\t"
+                     "xor %%r10d, %%r10d\n\t"
+                     "xor %%r8d, %%r8d\n\t"
+                     "syscall\n\t"
+                     "test %%rax, %%rax\n\t"
+                     "jnz 1f\n\t"
+                     "xor %%ebp, %%ebp\n\t"
+                     "and $-16, %%rsp\n\t"
+                     "call *%[fn]\n\t"
+                     "hlt\n\t"
+                     "1:"
+                     : "=a"(ret)
+                     : "a"(__NR_clone), "D"(flags), [stack] "r"(stack), [fn] "r"(fn)
+                     : "rsi", "rdx", "r10", "r8", "rcx", "r11", "memory");
+    return ret;
+}
+#else
+static long clone_vm(unsigned long flags, uint64_t stack, void (*fn)(void))
+{
+    (void)flags, (void)stack, (void)fn;
+    return -38;
+}
+#endif
+
+static void agent_entry(void)
+{
+    sp_agent_main(start.forked);
+}
+
+/* Between the program and the agent: so that the agent is nobody's child in the program (no zombie
+ * of ours is ever left to it), it is made by a process that ends at once. */
+static void helper_entry(void)
+{
+    start.agent = clone_vm(CLONE_VM | CLONE_UNTRACED, sp_agent.stack_top, agent_entry);
+    sp_sys(__NR_exit, 0);
+}
+
+int sp_agent_spawn(void)
+{
+    long pid;
+    int status;
+
+    start.agent = -11;
+    pid = clone_vm(CLONE_VM | CLONE_VFORK | CLONE_UNTRACED, sp_agent.helper_stack_top,
+                   helper_entry);
+    if (sp_is_err(pid))
+        return (int)pid;
+    while (sp_sys(__NR_wait4, pid, &status, WALL, 0) == -4)
+        ;
+    return start.agent < 0 ? (int)start.agent : 0;
+}
+
+void sp_agent_forked(void)
+{
+    /* By the copy of the parent's state: had it an agent? Until the child's is up, none serves. */
+    bool had = sp_gate.agent == SP_GATE_AGENT;
+
+    sp_gate.agent = SP_GATE_NO_AGENT;
+    if (!had)
+        return;
+    sp_agent.program_pid = (int)sp_sys(__NR_getpid);
+    start.forked = true;
+    sp_agent_spawn();
+}
+
+static const char *env_get(char **env, const char *name)
+{
+    size_t n = sp_strlen(name);
+
+    for (; env && *env; env++)
+        if (sp_starts(*env, name) && (*env)[n] == '=')
+            return *env + n + 1;
+    return NULL;
+}
+
+/* The auxiliary vector stands behind the environment. */
+static uint64_t auxv_get(char **env, uint64_t type)
+{
+    const Elf64_auxv_t *aux;
+
+    while (*env)
+        env++;
+    for (aux = (const Elf64_auxv_t *)(env + 1); aux->a_type != AT_NULL; aux++)
+        if (aux->a_type == type)
+            return aux->a_un.a_val;
+    return 0;
+}
+
+static void read_comm(const char *name)
+{
+    const char *base = name;
+    size_t n = 0;
+
+    for (; *name; name++)
+        if (*name == '/')
+            base = name + 1;
+    for (; base[n] && n + 1 < sizeof(sp_agent.comm); n++)
+        sp_agent.comm[n] = base[n];
+}
+
+static void say_why(const char *why)
+{
+    char line[512];
+    struct sp_text text;
+
+    sp_text_init(&text, line, sizeof(line) - 1);
+    sp_text_str(&text, "samepage: ");
+    sp_text_str(&text, sp_agent.comm);
+    sp_text_str(&text, " (pid ");
+    sp_text_dec(&text, (uint64_t)sp_sys(__NR_getpid));
+    sp_text_str(&text, ") is not merged: ");
+    sp_text_str(&text, why);
+    line[text.len++] = '\n';
+    sp_sys(__NR_write, 2, line, text.len);
+}
+
+static void close_fd(int *fd)
+{
+    if (*fd >= 0)
+        sp_sys(__NR_close, *fd);
+    *fd = -1;
+}
+
+/* The program's own copies of the agent's descriptors. The agent keeps its numbers: its state is
+ * shared, so they are closed here without being forgotten. */
+static void close_programs_copies(void)
+{
+    int fds[] = {sp_agent.sock,    sp_agent.uffd,  sp_agent.uffd_sync,
+                 sp_agent.pagemap, sp_agent.smaps, sp_agent.program_status,
+                 sp_agent.program_statm, sp_agent.pidfd};
+
+    for (unsigned i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
+        close_fd(&fds[i]);
+}
+
+static void undo(void)
+{
+    sp_link_drop();
+    close_fd(&sp_agent.uffd);
+    close_fd(&sp_agent.uffd_sync);
+    close_fd(&sp_agent.pagemap);
+    close_fd(&sp_agent.smaps);
+    close_fd(&sp_agent.program_status);
+    close_fd(&sp_agent.program_statm);
+    close_fd(&sp_agent.pidfd);
+}
+
+static int mappings_left(char *why, size_t why_size)
+{
+    struct sp_text text;
+
+    sp_text_init(&text, why, why_size);
+    sp_ranges_refresh(true);
+    if (sp_mappings_budget() >= 16)
+        return 0;
+    sp_text_str(&text, "vm.max_map_count (");
+    sp_text_dec(&text, sp_agent.max_map_count);
+    sp_text_str(&text, ") leaves no mappings to spare; raise it with sysctl");
+    return -12;
+}
+
+static int set_up(char *why, size_t why_size)
+{
+    int ret = sp_setup_arena();
+
+    if (!ret)
+        ret = sp_sitemap_init(sp_agent.page_size);
+    if (ret) {
+        struct sp_text text;
+
+        sp_text_init(&text, why, why_size);
+        sp_text_str(&text, "there is no address space left for it (ulimit -v)");
+        return ret;
+    }
+    sp_track_init();
+    ret = sp_setup_uffd(why, why_size);
+    if (!ret)
+        ret = sp_setup_proc(why, why_size);
+    if (!ret)
+        ret = sp_setup_areas();
+    if (!ret)
+        ret = sp_link_join(0, why, why_size);
+    if (!ret)
+        ret = mappings_left(why, why_size);
+    if (!ret)
+        ret = sp_gate_install(why, why_size);
+    return ret;
+}
+
+/* Our own commands are not worth it, and a daemon must not be its own client. */
+static bool is_our_own(void)
+{
+    return sp_starts(sp_agent.comm, "samepage");
+}
+
+static bool read_settings(char **env)
+{
+    const char *socket = env_get(env, "SAMEPAGE_SOCKET"), *mode = env_get(env, "SAMEPAGE_MODE");
+    const char *domain = env_get(env, "SAMEPAGE_DOMAIN");
+    struct sp_text text;
+
+    if (!socket || !*socket || sp_strlen(socket) >= sizeof(sp_agent.socket_path))
+        return false;
+    sp_text_init(&text, sp_agent.socket_path, sizeof(sp_agent.socket_path));
+    sp_text_str(&text, socket);
+    if (domain) {
+        sp_text_init(&text, sp_agent.domain, sizeof(sp_agent.domain));
+        sp_text_str(&text, domain);
+    }
+    sp_agent.all = mode && sp_streq(mode, "all");
+#ifdef SP_FAULT_POINTS
+    if (env_get(env, "SAMEPAGE_FAULT"))
+        sp_fault_set(env_get(env, "SAMEPAGE_FAULT"));
+    sp_agent.test_features = env_get(env, "SAMEPAGE_TEST_FEATURES") != NULL;
+#endif
+    return true;
+}
+
+__attribute__((constructor, used)) static void sp_start(int argc, char **argv, char **env)
+{
+    static char why[300];
+
+    if (argc < 1 || !argv[0] || !env || auxv_get(env, AT_SECURE))
+        return;
+    read_comm(argv[0]);
+    sp_agent.page_size = (uint32_t)auxv_get(env, AT_PAGESZ);
+    if (!sp_agent.page_size || is_our_own() || !read_settings(env))
+        return;
+    sp_agent.page_shift = (uint32_t)__builtin_ctz(sp_agent.page_size);
+    sp_gate.page_size = sp_agent.page_size;
+    sp_agent.program_pid = (int)sp_sys(__NR_getpid);
+    sp_agent.hash = sp_hash_choose();
+    if (set_up(why, sizeof(why))) {
+        undo();
+        say_why(why);
+        return;
+    }
+    if (sp_agent_spawn()) {
+        undo();
+        say_why("its agent could not be started (too many processes?)");
+        return;
+    }
+    close_programs_copies();
+}

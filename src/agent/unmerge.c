@@ -1,0 +1,182 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Un-merging: gives sites private anonymous pages with the same bytes (K13, K7, X).
+ *
+ * With the gate closed, the mapping of the frames is write-protected by a second userfaultfd, one
+ * that really makes a writer wait. Then its bytes cannot change; they are copied to fresh memory,
+ * and one mremap puts that memory over the old mapping: at no instant is there a missing page.
+ * A page that the program wrote after the merge is its own already; it stays as it is (something
+ * may have it pinned), in its mapping of the pool, which the site map goes on naming.
+ *
+ * If we die in here, the second userfaultfd dies with us and every writer goes on: nothing is ever
+ * in the air, so nothing needs the journal.
+ */
+#include <linux/mman.h>
+
+#include "agent.h"
+#include "gate.h"
+#include "kernel.h"
+#include "mem.h"
+#include "sitemap.h"
+#include "sys.h"
+
+#define GATE_SPIN_US 20000u
+/* MAYMOVE | FIXED | DONTUNMAP: the copy's own place stays ours until we unmap it, or a mapping that
+ * the program makes meanwhile could land there and be unmapped with it. */
+#define MREMAP_PUT 7
+
+/* Which of the pages still are the frame's: bit i for page i. */
+static uint64_t frames_of(uint64_t addr, uint32_t npages)
+{
+    struct sp_page_region region[SP_LIFT_PAGES];
+    struct sp_pm_scan_arg arg = {
+        .size = sizeof(arg),
+        .start = addr,
+        .end = addr + ((uint64_t)npages << sp_agent.page_shift),
+        .vec = (uintptr_t)region,
+        .vec_len = SP_LIFT_PAGES,
+        .category_inverted = SP_PAGE_FILE,
+        .category_mask = SP_PAGE_FILE,
+        .category_anyof_mask = SP_PAGE_PRESENT | SP_PAGE_SWAPPED,
+        .return_mask = SP_PAGE_PRESENT,
+    };
+    long n = sp_sys(__NR_ioctl, sp_agent.pagemap, SP_PAGEMAP_SCAN, &arg);
+    uint64_t own = 0;
+
+    if (sp_is_err(n))
+        return 0;
+    for (long r = 0; r < n; r++)
+        for (uint64_t p = region[r].start; p < region[r].end; p += sp_agent.page_size)
+            own |= 1ull << ((p - addr) >> sp_agent.page_shift);
+    return ~own & (npages == 64 ? ~0ull : (1ull << npages) - 1);
+}
+
+/* Puts pages [i, i + n) of the copy over their addresses. */
+static int put(uint64_t addr, uint64_t copy, uint32_t i, uint32_t n)
+{
+    uint64_t at = addr + ((uint64_t)i << sp_agent.page_shift);
+    uint64_t len = (uint64_t)n << sp_agent.page_shift;
+    long ret = sp_sys(__NR_mremap, copy + ((uint64_t)i << sp_agent.page_shift), len, len,
+                      MREMAP_PUT, at);
+
+    if (sp_is_err(ret))
+        return (int)ret;
+    sp_sitemap_clear(at, at + len);
+    sp_track_pending(at, n);
+    return 0;
+}
+
+static int put_frames(uint64_t addr, uint64_t copy, uint32_t npages, uint64_t frames,
+                      uint64_t *done)
+{
+    for (uint32_t i = 0; i < npages;) {
+        uint32_t n = 0;
+        int ret;
+
+        while (i + n < npages && (frames >> (i + n) & 1))
+            n++;
+        if (!n) {
+            i++;
+            continue;
+        }
+        ret = put(addr, copy, i, n);
+        if (ret)
+            return ret;
+        *done += n;
+        i += n;
+    }
+    return 0;
+}
+
+/* Un-merges one run of at most SP_LIFT_PAGES pages, all of them in mappings of the pool. */
+static int unmerge_run(uint64_t addr, uint32_t npages, uint64_t *done)
+{
+    uint64_t len = (uint64_t)npages << sp_agent.page_shift;
+    struct uffdio_range range = {.start = addr, .len = len};
+    struct uffdio_register reg = {.range = range, .mode = UFFDIO_REGISTER_MODE_WP};
+    struct uffdio_writeprotect wp = {.range = range, .mode = UFFDIO_WRITEPROTECT_MODE_WP};
+    long copy, ret;
+    bool waiting;
+
+    copy = sp_sys(__NR_mmap, 0, len, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (sp_is_err(copy))
+        return -ENOMEM;
+    ret = sp_sys(__NR_madvise, copy, len, SP_MADV_POPULATE_WRITE);
+    if (sp_is_err(ret)) {
+        ret = -ENOMEM;
+        goto out;
+    }
+    sp_sys(__NR_madvise, addr, len, SP_MADV_POPULATE_READ);
+    if (!sp_gate_close(GATE_SPIN_US)) {
+        ret = -EAGAIN;
+        goto out;
+    }
+    ret = sp_sys(__NR_ioctl, sp_agent.uffd_sync, UFFDIO_REGISTER, &reg);
+    if (sp_is_err(ret))
+        goto open;
+    ret = sp_sys(__NR_ioctl, sp_agent.uffd_sync, UFFDIO_WRITEPROTECT, &wp);
+    if (!sp_is_err(ret)) {
+        ret = 0;
+        for (uint32_t i = 0; i < npages && !ret; i++)
+            if (!sp_peek_copy((void *)(copy + ((long)i << sp_agent.page_shift)),
+                              addr + ((uint64_t)i << sp_agent.page_shift)))
+                ret = -EAGAIN;
+        if (!ret)
+            ret = put_frames(addr, (uint64_t)copy, npages, frames_of(addr, npages), done);
+    }
+    sp_sys(__NR_ioctl, sp_agent.uffd_sync, UFFDIO_UNREGISTER, &range);
+    sp_sys(__NR_ioctl, sp_agent.uffd_sync, UFFDIO_WAKE, &range);
+open:
+    waiting = sp_gate_open();
+    sp_sys(__NR_munmap, copy, len);
+    if (waiting)
+        sp_serve_gate();
+    return (int)ret;
+out:
+    sp_sys(__NR_munmap, copy, len);
+    return (int)ret;
+}
+
+/* How much of [a, b) lies in one mapping of the pool: a run of the site map may span several. */
+static int unmerge_stretch(uint64_t a, uint64_t b, uint64_t *done)
+{
+    uint32_t npages = (uint32_t)((b - a) >> sp_agent.page_shift);
+    int ret = unmerge_run(a, npages, done);
+
+    /* The ranges of a userfaultfd and of mremap's target may be of many mappings: fine. But memory
+     * that the program replaced without the gate makes the registration fail: page by page. */
+    if (ret == 0 || ret == -ENOMEM || ret == -EAGAIN || npages == 1)
+        return ret;
+    for (; a < b; a += sp_agent.page_size)
+        unmerge_run(a, 1, done);
+    return 0;
+}
+
+int sp_unmerge(uint64_t start, uint64_t end, uint64_t max_pages, uint64_t *next, uint64_t *npages)
+{
+    uint64_t at = start, a, b, looked = 0;
+    unsigned tries = 0;
+    int ret = 0;
+
+    *npages = 0;
+    *next = 0;
+    while (at < end && sp_sitemap_next(at, end, &a, &b)) {
+        if (looked >= max_pages) {
+            *next = a;
+            break;
+        }
+        if (b - a > (uint64_t)SP_LIFT_PAGES << sp_agent.page_shift)
+            b = a + ((uint64_t)SP_LIFT_PAGES << sp_agent.page_shift);
+        ret = unmerge_stretch(a, b, npages);
+        if (ret == -EAGAIN && tries++ < 50)
+            continue;
+        if (ret == -ENOMEM)
+            break;
+        ret = 0;
+        tries = 0;
+        looked += (b - a) >> sp_agent.page_shift;
+        at = b;
+    }
+    sp_agent.ranges_vm = 0; /* read the mappings again at the next look */
+    return ret;
+}

@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The agent's read-only views of the pool's segments, and the answer to "which sites are there".
+ *
+ * A view is a shared mapping of the whole segment, for comparing. It is kept from forked children
+ * (MADV_DONTFORK): they make their own, and a segment can be freed when nobody maps it (K9).
+ */
+#include <asm/stat.h>
+#include <linux/mman.h>
+
+#include "agent.h"
+#include "kernel.h"
+#include "mem.h"
+#include "sys.h"
+
+#define PROT_READ_BIT 1
+#define MADV_DONTFORK_ADVICE 10
+
+int sp_view_add(uint32_t id, uint32_t npages, int fd)
+{
+    uint64_t bytes = (uint64_t)npages << sp_agent.page_shift;
+    struct stat st;
+    long ret = -EINVAL;
+
+    if (!id || id >= SP_AGENT_SEGMENTS || !npages || npages > SP_AGENT_SEGMENTS * 16u || fd < 0)
+        goto out;
+    if (sp_agent.view[id].base) {
+        ret = -EEXIST;
+        goto out;
+    }
+    ret = sp_sys(__NR_fstat, fd, &st);
+    if (sp_is_err(ret))
+        goto out;
+    ret = sp_sys(__NR_mmap, 0, bytes, PROT_READ_BIT, MAP_SHARED, fd, 0);
+    if (sp_is_err(ret))
+        goto out;
+    sp_sys(__NR_madvise, ret, bytes, MADV_DONTFORK_ADVICE);
+    sp_agent.view[id] =
+        (struct sp_view){.base = (uint64_t)ret, .inode = st.st_ino, .npages = npages, .fd = fd};
+    return 0;
+out:
+    if (fd >= 0)
+        sp_sys(__NR_close, fd);
+    return (int)ret;
+}
+
+void sp_view_drop(uint32_t id)
+{
+    struct sp_view *view;
+
+    if (id >= SP_AGENT_SEGMENTS || !sp_agent.view[id].base)
+        return;
+    view = &sp_agent.view[id];
+    sp_sys(__NR_munmap, view->base, (uint64_t)view->npages << sp_agent.page_shift);
+    sp_sys(__NR_close, view->fd);
+    *view = (struct sp_view){0};
+}
+
+void sp_views_drop_all(void)
+{
+    for (uint32_t id = 1; id < SP_AGENT_SEGMENTS; id++)
+        sp_view_drop(id);
+}
+
+uint64_t sp_view_frame(uint32_t id, uint32_t index)
+{
+    if (id >= SP_AGENT_SEGMENTS || !sp_agent.view[id].base || index >= sp_agent.view[id].npages)
+        return 0;
+    return sp_agent.view[id].base + ((uint64_t)index << sp_agent.page_shift);
+}
+
+uint32_t sp_view_by_inode(uint64_t inode)
+{
+    for (uint32_t id = 1; id < SP_AGENT_SEGMENTS; id++)
+        if (sp_agent.view[id].base && sp_agent.view[id].inode == inode)
+            return id;
+    return 0;
+}
