@@ -32,7 +32,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SP_POOL_SEGMENT_PAGES 4096u /* 16 MiB of 4 KiB pages: see docs/decisions/0002-segment-size.md */
+#define SP_POOL_SEGMENT_PAGES 4096u /* 16 MiB of 4 KiB pages: docs/decisions/0002-*.md */
 
 struct sp_pool;
 struct sp_pool_set;
@@ -46,8 +46,8 @@ int sp_pool_new(struct sp_pool **out, char *why, size_t why_size);
 /* Unmaps and closes everything. The memory itself lives as long as clients map it. */
 void sp_pool_free(struct sp_pool *pool);
 
-/* A set of segments: one domain. id is the caller's, kept across export; the set that has it already
- * is returned, if one has. NULL: memory. */
+/* A set of segments: one domain. id is the caller's, kept across export; the set that has it
+ * already is returned, if one has. NULL: memory. */
 struct sp_pool_set *sp_pool_set_new(struct sp_pool *pool, uint32_t id);
 struct sp_pool_set *sp_pool_set_find(struct sp_pool *pool, uint32_t id);
 /* Forgets all frames of the set: its segments are retiring from now on. */
