@@ -1,0 +1,370 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * One gated call: what it may change is noted, then it is done, inside the gate.
+ *
+ * Ranges without merged pages take the native call and nothing else. On merged pages most calls
+ * behave as on anonymous memory too; those that do not are in gate_merged.c.
+ */
+#include <errno.h>
+
+#include <linux/ioctl.h>
+#include <linux/mman.h>
+#include <linux/prctl.h>
+#include <linux/shm.h>
+#include <linux/userfaultfd.h>
+
+#include "gate_inside.h"
+#include "sitemap.h"
+#include "sys.h"
+
+#ifndef PR_SET_VMA
+#define PR_SET_VMA 0x53564d41
+#endif
+#ifndef PR_SET_MEMORY_MERGE
+#define PR_SET_MEMORY_MERGE 67
+#define PR_GET_MEMORY_MERGE 68
+#endif
+#ifndef __NR_set_mempolicy_home_node
+#define __NR_set_mempolicy_home_node 450
+#endif
+#ifndef __NR_mseal
+#define __NR_mseal 462
+#endif
+
+#define EVERYTHING (~(uint64_t)0)
+#define GIVE_BACKS 2u /* times that a call which lacks mappings is tried again */
+
+static bool is_gated_prctl(const long *a)
+{
+    return (int)a[0] == PR_SET_MEMORY_MERGE || (int)a[0] == PR_GET_MEMORY_MERGE ||
+           (int)a[0] == PR_SET_VMA;
+}
+
+bool sp_gate_is_gated(long nr, const long *a)
+{
+    switch ((int)nr) {
+    case __NR_mmap:
+    case __NR_munmap:
+    case __NR_mremap:
+    case __NR_mprotect:
+    case __NR_pkey_mprotect:
+    case __NR_madvise:
+    case __NR_process_madvise:
+    case __NR_mlock:
+    case __NR_mlock2:
+    case __NR_munlock:
+    case __NR_mlockall:
+    case __NR_munlockall:
+    case __NR_mbind:
+    case __NR_set_mempolicy_home_node:
+    case __NR_mseal:
+    case __NR_shmat:
+    case __NR_shmdt:
+    case __NR_remap_file_pages:
+        return true;
+    case __NR_brk:
+        return a[0] != 0;
+    case __NR_ioctl:
+        return (uint32_t)a[1] == (uint32_t)UFFDIO_REGISTER;
+    case __NR_prctl:
+        return is_gated_prctl(a);
+    }
+    return false;
+}
+
+static long native(long nr, const long *a)
+{
+    return sp_sys6(nr, a[0], a[1], a[2], a[3], a[4], a[5]);
+}
+
+/*
+ * The native call. If it lacks something while pages are merged, that may be the mappings which
+ * merging took: the agent is asked to give some back (it knows whether they are short), and the
+ * call is tried again (X, runs out of mappings).
+ */
+static long with_mappings(struct sp_gate_pass *pass, long nr, const long *a)
+{
+    long ret = native(nr, a);
+
+    for (unsigned n = 0; n < GIVE_BACKS && ret == -ENOMEM && sp_sitemap_pages(); n++) {
+        if (sp_gate_ask(pass, SP_GATE_GIVE_BACK, 0, EVERYTHING) != 0)
+            break;
+        ret = native(nr, a);
+    }
+    return ret;
+}
+
+/* The end of a range that a call names, or addr itself if the call will refuse it. */
+static uint64_t range_end(uint64_t addr, uint64_t length)
+{
+    uint64_t end = sp_gate_page_up(addr + length);
+
+    return sp_gate_page_aligned(addr) && length && end > addr ? end : addr;
+}
+
+/* [addr, end) is not what it was: no merged pages, no control blocks of threads. */
+static void range_gone(uint64_t addr, uint64_t end)
+{
+    sp_sitemap_clear(addr, end);
+    sp_gate_forget_tcb(addr, end);
+}
+
+static long call_mmap(struct sp_gate_pass *pass, const long *a)
+{
+    uint64_t addr = (uint64_t)a[0], end = range_end(addr, (uint64_t)a[1]);
+    long ret;
+
+    sp_gate_note(addr, end);
+    ret = with_mappings(pass, __NR_mmap, a);
+    if (!sp_is_err(ret))
+        range_gone(addr, end);
+    return ret;
+}
+
+/* An mmap at a place of the kernel's choice, or at a free one, changes nothing that is there. */
+static bool mmap_replaces(const long *a)
+{
+    return (a[3] & MAP_FIXED) && !(a[3] & MAP_FIXED_NOREPLACE);
+}
+
+/* It stays outside the gate unless it fails. */
+static long call_mmap_free(const long *a, uint64_t sp)
+{
+    struct sp_gate_pass pass;
+    long ret = native(__NR_mmap, a);
+
+    if (ret != -ENOMEM || !sp_sitemap_pages())
+        return ret;
+    sp_gate_enter(&pass, sp);
+    ret = with_mappings(&pass, __NR_mmap, a);
+    sp_gate_leave(&pass);
+    return ret;
+}
+
+static long call_munmap(struct sp_gate_pass *pass, const long *a)
+{
+    uint64_t addr = (uint64_t)a[0], end = range_end(addr, (uint64_t)a[1]);
+    long ret;
+
+    sp_gate_note(addr, end);
+    ret = with_mappings(pass, __NR_munmap, a);
+    if (ret == 0)
+        range_gone(addr, end);
+    return ret;
+}
+
+static long call_brk(struct sp_gate_pass *pass, const long *a)
+{
+    uint64_t old = __atomic_load_n(&sp_gate_brk, __ATOMIC_SEQ_CST), asked = (uint64_t)a[0], now;
+
+    sp_gate_note(asked < old ? asked : old, sp_gate_page_up(asked < old ? old : asked));
+    now = (uint64_t)native(__NR_brk, a);
+    /* brk says "no" by answering the old break. */
+    if (now != asked && asked > old && sp_sitemap_pages() &&
+        sp_gate_ask(pass, SP_GATE_GIVE_BACK, 0, EVERYTHING) == 0)
+        now = (uint64_t)native(__NR_brk, a);
+    if (now < old)
+        range_gone(sp_gate_page_up(now), sp_gate_page_up(old));
+    __atomic_store_n(&sp_gate_brk, now, __ATOMIC_SEQ_CST);
+    return (long)now;
+}
+
+static long call_protect(struct sp_gate_pass *pass, long nr, const long *a)
+{
+    uint64_t addr = (uint64_t)a[0], end = range_end(addr, (uint64_t)a[1]);
+
+    sp_gate_note(addr, end);
+    if (sp_sitemap_any(addr, end))
+        return sp_merged_protect(pass, nr, a, addr, end);
+    return with_mappings(pass, nr, a);
+}
+
+static long call_mremap(struct sp_gate_pass *pass, const long *a)
+{
+    uint64_t addr = (uint64_t)a[0], end = range_end(addr, (uint64_t)a[1]);
+    uint64_t to = (uint64_t)a[4], to_end = range_end(to, (uint64_t)a[2]);
+    long ret;
+
+    sp_gate_note(addr, end);
+    if (a[3] & MREMAP_FIXED)
+        sp_gate_note(to, to_end);
+    if (sp_sitemap_any(addr, end))
+        return sp_merged_mremap(pass, a, addr, end);
+    ret = with_mappings(pass, __NR_mremap, a);
+    if (sp_is_err(ret))
+        return ret;
+    if (a[3] & MREMAP_FIXED)
+        range_gone(to, to_end);
+    if ((uint64_t)ret != addr && !(a[3] & 4 /* MREMAP_DONTUNMAP */))
+        sp_gate_forget_tcb(addr, end);
+    return ret;
+}
+
+/* A kernel without KSM does not know this advice; the agent follows it all the same (K1). msync
+ * with MS_ASYNC does nothing but report holes, as madvise does. */
+static long advise_mergeable(struct sp_gate_pass *pass, const long *a, uint64_t addr, uint64_t end,
+                             bool mergeable)
+{
+    long ret;
+
+    if (!mergeable)
+        sp_merged_unmerge(pass, SP_GATE_UNMERGE, addr, end);
+    if (!sp_gate_no_ksm)
+        ret = with_mappings(pass, __NR_madvise, a);
+    else if (!sp_gate_page_aligned(addr) || addr + (uint64_t)a[1] < addr)
+        ret = -EINVAL;
+    else if (end == addr || __atomic_load_n(&sp_gate.agent, __ATOMIC_SEQ_CST) == SP_GATE_FILTERED)
+        ret = 0;
+    else
+        ret = sp_sys(__NR_msync, addr, end - addr, 1 /* MS_ASYNC */);
+    if ((ret == 0 || ret == -ENOMEM) && end > addr)
+        sp_gate_note_advice(addr, end, mergeable);
+    return ret;
+}
+
+static long call_madvise(struct sp_gate_pass *pass, const long *a)
+{
+    uint64_t addr = (uint64_t)a[0], end = range_end(addr, (uint64_t)a[1]);
+
+    sp_gate_note(addr, end);
+    if ((int)a[2] == MADV_MERGEABLE || (int)a[2] == MADV_UNMERGEABLE)
+        return advise_mergeable(pass, a, addr, end, (int)a[2] == MADV_MERGEABLE);
+    if (sp_sitemap_any(addr, end))
+        return sp_merged_madvise(pass, a, addr, end);
+    return with_mappings(pass, __NR_madvise, a);
+}
+
+/* Calls that a mapping of a frame could not carry out as anonymous memory does. */
+static long call_unmerged(struct sp_gate_pass *pass, long nr, const long *a)
+{
+    uint64_t addr = (uint64_t)a[0], end = range_end(addr, (uint64_t)a[1]);
+
+    sp_gate_note(addr, end);
+    sp_merged_unmerge(pass, SP_GATE_UNMERGE, addr, end);
+    return with_mappings(pass, nr, a);
+}
+
+static long call_in_range(struct sp_gate_pass *pass, long nr, const long *a)
+{
+    sp_gate_note((uint64_t)a[0], range_end((uint64_t)a[0], (uint64_t)a[1]));
+    return with_mappings(pass, nr, a);
+}
+
+/* Calls of which nobody but the kernel knows the range. */
+static long call_anywhere(struct sp_gate_pass *pass, long nr, const long *a)
+{
+    sp_gate_note(0, EVERYTHING);
+    return with_mappings(pass, nr, a);
+}
+
+static long call_shmat(struct sp_gate_pass *pass, const long *a)
+{
+    uint64_t addr = (uint64_t)a[1];
+
+    if (!(a[2] & SHM_REMAP))
+        return with_mappings(pass, __NR_shmat, a);
+    sp_gate_note(addr, EVERYTHING);
+    sp_merged_unmerge(pass, SP_GATE_UNMERGE, addr, EVERYTHING);
+    return with_mappings(pass, __NR_shmat, a);
+}
+
+/* The program gives a range to a userfaultfd of its own: no two can have it. */
+static long call_uffd_register(struct sp_gate_pass *pass, const long *a)
+{
+    const struct uffdio_register *reg = (const struct uffdio_register *)a[2];
+    uint64_t addr, end;
+
+    if ((uint64_t)a[2] >= sp_gate.page_size) {
+        addr = reg->range.start;
+        end = range_end(addr, reg->range.len);
+        sp_gate_note(addr, end);
+        if (end > addr)
+            sp_gate_ask(pass, SP_GATE_RELEASE, addr, end);
+    }
+    return native(__NR_ioctl, a);
+}
+
+static long call_memory_merge(struct sp_gate_pass *pass, const long *a)
+{
+    long ret = -EINVAL;
+
+    if (a[2] == 0 && a[3] == 0 && a[4] == 0)
+        ret = sp_gate_no_ksm ? 0 : native(__NR_prctl, a);
+    if (ret != 0)
+        return ret;
+    sp_gate_note(0, EVERYTHING);
+    if (a[1] == 0)
+        sp_merged_unmerge(pass, SP_GATE_UNMERGE, 0, EVERYTHING);
+    __atomic_store_n(&sp_gate.advise_all, a[1] != 0, __ATOMIC_SEQ_CST);
+    return 0;
+}
+
+static long call_prctl(struct sp_gate_pass *pass, const long *a)
+{
+    uint64_t addr = (uint64_t)a[2], end = range_end(addr, (uint64_t)a[3]);
+    long ret;
+
+    if ((int)a[0] == PR_SET_MEMORY_MERGE)
+        return call_memory_merge(pass, a);
+    if ((int)a[0] == PR_GET_MEMORY_MERGE) {
+        if (!sp_gate_no_ksm)
+            return native(__NR_prctl, a);
+        return a[1] || a[2] || a[3] || a[4] ? -EINVAL
+                                            : (long)__atomic_load_n(&sp_gate.advise_all,
+                                                                    __ATOMIC_SEQ_CST);
+    }
+    sp_gate_note(addr, end);
+    ret = native(__NR_prctl, a);
+    /* Only anonymous memory can be named; a name is not worth un-merging for. */
+    return ret == -EBADF && sp_sitemap_any(addr, end) ? 0 : ret;
+}
+
+static long call_inside(struct sp_gate_pass *pass, long nr, const long *a)
+{
+    switch (nr) {
+    case __NR_mmap:
+        return call_mmap(pass, a);
+    case __NR_munmap:
+        return call_munmap(pass, a);
+    case __NR_mremap:
+        return call_mremap(pass, a);
+    case __NR_brk:
+        return call_brk(pass, a);
+    case __NR_mprotect:
+    case __NR_pkey_mprotect:
+        return call_protect(pass, nr, a);
+    case __NR_madvise:
+        return call_madvise(pass, a);
+    case __NR_mbind:
+    case __NR_mseal:
+    case __NR_set_mempolicy_home_node:
+        return call_unmerged(pass, nr, a);
+    case __NR_mlock:
+    case __NR_mlock2:
+    case __NR_munlock:
+    case __NR_remap_file_pages:
+        return call_in_range(pass, nr, a);
+    case __NR_shmat:
+        return call_shmat(pass, a);
+    case __NR_ioctl:
+        return call_uffd_register(pass, a);
+    case __NR_prctl:
+        return call_prctl(pass, a);
+    default: /* mlockall, munlockall, shmdt, process_madvise */
+        return call_anywhere(pass, nr, a);
+    }
+}
+
+long sp_gate_call(long nr, const long *a, uint64_t sp)
+{
+    struct sp_gate_pass pass;
+    long ret;
+
+    nr = (int)nr;
+    if (nr == __NR_mmap && !mmap_replaces(a))
+        return call_mmap_free(a, sp);
+    sp_gate_enter(&pass, sp);
+    ret = call_inside(&pass, nr, a);
+    sp_gate_leave(&pass);
+    return ret;
+}

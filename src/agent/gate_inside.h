@@ -1,0 +1,88 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The gate from within: what its own files share. Everything here runs in the program's threads,
+ * on their stacks, in their signal handlers: no lock, no call of ours that a filter could refuse,
+ * general registers only.
+ *
+ * gate.c        entering, leaving, waiting, requests, the rings; the agent's side
+ * gate_calls.c  one gated call: which rule holds for which number
+ * gate_merged.c the same calls on merged pages (X)
+ * gate_entry.c  the assembly between a patched site and C; clone and fork
+ * gate_install.c, patch.c, elf_objects.c, x86_length.c: putting the gate into libc, once
+ */
+#ifndef SP_AGENT_GATE_INSIDE_H
+#define SP_AGENT_GATE_INSIDE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "gate.h"
+
+/* A thread's way through the gate: kept on its stack, because it must leave where it entered. */
+struct sp_gate_pass {
+    uint32_t slot;
+    uint32_t generation; /* of the fork that this process is: what entered before it left already */
+};
+
+/* sp: the stack pointer of the call, which only chooses the counter. */
+void sp_gate_enter(struct sp_gate_pass *pass, uint64_t sp);
+void sp_gate_leave(const struct sp_gate_pass *pass);
+/* The pass that this process' last sp_gate_enter() with this sp gave, for who could not keep it. */
+void sp_gate_same_pass(struct sp_gate_pass *pass, uint64_t sp);
+
+/* Notes that [addr, end) is about to change; inside the gate. */
+void sp_gate_note(uint64_t addr, uint64_t end);
+/* Notes the page of addr as one that holds a thread control block; inside the gate. */
+void sp_gate_note_tcb(uint64_t addr);
+/* Notes the pages of a thread whose thread pointer is tls. */
+void sp_gate_note_thread(uint64_t tls);
+/* Forgets the control blocks in [addr, end), which is unmapped; inside the gate. */
+void sp_gate_forget_tcb(uint64_t addr, uint64_t end);
+/* Notes advice for the agent; inside the gate. */
+void sp_gate_note_advice(uint64_t addr, uint64_t end, bool mergeable);
+
+/*
+ * Asks the agent for something and waits for it: leaves the gate for that and enters it again, so
+ * what was true before need not be true after. Returns what the agent answered, 0 or a negative
+ * errno; -ESRCH when no agent is there, at once.
+ */
+long sp_gate_ask(struct sp_gate_pass *pass, uint32_t kind, uint64_t addr, uint64_t end);
+
+/* Is this call one of those that go through the gate? Cheap. */
+bool sp_gate_is_gated(long nr, const long *a);
+/* Does one gated call (never a clone or execve), as the kernel would: its result. */
+long sp_gate_call(long nr, const long *a, uint64_t sp);
+
+/* In the child of a fork: the gate as it is after an install. */
+void sp_gate_reset(void);
+
+/* What the kernel lacks, so that the gate answers for it; set by sp_gate_install(). */
+extern bool sp_gate_no_ksm;
+/* The program's break, as its last brk call left it. */
+extern uint64_t sp_gate_brk;
+
+static inline uint64_t sp_gate_page_up(uint64_t addr)
+{
+    return (addr + sp_gate.page_size - 1) & ~((uint64_t)sp_gate.page_size - 1);
+}
+
+static inline bool sp_gate_page_aligned(uint64_t addr)
+{
+    return (addr & (sp_gate.page_size - 1)) == 0;
+}
+
+/*
+ * gate_merged.c: all inside the gate, [addr, end) page aligned and not empty.
+ */
+/* madvise on a range with merged pages, but for what is native there. */
+long sp_merged_madvise(struct sp_gate_pass *pass, const long *a, uint64_t addr, uint64_t end);
+/* mprotect or pkey_mprotect, nr, on a range with merged pages. */
+long sp_merged_protect(struct sp_gate_pass *pass, long nr, const long *a, uint64_t addr,
+                       uint64_t end);
+/* mremap of a range with merged pages. */
+long sp_merged_mremap(struct sp_gate_pass *pass, const long *a, uint64_t addr, uint64_t end);
+/* Asks for the merged pages of the range to be un-merged, a few times if new ones are merged
+ * meanwhile. */
+void sp_merged_unmerge(struct sp_gate_pass *pass, uint32_t kind, uint64_t addr, uint64_t end);
+
+#endif

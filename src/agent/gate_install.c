@@ -1,0 +1,289 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Putting the gate in: finds the sites, makes sure of each, has them patched.
+ *
+ * A site is `b8 nr 00 00 00 0f 05` (mov $nr,%eax; syscall) with the number of a gated call, and the
+ * last two instructions of the function syscall(). Such bytes count only if decoding from before
+ * arrives at them, and nothing jumps into them. libc and ld.so must be as we know them: every
+ * function that ends in a gated call holds a site, and no gated number goes into a system call any
+ * other way. Anything else in the process that has such a site must pass the same checks, or the
+ * process is not merged. What is loaded later (dlopen) is not looked at.
+ */
+#include <errno.h>
+#include <stddef.h>
+
+#include <linux/mman.h>
+#include <linux/prctl.h>
+
+#include "elf_objects.h"
+#include "gate_inside.h"
+#include "mem.h"
+#include "patch.h"
+#include "site_check.h"
+#include "sys.h"
+
+#ifdef __x86_64__
+
+#define OBJECTS 1024u
+#define SITES 1024u
+
+#ifndef PR_GET_MEMORY_MERGE
+#define PR_GET_MEMORY_MERGE 68
+#endif
+
+struct install {
+    struct sp_elf_object object[OBJECTS];
+    struct sp_patch_site site[SITES];
+    unsigned objects, sites;
+    char *why;
+    size_t why_size;
+};
+
+static int refuse(struct install *in, const struct sp_elf_object *object, const char *what)
+{
+    struct sp_text text;
+
+    sp_text_init(&text, in->why, in->why_size);
+    if (object) {
+        sp_text_str(&text, "its ");
+        sp_text_str(&text, object->name);
+        sp_text_str(&text, " (build-id ");
+        sp_text_str(&text, object->build_id);
+        sp_text_str(&text, ") is not one that samepage knows: ");
+    }
+    sp_text_str(&text, what);
+    return -1;
+}
+
+static int refuse_name(struct install *in, const struct sp_elf_object *object, const char *before,
+                       const char *name, const char *after)
+{
+    char what[128];
+    struct sp_text text;
+
+    sp_text_init(&text, what, sizeof(what));
+    sp_text_str(&text, before);
+    sp_text_str(&text, name);
+    sp_text_str(&text, after);
+    return refuse(in, object, what);
+}
+
+static int refuse_address(struct install *in, const struct sp_elf_object *object,
+                          const char *before, uint64_t address)
+{
+    char number[24];
+    struct sp_text text;
+
+    sp_text_init(&text, number, sizeof(number));
+    sp_text_str(&text, "0x");
+    sp_text_hex(&text, address - object->bias);
+    return refuse_name(in, object, before, number, "");
+}
+
+static bool is_libc(const struct sp_elf_object *object)
+{
+    return sp_streq(object->soname, "libc.so.6");
+}
+
+static bool is_linker(const struct sp_elf_object *object)
+{
+    return sp_starts(object->soname, "ld-linux");
+}
+
+static bool is_ours(const struct sp_elf_object *object)
+{
+    return (uint64_t)&sp_gate >= object->base && (uint64_t)&sp_gate < object->image_end;
+}
+
+/* Adds the sites of one mapping of text. */
+static int find_sites(struct install *in, const struct sp_elf_object *object)
+{
+    struct sp_site_scan scan;
+    uint64_t address;
+
+    sp_site_scan_init(&scan, object->text, object->text_end);
+    if (is_libc(object))
+        sp_elf_function(object, "syscall", &scan.function, &scan.function_end);
+    while ((address = sp_site_scan_next(&scan))) {
+        if (in->sites == SITES)
+            return refuse(in, object, "it has too many system calls of its own");
+        in->site[in->sites++] = (struct sp_patch_site){.address = address, .text = object->text};
+    }
+    return 0;
+}
+
+static int check_sites(struct install *in, const struct sp_elf_object *object, unsigned first)
+{
+    uint64_t bad;
+
+    if (first == in->sites)
+        return 0;
+    for (unsigned i = first; i < in->sites; i++) {
+        bad = in->site[i].address;
+        if (!sp_site_is_code(bad, object->text, object->text_end))
+            return refuse_address(in, object, "no whole system call stands at ", bad);
+    }
+    bad = sp_site_jump_into(&in->site[first], in->sites - first, object->text, object->text_end);
+    return bad ? refuse_address(in, object, "a jump leads into the system call at ", bad) : 0;
+}
+
+static bool has_site_in(const struct install *in, uint64_t start, uint64_t end)
+{
+    for (unsigned i = 0; i < in->sites; i++)
+        if (in->site[i].address >= start && in->site[i].address < end)
+            return true;
+    return false;
+}
+
+static bool has_site_of(const struct install *in, const struct sp_elf_object *object, uint32_t nr)
+{
+    for (unsigned i = 0; i < in->sites; i++)
+        if (in->site[i].address >= object->text && in->site[i].address < object->text_end &&
+            sp_site_number(in->site[i].address) == nr)
+            return true;
+    return false;
+}
+
+/* A gated number on its way to a system call that is no site would slip past the gate. */
+static int check_known(struct install *in, const struct sp_elf_object *object)
+{
+    uint64_t stray = sp_site_stray(object->text, object->text_end);
+
+    return stray ? refuse_address(in, object, "a gated system call has another form at ", stray) : 0;
+}
+
+static int check_libc(struct install *in, const struct sp_elf_object *object)
+{
+    static const char *const functions[] = {
+        "mmap",    "mmap64",     "munmap",        "mremap", "mprotect",         "madvise",
+        "brk",     "mlock",      "munlock",       "mlockall", "munlockall",     "pkey_mprotect",
+        "shmat",   "shmdt",      "clone",         "syscall", "remap_file_pages", "ioctl",
+        "prctl",
+    };
+    uint64_t start, end;
+
+    for (unsigned i = 0; i < sizeof(functions) / sizeof(functions[0]); i++) {
+        if (!sp_elf_function(object, functions[i], &start, &end))
+            return refuse_name(in, object, "it has no function ", functions[i], "");
+        if (!has_site_in(in, start, end))
+            return refuse_name(in, object, "its ", functions[i], " does the system call elsewhere");
+    }
+    /* _Fork came with glibc 2.34; before, fork itself held the call. */
+    if ((!sp_elf_function(object, "_Fork", &start, &end) &&
+         !sp_elf_function(object, "fork", &start, &end)) ||
+        !has_site_in(in, start, end))
+        return refuse(in, object, "its fork does the system call elsewhere");
+    return check_known(in, object);
+}
+
+static int check_linker(struct install *in, const struct sp_elf_object *object)
+{
+    static const uint32_t numbers[] = {__NR_mmap, __NR_munmap, __NR_mprotect};
+
+    for (unsigned i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
+        if (!has_site_of(in, object, numbers[i]))
+            return refuse(in, object, "its system calls have another form");
+    return check_known(in, object);
+}
+
+static int look_into(struct install *in, const struct sp_elf_object *object)
+{
+    unsigned first = in->sites;
+    int ret = find_sites(in, object);
+
+    if (ret == 0)
+        ret = check_sites(in, object, first);
+    if (ret == 0 && is_libc(object))
+        ret = check_libc(in, object);
+    if (ret == 0 && is_linker(object))
+        ret = check_linker(in, object);
+    return ret;
+}
+
+static int look_everywhere(struct install *in)
+{
+    int count = sp_elf_find(in->object, OBJECTS);
+    bool libc = false, linker = false;
+
+    if (count < 0)
+        return refuse(in, NULL, "its mappings cannot be read from /proc/self/maps");
+    in->objects = (unsigned)count;
+    for (unsigned i = 0; i < in->objects; i++) {
+        const struct sp_elf_object *object = &in->object[i];
+
+        libc |= is_libc(object);
+        linker |= is_linker(object);
+        if (!is_ours(object) && look_into(in, object) != 0)
+            return -1;
+    }
+    if (!libc || !linker)
+        return refuse(in, NULL, "it does not use glibc (libc.so.6 and ld-linux) dynamically");
+    return 0;
+}
+
+static void note_main_thread(void)
+{
+    uint64_t tls, head = 0, length;
+
+    __asm__("mov %%fs:0, %0" : "=r"(tls));
+    sp_gate_note_thread(tls);
+    /* In struct pthread, wherever that lies. */
+    if (sp_sys(__NR_get_robust_list, 0, &head, &length) == 0 && head) {
+        sp_gate_note_tcb(head - 0x800);
+        sp_gate_note_tcb(head);
+        sp_gate_note_tcb(head + 0x400);
+    }
+}
+
+/* What the gate must know of kernel and process. A range of no pages asks only whether the kernel
+ * knows the advice. */
+static void probe(void)
+{
+    uint64_t page = (uint64_t)&sp_gate & ~((uint64_t)sp_gate.page_size - 1);
+
+    sp_gate_no_ksm = sp_sys(__NR_madvise, page, 0, MADV_MERGEABLE) != 0 ||
+                     sp_sys(__NR_prctl, PR_GET_MEMORY_MERGE) < 0;
+    sp_gate_brk = (uint64_t)sp_sys(__NR_brk, 0);
+    note_main_thread();
+}
+
+int sp_gate_install(char *why, size_t why_size)
+{
+    uint64_t size = (sizeof(struct install) + 4095) & ~(uint64_t)4095;
+    long memory = sp_sys(__NR_mmap, 0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+                         -1, 0);
+    struct install *in = (struct install *)memory;
+    struct sp_text text;
+    int ret;
+
+    if (sp_is_err(memory)) {
+        sp_text_init(&text, why, why_size);
+        sp_text_str(&text, "there is no memory to look at its code");
+        return -1;
+    }
+    in->why = why;
+    in->why_size = why_size;
+    if (!sp_gate.page_size)
+        sp_gate.page_size = 4096;
+    ret = look_everywhere(in);
+    if (ret == 0) {
+        probe();
+        if (sp_patch_sites(in->site, in->sites, sp_gate.page_size) != 0)
+            ret = refuse(in, NULL, "patched code cannot be mapped (memfd_create or mmap refused)");
+    }
+    sp_sys(__NR_munmap, memory, size);
+    return ret;
+}
+
+#else
+
+int sp_gate_install(char *why, size_t why_size)
+{
+    struct sp_text text;
+
+    sp_text_init(&text, why, why_size);
+    sp_text_str(&text, "not on this processor yet");
+    return -1;
+}
+
+#endif

@@ -1,0 +1,322 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Calls on merged pages, so that they do what they do on anonymous memory (X).
+ *
+ * A merged page is a private mapping of a frame. Dropping it brings the frame's bytes back instead
+ * of zeros, mremap cannot grow over it, some advice is refused or lost. Three ways out, the
+ * cheapest that is right: a new anonymous mapping instead (its bytes are to go anyway), the agent
+ * un-merges with the bytes kept, or the bytes are copied by this thread, where no other may write
+ * them at that moment by the program's own doing.
+ *
+ * Merged pages are readable and writable: they were when they were merged, and any call that makes
+ * them something else un-merges them. Without an agent that may not be possible; see each.
+ */
+#include <errno.h>
+
+#include <linux/mman.h>
+#include <linux/uio.h>
+
+#include "gate_inside.h"
+#include "mem.h"
+#include "sitemap.h"
+#include "sys.h"
+
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24
+#endif
+#define SP_MADV_GUARD_INSTALL 102 /* Linux 6.13 */
+#ifndef MREMAP_DONTUNMAP
+#define MREMAP_DONTUNMAP 4
+#endif
+
+#define READ_WRITE (PROT_READ | PROT_WRITE)
+#define UNMERGE_TRIES 4u
+
+static uint32_t agent_state(void)
+{
+    return __atomic_load_n(&sp_gate.agent, __ATOMIC_SEQ_CST);
+}
+
+static long native(long nr, const long *a)
+{
+    return sp_sys6(nr, a[0], a[1], a[2], a[3], a[4], a[5]);
+}
+
+static long map_anonymous(uint64_t addr, uint64_t length, int flags)
+{
+    return sp_sys(__NR_mmap, addr, length, READ_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
+}
+
+void sp_merged_unmerge(struct sp_gate_pass *pass, uint32_t kind, uint64_t addr, uint64_t end)
+{
+    for (unsigned n = 0; n < UNMERGE_TRIES && sp_sitemap_any(addr, end); n++)
+        if (sp_gate_ask(pass, kind, addr, end) != 0)
+            break;
+    /* The gate was open meanwhile: the agent must not think that it knows the range. */
+    sp_gate_note(addr, end);
+}
+
+/*
+ * Makes [start, stop), all merged, pages of zeros. A new mapping frees the frames; where there may
+ * be none (a filter, a lock that it would lose, no mappings left), zeros are written.
+ */
+static void run_to_zeros(uint64_t start, uint64_t stop, bool may_map)
+{
+    if (may_map && !sp_is_err(map_anonymous(start, stop - start, MAP_FIXED)))
+        sp_sitemap_clear(start, stop);
+    else
+        memset((void *)start, 0, stop - start);
+}
+
+/* DONTNEED, DONTNEED_LOCKED, FREE: the native call comes first, because it refuses what must be
+ * refused (holes, locked memory) and drops the pages that were written after their merge. */
+static long drop(const long *a, uint64_t addr, uint64_t end)
+{
+    bool may_map = (int)a[2] != MADV_DONTNEED_LOCKED && agent_state() != SP_GATE_FILTERED;
+    long args[6] = {a[0], a[1], a[2]};
+    uint64_t start, stop, at = addr;
+    long ret = native(__NR_madvise, args);
+
+    if (ret != 0 && ret != -ENOMEM)
+        return ret;
+    while (sp_sitemap_next(at, end, &start, &stop)) {
+        run_to_zeros(start, stop, may_map);
+        at = stop;
+    }
+    return ret;
+}
+
+/* FREE is refused on the mapping of a frame: native between the merged runs, and on those what
+ * DONTNEED does, which FREE allows. With a filter, only what the program itself asked for. */
+static long free_pages(const long *a, uint64_t addr, uint64_t end)
+{
+    bool may_map = agent_state() != SP_GATE_FILTERED;
+    uint64_t start, stop;
+    long ret = 0, last;
+
+    while (addr < end) {
+        if (!sp_sitemap_next(addr, end, &start, &stop))
+            start = stop = end;
+        if (start > addr) {
+            last = sp_sys(__NR_madvise, addr, start - addr, a[2]);
+            if (last != 0 && last != -ENOMEM)
+                return last;
+            ret = last ? last : ret;
+        }
+        if (stop > start && may_map) {
+            last = sp_sys(__NR_madvise, start, stop - start, MADV_DONTNEED);
+            if (last != 0)
+                return last;
+            run_to_zeros(start, stop, true);
+        }
+        addr = stop;
+    }
+    return ret;
+}
+
+/* A guard is put on anonymous memory: what it covers is lost anyway. */
+static long install_guards(const long *a, uint64_t addr, uint64_t end)
+{
+    uint64_t start, stop, at = addr;
+
+    while (agent_state() != SP_GATE_FILTERED && sp_sitemap_next(at, end, &start, &stop)) {
+        if (!sp_is_err(map_anonymous(start, stop - start, MAP_FIXED)))
+            sp_sitemap_clear(start, stop);
+        at = stop;
+    }
+    return native(__NR_madvise, a);
+}
+
+long sp_merged_madvise(struct sp_gate_pass *pass, const long *a, uint64_t addr, uint64_t end)
+{
+    switch ((int)a[2]) {
+    case MADV_DONTNEED:
+    case MADV_DONTNEED_LOCKED:
+        return drop(a, addr, end);
+    case MADV_FREE:
+        return free_pages(a, addr, end);
+    case SP_MADV_GUARD_INSTALL:
+        return install_guards(a, addr, end);
+    case MADV_REMOVE: /* anonymous private memory refuses it */
+        return -EINVAL;
+    case MADV_NORMAL:
+    case MADV_RANDOM:
+    case MADV_SEQUENTIAL:
+    case MADV_WILLNEED:
+    case MADV_DONTFORK:
+    case MADV_DOFORK:
+    case MADV_DONTDUMP:
+    case MADV_DODUMP:
+    case MADV_HUGEPAGE:
+    case MADV_NOHUGEPAGE:
+    case MADV_COLD:
+    case MADV_PAGEOUT:
+    case MADV_POPULATE_READ:
+    case MADV_POPULATE_WRITE:
+        return native(__NR_madvise, a);
+    default:
+        sp_merged_unmerge(pass, SP_GATE_UNMERGE, addr, end);
+        return native(__NR_madvise, a);
+    }
+}
+
+/*
+ * Without an agent: [start, stop), merged and being made unwritable, becomes anonymous memory with
+ * the same bytes. Nobody may write it from here on, so this thread can copy; moving the copy over
+ * the old pages is one step of the kernel's. What fails leaves the run merged, which only matters
+ * if it is later dropped.
+ */
+static void freeze_run(uint64_t start, uint64_t stop, long prot)
+{
+    long copy = map_anonymous(0, stop - start, 0);
+
+    if (sp_is_err(copy))
+        return;
+    if (sp_sys(__NR_mprotect, start, stop - start, PROT_READ) != 0)
+        goto unmap;
+    memcpy((void *)copy, (const void *)start, stop - start);
+    if (sp_sys(__NR_mprotect, copy, stop - start, prot) != 0)
+        goto unmap;
+    if (sp_is_err(sp_sys(__NR_mremap, copy, stop - start, stop - start,
+                         MREMAP_MAYMOVE | MREMAP_FIXED, start)))
+        goto unmap;
+    sp_sitemap_clear(start, stop);
+    return;
+unmap:
+    sp_sys(__NR_munmap, copy, stop - start);
+}
+
+long sp_merged_protect(struct sp_gate_pass *pass, long nr, const long *a, uint64_t addr,
+                       uint64_t end)
+{
+    uint64_t start, stop, at = addr;
+
+    if (nr == __NR_mprotect && a[2] == READ_WRITE)
+        return native(nr, a);
+    sp_merged_unmerge(pass, SP_GATE_UNMERGE, addr, end);
+    while (agent_state() == SP_GATE_NO_AGENT && !(a[2] & ~(PROT_READ | PROT_EXEC)) &&
+           sp_sitemap_next(at, end, &start, &stop)) {
+        freeze_run(start, stop, a[2]);
+        at = stop;
+    }
+    return native(nr, a);
+}
+
+/*
+ * mremap.
+ */
+
+/* Copies old bytes to a new place through the kernel, which answers with an error where old turns
+ * out not to be readable. Kernels without that call: plainly. */
+static long copy_bytes(uint64_t to, uint64_t from, uint64_t length)
+{
+    long pid = sp_sys(__NR_getpid);
+
+    while (length) {
+        struct iovec local = {(void *)to, length}, remote = {(void *)from, length};
+        long n = sp_sys(__NR_process_vm_readv, pid, &local, 1, &remote, 1, 0);
+
+        if (n == -ENOSYS || n == -EPERM) {
+            memcpy((void *)to, (const void *)from, length);
+            return 0;
+        }
+        if (n <= 0)
+            return n ? n : -EFAULT;
+        to += (uint64_t)n;
+        from += (uint64_t)n;
+        length -= (uint64_t)n;
+    }
+    return 0;
+}
+
+/* Moves by copying: to is mapped, new_length long. The old range is unmapped last. */
+static long move_to(uint64_t to, uint64_t new_length, uint64_t addr, uint64_t end)
+{
+    uint64_t kept = end - addr < new_length ? end - addr : new_length;
+    long ret = copy_bytes(to, addr, kept);
+
+    if (ret == 0)
+        ret = sp_sys(__NR_munmap, addr, end - addr);
+    if (ret != 0) {
+        sp_sys(__NR_munmap, to, new_length);
+        return ret;
+    }
+    sp_sitemap_clear(addr, end);
+    sp_gate_forget_tcb(addr, end);
+    return (long)to;
+}
+
+static long move_fixed(uint64_t to, uint64_t length, uint64_t addr, uint64_t end)
+{
+    long ret;
+
+    if (!sp_gate_page_aligned(to) || to + length < to || (to < end && addr < to + length))
+        return -EINVAL;
+    ret = map_anonymous(to, length, MAP_FIXED);
+    if (sp_is_err(ret))
+        return ret;
+    sp_sitemap_clear(to, to + length);
+    sp_gate_forget_tcb(to, to + length);
+    return move_to(to, length, addr, end);
+}
+
+/* In place where there is room, as the kernel does it; else to a new place. */
+static long grow(uint64_t length, uint64_t addr, uint64_t end, bool may_move)
+{
+    uint64_t more = length - (end - addr);
+    long ret = map_anonymous(end, more, MAP_FIXED_NOREPLACE);
+
+    if (!sp_is_err(ret) && (uint64_t)ret == end)
+        return (long)addr;
+    if (!sp_is_err(ret)) /* a kernel that takes the address for a hint */
+        sp_sys(__NR_munmap, ret, more);
+    if (!may_move)
+        return -ENOMEM;
+    ret = map_anonymous(0, length, 0);
+    return sp_is_err(ret) ? ret : move_to((uint64_t)ret, length, addr, end);
+}
+
+/*
+ * The native call, where the gate may do nothing else. It fails where it would cross the border of
+ * a mapping; if it moved the pages, the whole new range counts as merged, which is wrong on the safe
+ * side: dropping it then writes zeros.
+ */
+static long move_natively(const long *a, uint64_t length, uint64_t addr, uint64_t end)
+{
+    long ret = native(__NR_mremap, a);
+
+    if (sp_is_err(ret))
+        return ret;
+    if ((uint64_t)ret != addr) {
+        sp_sitemap_clear(addr, end);
+        sp_sitemap_set((uint64_t)ret, (uint64_t)ret + length);
+    } else {
+        sp_sitemap_clear(addr + length, end);
+    }
+    return ret;
+}
+
+long sp_merged_mremap(struct sp_gate_pass *pass, const long *a, uint64_t addr, uint64_t end)
+{
+    uint64_t length = sp_gate_page_up((uint64_t)a[2]);
+    long flags = a[3], ret;
+
+    if (flags & MREMAP_DONTUNMAP)
+        sp_merged_unmerge(pass, SP_GATE_UNMERGE, addr, end);
+    if ((flags & ~(MREMAP_MAYMOVE | MREMAP_FIXED)) || length == 0 || length < (uint64_t)a[2] ||
+        ((flags & MREMAP_FIXED) && !(flags & MREMAP_MAYMOVE)))
+        return native(__NR_mremap, a);
+    if (agent_state() == SP_GATE_FILTERED)
+        return move_natively(a, length, addr, end);
+    if (flags & MREMAP_FIXED)
+        return move_fixed((uint64_t)a[4], length, addr, end);
+    if (length > end - addr)
+        return grow(length, addr, end, flags & MREMAP_MAYMOVE);
+    if (length == end - addr)
+        return (long)addr;
+    ret = sp_sys(__NR_munmap, addr + length, end - addr - length);
+    if (ret != 0)
+        return ret;
+    sp_sitemap_clear(addr + length, end);
+    return (long)addr;
+}
