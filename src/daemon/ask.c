@@ -1,0 +1,276 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "ask.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "answers.h"
+#include "client.h"
+#include "log.h"
+
+union sp_control {
+    struct cmsghdr align;
+    char bytes[CMSG_SPACE(sizeof(struct ucred)) + CMSG_SPACE(8 * sizeof(int))];
+};
+
+/* Takes one descriptor out of a control message; a second one is closed and counts as an error. */
+static int take_fds(const struct cmsghdr *cmsg, int *fd)
+{
+    size_t n = (cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+    int err = 0;
+
+    for (size_t i = 0; i < n; i++) {
+        int got;
+
+        memcpy(&got, CMSG_DATA(cmsg) + i * sizeof(int), sizeof(got));
+        if (*fd >= 0) {
+            close(got);
+            err = -EPROTO;
+        } else {
+            *fd = got;
+        }
+    }
+    return err;
+}
+
+static int take_control(struct msghdr *msg, struct sp_packet *packet)
+{
+    int err = msg->msg_flags & (MSG_TRUNC | MSG_CTRUNC) ? -EPROTO : 0;
+
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
+        if (c->cmsg_level != SOL_SOCKET)
+            continue;
+        if (c->cmsg_type == SCM_RIGHTS && take_fds(c, &packet->fd))
+            err = -EPROTO;
+        if (c->cmsg_type == SCM_CREDENTIALS) {
+            struct ucred cred;
+
+            memcpy(&cred, CMSG_DATA(c), sizeof(cred));
+            packet->sender = cred.pid;
+        }
+    }
+    if (err && packet->fd >= 0) {
+        close(packet->fd);
+        packet->fd = -1;
+    }
+    return err;
+}
+
+int sp_receive(int sock, void *buf, struct sp_packet *packet)
+{
+    union sp_control control;
+    struct iovec iov = {buf, SP_WIRE_MAX};
+    struct msghdr msg = {.msg_iov = &iov,
+                         .msg_iovlen = 1,
+                         .msg_control = &control,
+                         .msg_controllen = sizeof(control)};
+    ssize_t n;
+
+    memset(packet, 0, sizeof(*packet));
+    packet->fd = -1;
+    do
+        n = recvmsg(sock, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    while (n < 0 && errno == EINTR);
+    if (n < 0)
+        return -errno;
+    packet->size = (size_t)n;
+    packet->body = (const char *)buf + sizeof(struct sp_msg);
+    return take_control(&msg, packet);
+}
+
+int sp_send(int sock, uint16_t type, uint32_t seq, const void *body, size_t length, int fd)
+{
+    struct sp_msg head = {SP_WIRE_MAGIC, SP_WIRE_VERSION, type, seq, (uint32_t)length};
+    struct iovec iov[2] = {{&head, sizeof(head)}, {(void *)body, length}};
+    struct msghdr msg = {.msg_iov = iov, .msg_iovlen = length ? 2 : 1};
+    union sp_control control;
+
+    if (fd >= 0) {
+        struct cmsghdr *c;
+
+        msg.msg_control = &control;
+        msg.msg_controllen = CMSG_SPACE(sizeof(int));
+        memset(&control, 0, sizeof(control));
+        c = CMSG_FIRSTHDR(&msg);
+        c->cmsg_level = SOL_SOCKET;
+        c->cmsg_type = SCM_RIGHTS;
+        c->cmsg_len = CMSG_LEN(sizeof(int));
+        memcpy(CMSG_DATA(c), &fd, sizeof(int));
+    }
+    while (sendmsg(sock, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
+        if (errno != EINTR)
+            return -errno;
+    }
+    return 0;
+}
+
+/* Waits until the socket is ready, or until the deadline (us). 0, -ETIMEDOUT. */
+static int wait_for(int sock, short events, uint64_t deadline)
+{
+    for (;;) {
+        struct pollfd pfd = {sock, events, 0};
+        uint64_t now = sp_now_usecs();
+        int n = poll(&pfd, 1, now >= deadline ? 0 : (int)((deadline - now) / 1000) + 1);
+
+        if (n > 0)
+            return 0;
+        if (n == 0 && sp_now_usecs() >= deadline)
+            return -ETIMEDOUT;
+        if (n < 0 && errno != EINTR)
+            return -errno;
+    }
+}
+
+static int send_until(struct sp_client *client, uint16_t type, const void *body, size_t length,
+                      int fd, uint64_t deadline)
+{
+    for (;;) {
+        int err = sp_send(client->fd, type, client->seq, body, length, fd);
+
+        if (err != -EAGAIN && err != -EWOULDBLOCK)
+            return err ? -EPIPE : 0;
+        err = wait_for(client->fd, POLLOUT, deadline);
+        if (err)
+            return err == -ETIMEDOUT ? -EPROTO : err; /* not sent: no late answer will come */
+    }
+}
+
+static int receive_until(struct sp_client *client, struct sp_packet *packet, uint64_t deadline)
+{
+    for (;;) {
+        int err = sp_receive(client->fd, client->daemon->packet, packet);
+
+        if (err == 0)
+            return packet->size ? 0 : -EPIPE;
+        if (err == -EPROTO)
+            return err;
+        if (err != -EAGAIN)
+            return -EPIPE;
+        err = wait_for(client->fd, POLLIN, deadline);
+        if (err)
+            return err;
+    }
+}
+
+static int check_answer(struct sp_client *client, struct sp_packet *packet, uint16_t type)
+{
+    if (packet->fd >= 0) {
+        close(packet->fd);
+        return -EPROTO;
+    }
+    if (sp_check_header(client->daemon->packet, packet->size, &packet->msg) ||
+        packet->msg.seq != client->seq || packet->msg.type != type)
+        return -EPROTO;
+    return 0;
+}
+
+int sp_ask(struct sp_client *client, uint16_t type, const void *question, size_t length, int fd,
+           uint16_t answer, const void **body, size_t *body_size)
+{
+    uint64_t deadline = sp_now_usecs() + SP_ANSWER_MSECS * 1000ull;
+    struct sp_packet packet;
+    int err;
+
+    if (client->failed || client->fd < 0 || client->state > SP_CLIENT_READY)
+        return -EHOSTDOWN;
+    client->seq++;
+    err = send_until(client, type, question, length, fd, deadline);
+    if (!err)
+        err = receive_until(client, &packet, deadline);
+    if (!err)
+        err = check_answer(client, &packet, answer);
+    if (err) {
+        sp_client_fail(client, err);
+        return err;
+    }
+    sp_client_agent_seen(client, packet.sender);
+    *body = packet.body;
+    *body_size = packet.msg.length;
+    return 0;
+}
+
+int sp_ask_malformed(struct sp_client *client)
+{
+    sp_client_fail(client, -EPROTO);
+    return -EPROTO;
+}
+
+int sp_ask_done(struct sp_client *client, uint16_t type, const void *question, size_t length,
+                int fd)
+{
+    const void *body;
+    size_t size;
+    int32_t status;
+    int err = sp_ask(client, type, question, length, fd, SP_MSG_DONE, &body, &size);
+
+    if (err)
+        return err;
+    if (sp_check_done(body, size, &status))
+        return sp_ask_malformed(client);
+    return status;
+}
+
+static bool has_segment(const struct sp_client *client, uint32_t segment)
+{
+    return segment / 8 < client->segments_size &&
+           (client->segments[segment / 8] & (1u << (segment % 8)));
+}
+
+static int note_segment(struct sp_client *client, uint32_t segment)
+{
+    uint32_t size = (segment / 8 + 64) & ~63u;
+
+    if (size > client->segments_size) {
+        uint8_t *bits = realloc(client->segments, size);
+
+        if (!bits)
+            return -ENOMEM;
+        memset(bits + client->segments_size, 0, size - client->segments_size);
+        client->segments = bits;
+        client->segments_size = size;
+    }
+    client->segments[segment / 8] |= (uint8_t)(1u << (segment % 8));
+    return 0;
+}
+
+int sp_ask_segment(struct sp_client *client, uint32_t segment)
+{
+    struct sp_pool_set *set = client->domain->set;
+    struct sp_segment question = {segment, sp_pool_segment_pages(set, segment)};
+    int fd, err;
+
+    if (has_segment(client, segment))
+        return 0;
+    if (question.npages == 0)
+        return -ENOENT;
+    fd = sp_pool_segment_fd(set, segment);
+    if (fd < 0)
+        return fd;
+    err = note_segment(client, segment); /* first: what the client has must be asked back */
+    if (!err) {
+        err = sp_ask_done(client, SP_MSG_SEGMENT, &question, sizeof(question), fd);
+        if (err == -EEXIST)
+            err = 0; /* it has it from before a takeover, or from before fork */
+        if (err)
+            client->segments[segment / 8] &= (uint8_t) ~(1u << (segment % 8));
+    }
+    close(fd);
+    return err;
+}
+
+int sp_ask_drop_segment(struct sp_client *client, uint32_t segment)
+{
+    struct sp_segment question = {segment, sp_pool_segment_pages(client->domain->set, segment)};
+    int err;
+
+    if (!has_segment(client, segment))
+        return 0;
+    err = sp_ask_done(client, SP_MSG_DROP_SEGMENT, &question, sizeof(question), -1);
+    if (!err)
+        client->segments[segment / 8] &= (uint8_t) ~(1u << (segment % 8));
+    return err;
+}

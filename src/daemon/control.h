@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Commands (docs/control.md): who may, what happens, what is answered. */
+#ifndef SP_DAEMON_CONTROL_H
+#define SP_DAEMON_CONTROL_H
+
+#include "server.h"
+
+/* Answers one request, at once or when its work is done. Never waits. */
+void sp_control_request(struct sp_conn *conn, const void *data, size_t size);
+
+/* All is un-merged: 0; or -ENOMEM, -EBUSY. Answers those who wait for it (K13). */
+void sp_control_run2_done(struct sp_daemon *daemon, int status);
+
+/* Un-merges one process of those asked for, and answers when none is left. Returns true if there
+ * is more of this to do at once. */
+bool sp_control_work(struct sp_daemon *daemon);
+
+#endif

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * samepaged: the process that knows which contents exist.
+ *
+ * What exists. One struct sp_daemon. A **connection** (server.c) is a socket whose first packet has
+ * not come yet, or one that speaks JSON (control.c). A **client** is one merged address space: its
+ * connection to the agent, a duplicate of its userfaultfd, the shared memory with the journal,
+ * pidfds of program and agent. A **domain** is one engine and one set of the pool's segments; it
+ * lives as long as a client of it. Everything runs in one thread, from sd-event; only a question to
+ * an agent (ask.c) waits, with a time limit.
+ *
+ * The life of a client (client.c):
+ *
+ *   HELLO -> JOINING -> READY <-> STALLED (owes an answer; then JOINING again)
+ *     any of these, when the connection ends or was cut -> LEFT -> gone
+ *
+ * In JOINING its sites are asked for, if it may have any. READY: its mm is in the engine. A client
+ * that LEFT is out of the engine, but its record is kept until it cannot matter any more: the
+ * program is dead (D4), or the agent is dead and what it had in the air is given back (repair.c,
+ * D2), or the agent is back on a new connection (D1). The keeper (keeper.h) holds a copy of every
+ * client's record and descriptors, and of the pool, for the daemon that comes after this one.
+ *
+ * Errors of clients inside an engine call only mark the client (sp_client_fail()); what follows
+ * from it is done by sp_clients_reap() when the engine has returned, because an mm must not be
+ * removed under a running call.
+ */
+#ifndef SP_DAEMON_DAEMON_H
+#define SP_DAEMON_DAEMON_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/queue.h>
+#include <sys/types.h>
+#include <systemd/sd-event.h>
+
+#include "config.h"
+#include "engine.h"
+#include "pool.h"
+#include "wire.h"
+
+struct sp_daemon;
+struct sp_keeper;
+struct sp_conn;
+
+enum sp_client_state {
+    SP_CLIENT_JOINING, /* welcomed; to be taken into the engine at the next chance */
+    SP_CLIENT_READY,   /* its mm is in the engine, or it is held */
+    SP_CLIENT_STALLED, /* did not answer in time: skipped until the answer comes */
+    SP_CLIENT_LEFT,    /* without a connection */
+};
+
+#define SP_NAMESPACES 5
+
+struct sp_client {
+    TAILQ_ENTRY(sp_client) link;
+    struct sp_daemon *daemon;
+    struct sp_domain *domain;
+    uint32_t id;
+    enum sp_client_state state;
+    uid_t uid;
+    pid_t program, agent; /* agent: 0 until its first answer */
+    uint32_t flags;       /* SP_HELLO_* */
+    uint64_t wait_page;
+    char comm[16];
+
+    int fd;   /* the connection, -1: none */
+    int uffd; /* duplicate, so that no missing page ever reads as zeros (D2) */
+    int shm_fd;
+    struct sp_shm *shm; /* written by the agent at any time: copy first, then check */
+    int pidfd, agent_pidfd;
+    sd_event_source *io, *pid_source, *agent_source;
+
+    struct sp_mm *mm; /* in the engine, or NULL */
+    bool adopt;       /* may have sites that the engine does not know: ask (K8, D1) */
+    bool restart;     /* the next scan reports every quiet page again */
+    bool held;        /* was un-merged on request: not scanned until run is set to 1 */
+    bool offered;     /* the offer buffer holds memory */
+    bool repair_told; /* a repair that does not succeed is logged once */
+    bool repair_due;  /* ... and tried again each second */
+    int failed;       /* marked by sp_client_fail(): the error */
+    uint32_t seq;     /* of the last question */
+    uint32_t stalls;
+    uint64_t join_at; /* CLOCK_MONOTONIC, us: a client that stalls again and again must wait */
+    uint8_t *segments; /* bit by segment id: the client has its descriptor */
+    uint32_t segments_size;
+    unsigned unmerge_serial; /* of the last unmerge job that did this client */
+
+    uint64_t tracked, merged, cpu_us; /* as it said last */
+    uint32_t mappings, mappings_budget;
+    uint64_t ns[SP_NAMESPACES]; /* inodes of its namespaces at HELLO (ns_watch.c) */
+};
+TAILQ_HEAD(sp_client_list, sp_client);
+
+struct sp_domain {
+    TAILQ_ENTRY(sp_domain) link;
+    struct sp_daemon *daemon;
+    uint32_t id; /* of the pool's set */
+    uid_t uid;
+    char name[SP_DOMAIN_MAX + 16]; /* "u<uid>" or "u<uid>:<name>" */
+    uint64_t seed;                 /* of its hashes; known to its clients only */
+    struct sp_engine *engine;      /* NULL: the last client is gone, segments linger */
+    struct sp_pool_set *set;
+    unsigned nclients;
+    bool pass_done;   /* in the present round */
+    bool all_unmerged; /* run 2: nothing left to do */
+    uint64_t pass_scanned, pass_looked; /* pages_scanned when the pass began; of the last pass */
+    uint64_t unmerged; /* pages un-merged, ever */
+    /* Frames of merges whose answer was lost: they may be mapped (engine_ops.c). */
+    sp_frame *suspect;
+    size_t nsuspects, suspects_size;
+    bool all_suspect;
+};
+TAILQ_HEAD(sp_domain_list, sp_domain);
+
+struct sp_past {
+    uint64_t pages_scanned, merge_changed, merge_pinned, merge_gone, merge_fork, merge_attributes,
+        merge_mappings, merge_memory;
+};
+
+struct sp_daemon {
+    struct sp_config config;
+    uint32_t page_size;
+    uid_t uid; /* its own */
+    sd_event *event;
+    int listen_fd, lock_fd;
+    bool listen_ours; /* not systemd's */
+    sd_event_source *listen_source, *pass_source, *second_source, *keeper_source;
+    TAILQ_HEAD(, sp_conn) conns;
+    unsigned nconns;
+    struct sp_client_list clients;
+    unsigned nclients;
+    unsigned nfailed; /* clients marked by sp_client_fail() */
+    uint32_t next_client_id;
+    struct sp_domain_list domains;
+    struct sp_domain *turn; /* next domain that works */
+    struct sp_pool *pool;
+    uint64_t pool_id;
+    struct sp_keeper *keeper;
+    unsigned rejoin_seconds; /* > 0: the pool's import is not ended yet */
+
+    /* passes.c */
+    uint64_t quota;      /* pages left to look into before the next sleep */
+    uint64_t idle_us;    /* present idle sleep, 0: not idle */
+    unsigned sweep_tries; /* in a row, for domains without clients */
+    bool run2_busy;      /* a client could not be asked while all was un-merged */
+    bool off;            /* run goes to 0 when all is un-merged */
+    unsigned unmerge_serial;
+    uint64_t full_scans, empty_rounds;
+    struct sp_past past; /* sums of domains that are gone */
+
+    uint64_t repairs, takeovers, malformed;
+    _Alignas(8) uint8_t packet[SP_WIRE_MAX]; /* answers; valid until the next question */
+};
+
+/* CLOCK_MONOTONIC in microseconds. */
+uint64_t sp_now_usecs(void);
+
+/* keep.c: everything put to the keeper as it comes. Errors are logged once; merging goes on. */
+/* Opens or starts the keeper and makes the pool, new or taken over. 0, or a negative errno with a
+ * sentence in why. */
+int sp_keep_open(struct sp_daemon *daemon, char *why, size_t why_size);
+void sp_keep_client(struct sp_client *client);
+void sp_keep_drop_client(struct sp_daemon *daemon, uint32_t client_id);
+/* Seeds and settings: after every change. */
+void sp_keep_state(struct sp_daemon *daemon);
+/* Orderly stop (D5): the keeper goes too if no client is left. */
+void sp_keep_close(struct sp_daemon *daemon);
+
+/* ns_watch.c */
+/* Reads the inodes of a process' namespaces; 0 where it cannot be read. */
+void sp_ns_read(pid_t pid, uint64_t ns[SP_NAMESPACES]);
+/* Once a second: an agent whose program went into other namespaces is told to end. */
+void sp_ns_watch(struct sp_daemon *daemon);
+
+#endif

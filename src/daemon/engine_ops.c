@@ -1,0 +1,331 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "engine_ops.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <xxhash.h>
+
+#include "answers.h"
+#include "ask.h"
+#include "log.h"
+
+#define UNMERGE_PAGES 2048u /* in one answer: some ten milliseconds */
+
+struct sp_hash sp_page_hash(const struct sp_domain *domain, const void *page)
+{
+    XXH128_hash_t hash =
+        XXH3_128bits_withSeed(page, domain->daemon->page_size, (XXH64_hash_t)domain->seed);
+
+    return (struct sp_hash){hash.low64, hash.high64};
+}
+
+static void copy_runs(struct sp_scan_run *to, const struct sp_run *from, uint32_t n)
+{
+    for (uint32_t i = 0; i < n; i++)
+        to[i] = (struct sp_scan_run){from[i].addr, from[i].npages};
+}
+
+static void take_report(struct sp_client *client, struct sp_scan *scan,
+                        const struct sp_report_view *view)
+{
+    const struct sp_report *head = view->head;
+
+    for (uint32_t i = 0; i < head->npages; i++)
+        scan->page[i] = (struct sp_scan_page){view->page[i].addr,
+                                              {view->page[i].lo, view->page[i].hi}};
+    copy_runs(scan->changed, view->changed, head->nchanged);
+    copy_runs(scan->gone, view->gone, head->ngone);
+    scan->npages = head->npages;
+    scan->nchanged = head->nchanged;
+    scan->ngone = head->ngone;
+    scan->next = head->next;
+    scan->tracked = head->tracked;
+    scan->looked = head->looked;
+    scan->passed = head->passed;
+    scan->waiting = head->waiting;
+    scan->mappings = head->mappings;
+    scan->mappings_budget = head->mappings_budget;
+    client->tracked = head->tracked;
+    client->merged = head->merged;
+    client->cpu_us = head->cpu_us;
+    client->mappings = head->mappings;
+    client->mappings_budget = head->mappings_budget;
+}
+
+static int ops_scan(void *ctx, void *mm, struct sp_scan *scan)
+{
+    struct sp_domain *domain = ctx;
+    struct sp_client *client = mm;
+    uint32_t budget = scan->budget < scan->max_pages ? scan->budget : scan->max_pages;
+    struct sp_scan_ask ask = {.from = scan->from,
+                              .budget = budget,
+                              .max_mappings = domain->daemon->config.max_mappings};
+    struct sp_report_view view;
+    const void *body;
+    size_t size;
+    int err;
+
+    if (ask.budget > SP_REPORT_PAGES)
+        ask.budget = SP_REPORT_PAGES;
+    if (scan->restart || client->restart)
+        ask.flags |= SP_SCAN_RESTART;
+    err = sp_ask(client, SP_MSG_SCAN, &ask, sizeof(ask), -1, SP_MSG_SCAN, &body, &size);
+    if (err)
+        return err;
+    if (sp_check_report(body, size, domain->daemon->page_size, scan->from, &view) ||
+        view.head->npages > scan->max_pages || view.head->nchanged > scan->max_runs ||
+        view.head->ngone > scan->max_runs)
+        return sp_ask_malformed(client);
+    client->restart = false;
+    take_report(client, scan, &view);
+    return 0;
+}
+
+/* Copies one offered page into a frame; true if the frame then holds what was wanted. The client
+ * may be changing the offer while it is copied: only the frame's own bytes are hashed. */
+static bool fill_frame(struct sp_domain *domain, const struct sp_client *client, unsigned slot,
+                       sp_frame frame, const struct sp_hash *want)
+{
+    uint32_t page_size = domain->daemon->page_size;
+    const char *offer = (const char *)client->shm + SP_SHM_OFFER + (size_t)slot * page_size;
+    void *to = sp_pool_frame(domain->set, SP_FRAME_SEGMENT(frame), SP_FRAME_INDEX(frame));
+    struct sp_hash hash;
+
+    if (!to)
+        return false;
+    memcpy(to, offer, page_size);
+    hash = sp_page_hash(domain, to);
+    return hash.lo == want->lo && hash.hi == want->hi;
+}
+
+static int ops_fill(void *ctx, void *mm, uint64_t addr, unsigned n, sp_frame frame,
+                    const struct sp_hash *want, uint8_t *ok)
+{
+    struct sp_domain *domain = ctx;
+    struct sp_client *client = mm;
+    struct sp_fill_ask ask = {.addr = addr, .npages = n};
+    const void *body;
+    uint64_t offered;
+    size_t size;
+    int err;
+
+    if (n == 0 || n > SP_LIFT_PAGES)
+        return -EINVAL;
+    err = sp_ask(client, SP_MSG_FILL, &ask, sizeof(ask), -1, SP_MSG_FILL, &body, &size);
+    if (err)
+        return err;
+    if (sp_check_filled(body, size, n, &offered))
+        return sp_ask_malformed(client);
+    client->offered = true;
+    for (unsigned i = 0; i < n; i++)
+        ok[i] = (offered >> i & 1) && fill_frame(domain, client, i, frame + i, &want[i]);
+    return 0;
+}
+
+/* The client may map these frames although no answer says so. If that cannot be noted, every frame
+ * counts as such until the engine call is over. */
+static void suspect_frames(struct sp_domain *domain, const struct sp_merge_page *page, unsigned n)
+{
+    if (domain->nsuspects + n > domain->suspects_size) {
+        size_t size = (domain->nsuspects + n) * 2;
+        sp_frame *more = reallocarray(domain->suspect, size, sizeof(*more));
+
+        if (!more) {
+            domain->all_suspect = true;
+            return;
+        }
+        domain->suspect = more;
+        domain->suspects_size = size;
+    }
+    for (unsigned i = 0; i < n; i++)
+        domain->suspect[domain->nsuspects++] = page[i].frame;
+}
+
+static bool is_suspect(const struct sp_domain *domain, sp_frame frame)
+{
+    for (size_t i = 0; i < domain->nsuspects; i++) {
+        if (domain->suspect[i] == frame)
+            return true;
+    }
+    return domain->all_suspect;
+}
+
+void sp_engine_call_done(struct sp_domain *domain)
+{
+    free(domain->suspect);
+    domain->suspect = NULL;
+    domain->nsuspects = 0;
+    domain->suspects_size = 0;
+    domain->all_suspect = false;
+}
+
+static bool run_goes_on(const struct sp_merge_run *run, const struct sp_merge_page *page,
+                        uint32_t page_size)
+{
+    return page->addr == run->addr + (uint64_t)run->npages * page_size &&
+           SP_FRAME_SEGMENT(page->frame) == run->segment &&
+           SP_FRAME_INDEX(page->frame) == run->index + run->npages &&
+           !page->break_fork == !(run->flags & SP_MERGE_BREAK_FORK);
+}
+
+/* Groups neighbouring pages with neighbouring frames: each run will be one mapping. */
+static uint32_t group_runs(struct sp_merge_run *run, const struct sp_merge_page *page, unsigned n,
+                           uint32_t page_size)
+{
+    uint32_t nruns = 0;
+
+    for (unsigned i = 0; i < n; i++) {
+        if (nruns && run_goes_on(&run[nruns - 1], &page[i], page_size)) {
+            run[nruns - 1].npages++;
+            continue;
+        }
+        run[nruns++] = (struct sp_merge_run){
+            .addr = page[i].addr,
+            .segment = SP_FRAME_SEGMENT(page[i].frame),
+            .index = SP_FRAME_INDEX(page[i].frame),
+            .npages = 1,
+            .flags = page[i].break_fork ? SP_MERGE_BREAK_FORK : 0,
+        };
+    }
+    return nruns;
+}
+
+static int send_segments(struct sp_client *client, const struct sp_merge_run *run, uint32_t nruns)
+{
+    for (uint32_t i = 0; i < nruns; i++) {
+        int err = sp_ask_segment(client, run[i].segment);
+
+        if (err)
+            return err;
+    }
+    return 0;
+}
+
+static void set_results(struct sp_merge_page *page, unsigned n, const uint8_t *result)
+{
+    for (unsigned i = 0; i < n; i++)
+        page[i].result = result ? result[i] : SP_OUT_OF_MEMORY;
+}
+
+static int ops_merge(void *ctx, void *mm, struct sp_merge_page *page, unsigned n)
+{
+    struct sp_domain *domain = ctx;
+    struct sp_client *client = mm;
+    struct {
+        struct sp_merge_ask head;
+        struct sp_merge_run run[SP_MERGE_PAGES];
+    } ask;
+    const struct sp_merged *merged;
+    const void *body;
+    size_t size;
+    int err;
+
+    if (n == 0 || n > SP_MERGE_PAGES)
+        return -EINVAL;
+    ask.head.npages = n;
+    ask.head.nruns = group_runs(ask.run, page, n, domain->daemon->page_size);
+    err = send_segments(client, ask.run, ask.head.nruns);
+    if (err && !client->failed && err != -EHOSTDOWN) {
+        set_results(page, n, NULL); /* it has no room for the segment: its pages stay */
+        return 0;
+    }
+    if (err)
+        return err;
+    err = sp_ask(client, SP_MSG_MERGE, &ask,
+                 sizeof(ask.head) + ask.head.nruns * sizeof(ask.run[0]), -1, SP_MSG_MERGE, &body,
+                 &size);
+    if (!err && sp_check_merged(body, size, n, &merged))
+        err = sp_ask_malformed(client);
+    if (err) {
+        if (err != -EHOSTDOWN)
+            suspect_frames(domain, page, n);
+        return err;
+    }
+    client->mappings = merged->mappings;
+    set_results(page, n, merged->result);
+    return 0;
+}
+
+static int ops_unmerge(void *ctx, void *mm, uint64_t start, uint64_t end, uint64_t *next,
+                       uint64_t *npages)
+{
+    struct sp_domain *domain = ctx;
+    struct sp_client *client = mm;
+    struct sp_unmerge_ask ask = {.start = start, .end = end, .max_pages = UNMERGE_PAGES};
+    struct sp_unmerged done;
+    const void *body;
+    size_t size;
+    int err = sp_ask(client, SP_MSG_UNMERGE, &ask, sizeof(ask), -1, SP_MSG_UNMERGE, &body, &size);
+
+    *next = 0;
+    *npages = 0;
+    if (err)
+        return err;
+    if (sp_check_unmerged(body, size, domain->daemon->page_size, start, end, &done))
+        return sp_ask_malformed(client);
+    client->mappings = done.mappings;
+    domain->unmerged += done.npages;
+    *next = done.next;
+    *npages = done.npages;
+    return done.status;
+}
+
+/* K10 is each engine's own matter, but the limit is one for all domains. */
+static unsigned within_limit(const struct sp_daemon *daemon, unsigned want)
+{
+    uint64_t limit = daemon->config.max_kernel_pages;
+    struct sp_pool_counters counters;
+
+    if (limit == 0)
+        return want;
+    sp_pool_counters(daemon->pool, &counters);
+    if (counters.frames_used >= limit)
+        return 0;
+    return want < limit - counters.frames_used ? want : (unsigned)(limit - counters.frames_used);
+}
+
+static sp_frame ops_frame_alloc(void *ctx, unsigned want, unsigned *got)
+{
+    struct sp_domain *domain = ctx;
+    uint32_t segment, index;
+
+    *got = 0;
+    want = within_limit(domain->daemon, want);
+    if (want == 0 || sp_pool_alloc(domain->set, want, &segment, &index, got) || *got == 0)
+        return 0;
+    return SP_FRAME(segment, index);
+}
+
+static void ops_frame_free_unused(void *ctx, sp_frame frame, unsigned n)
+{
+    struct sp_domain *domain = ctx;
+
+    for (unsigned i = 0; i < n; i++) {
+        uint32_t segment = SP_FRAME_SEGMENT(frame + i), index = SP_FRAME_INDEX(frame + i);
+
+        /* A frame that may be mapped after all must never be written again (K11). */
+        if (is_suspect(domain, frame + i))
+            sp_pool_forget(domain->set, segment, index);
+        else
+            sp_pool_unalloc(domain->set, segment, index, 1);
+    }
+}
+
+static void ops_frame_forget(void *ctx, sp_frame frame)
+{
+    struct sp_domain *domain = ctx;
+
+    sp_pool_forget(domain->set, SP_FRAME_SEGMENT(frame), SP_FRAME_INDEX(frame));
+}
+
+const struct sp_engine_ops sp_daemon_engine_ops = {
+    .scan = ops_scan,
+    .fill = ops_fill,
+    .merge = ops_merge,
+    .unmerge = ops_unmerge,
+    .frame_alloc = ops_frame_alloc,
+    .frame_free_unused = ops_frame_free_unused,
+    .frame_forget = ops_frame_forget,
+};

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What the engine asks of the outside, answered by messages to agents and by the pool. */
+#ifndef SP_DAEMON_ENGINE_OPS_H
+#define SP_DAEMON_ENGINE_OPS_H
+
+#include "daemon.h"
+
+/* ctx is the struct sp_domain, mm the struct sp_client. */
+extern const struct sp_engine_ops sp_daemon_engine_ops;
+
+/* Hashes a page's bytes with the domain's seed, as agents do. */
+struct sp_hash sp_page_hash(const struct sp_domain *domain, const void *page);
+
+/*
+ * To be called when an engine call is over: frames of merges whose answer was lost may be handed
+ * out again only through sp_pool_forget() until then.
+ */
+void sp_engine_call_done(struct sp_domain *domain);
+
+#endif

@@ -1,0 +1,321 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "passes.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/falloc.h>
+#include <time.h>
+
+#include "client.h"
+#include "control.h"
+#include "domain.h"
+#include "engine_ops.h"
+#include "log.h"
+
+#define STEP_COST     64u     /* pages that a step counts for at least: it costs a message */
+#define IDLE_LOOKED   16u     /* pages looked into in an idle round, or one in a thousand */
+#define SWEEP_USECS   100000u /* between looks whether dead domains' frames can be freed, */
+#define SWEEP_TRIES   30u     /* so often, then every: */
+#define SWEEP_SLOWLY  1000000u
+
+uint64_t sp_now_usecs(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
+}
+
+uint64_t sp_passes_quiet(const struct sp_daemon *daemon)
+{
+    uint64_t quiet = daemon->empty_rounds;
+    const struct sp_domain *domain;
+    const struct sp_client *client;
+    bool any = false;
+
+    TAILQ_FOREACH(client, &daemon->clients, link) {
+        if (client->state == SP_CLIENT_JOINING)
+            return 0;
+    }
+    TAILQ_FOREACH(domain, &daemon->domains, link) {
+        struct sp_engine_counters c;
+
+        if (!domain->engine)
+            continue;
+        sp_engine_counters(domain->engine, &c);
+        quiet = any && quiet < c.quiet_passes ? quiet : c.quiet_passes;
+        any = true;
+    }
+    return quiet;
+}
+
+/* The next domain whose pass of this round is not complete; NULL: the round is. */
+static struct sp_domain *next_domain(struct sp_daemon *daemon)
+{
+    struct sp_domain *start = daemon->turn ? daemon->turn : TAILQ_FIRST(&daemon->domains);
+    struct sp_domain *domain = start;
+
+    while (domain) {
+        struct sp_domain *next = TAILQ_NEXT(domain, link);
+
+        if (!next)
+            next = TAILQ_FIRST(&daemon->domains);
+        daemon->turn = next;
+        if (domain->engine && !domain->pass_done)
+            return domain;
+        domain = next != start ? next : NULL;
+    }
+    return NULL;
+}
+
+static void note_pass(struct sp_domain *domain)
+{
+    struct sp_engine_counters c;
+
+    sp_engine_counters(domain->engine, &c);
+    domain->pass_done = true;
+    domain->pass_looked = c.pages_scanned - domain->pass_scanned;
+    domain->pass_scanned = c.pages_scanned;
+}
+
+static void step(struct sp_daemon *daemon, struct sp_domain *domain)
+{
+    uint32_t budget =
+        daemon->quota < SP_REPORT_PAGES ? (uint32_t)daemon->quota : SP_REPORT_PAGES;
+    bool done = false;
+    uint64_t looked = sp_engine_step(domain->engine, budget, &done);
+
+    sp_engine_call_done(domain);
+    if (looked < STEP_COST)
+        looked = STEP_COST;
+    daemon->quota -= looked < daemon->quota ? looked : daemon->quota;
+    if (done)
+        note_pass(domain);
+    sp_clients_reap(daemon); /* may free the domain */
+}
+
+/* Gives the memory of the offer buffers back: they are used only while new frames are made. */
+static void empty_offers(struct sp_daemon *daemon)
+{
+    struct sp_client *client;
+    off_t size = (off_t)(SP_LIFT_PAGES * daemon->page_size);
+
+    TAILQ_FOREACH(client, &daemon->clients, link) {
+        if (!client->offered)
+            continue;
+        client->offered = false;
+        if (fallocate(client->shm_fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, SP_SHM_OFFER,
+                      size))
+            sp_log(SP_LOG_WARNING, "cannot empty a client's offer buffer: %m");
+    }
+}
+
+static void set_idle(struct sp_daemon *daemon, bool idle)
+{
+    uint64_t longer = daemon->idle_us + daemon->idle_us / 2;
+
+    if (!idle)
+        daemon->idle_us = 0;
+    else if (daemon->idle_us == 0)
+        daemon->idle_us = SP_IDLE_USECS_MIN;
+    else
+        daemon->idle_us = longer < SP_IDLE_USECS_MAX ? longer : SP_IDLE_USECS_MAX;
+}
+
+static void end_round(struct sp_daemon *daemon)
+{
+    uint64_t looked = 0, tracked = 0;
+    struct sp_domain *domain;
+    bool any = false;
+
+    TAILQ_FOREACH(domain, &daemon->domains, link) {
+        struct sp_engine_counters c;
+
+        if (!domain->engine)
+            continue;
+        sp_engine_counters(domain->engine, &c);
+        tracked += c.pages_tracked;
+        looked += domain->pass_looked;
+        domain->pass_done = false;
+        any = true;
+        sp_domain_sweep(domain);
+    }
+    daemon->full_scans++;
+    daemon->empty_rounds = any ? 0 : daemon->empty_rounds + 1;
+    set_idle(daemon, looked <= IDLE_LOOKED + tracked / 1000 && (!any || sp_passes_quiet(daemon) > 1));
+    if (daemon->idle_us)
+        empty_offers(daemon);
+    sp_clients_reap(daemon);
+}
+
+/* Merges for a slice. Returns how long to sleep then, us. */
+static uint64_t merge_slice(struct sp_daemon *daemon)
+{
+    uint64_t deadline = sp_now_usecs() + SP_SLICE_USECS;
+    uint64_t sleep = (uint64_t)daemon->config.sleep_millisecs * 1000;
+
+    if (daemon->quota == 0)
+        daemon->quota = daemon->config.pages_to_scan;
+    while (daemon->quota && sp_now_usecs() < deadline) {
+        struct sp_domain *domain = next_domain(daemon);
+
+        if (!domain) {
+            end_round(daemon);
+            daemon->quota = 0;
+            return sleep > daemon->idle_us ? sleep : daemon->idle_us;
+        }
+        step(daemon, domain);
+    }
+    return daemon->quota ? 0 : sleep;
+}
+
+static void end_run2(struct sp_daemon *daemon, int status)
+{
+    if (status == -ENOMEM || daemon->off) {
+        daemon->off = false;
+        sp_passes_set_run(daemon, SP_RUN_STOP, false);
+    }
+    sp_control_run2_done(daemon, status);
+}
+
+static struct sp_domain *next_merged(struct sp_daemon *daemon)
+{
+    struct sp_domain *domain;
+
+    TAILQ_FOREACH(domain, &daemon->domains, link) {
+        if (domain->engine && !domain->all_unmerged)
+            return domain;
+    }
+    return NULL;
+}
+
+/* Un-merges everything for a slice (K13). Returns true if there is more to do. */
+static bool unmerge_slice(struct sp_daemon *daemon)
+{
+    uint64_t deadline = sp_now_usecs() + SP_SLICE_USECS;
+    struct sp_domain *domain;
+
+    while ((domain = next_merged(daemon)) && sp_now_usecs() < deadline) {
+        int more = sp_engine_unmerge_step(domain->engine);
+
+        sp_engine_call_done(domain);
+        if (more == -ENOMEM) {
+            end_run2(daemon, -ENOMEM);
+            return false;
+        }
+        domain->all_unmerged = more != 1;
+        if (more < 0)
+            daemon->run2_busy = true;
+        sp_clients_reap(daemon);
+    }
+    if (domain)
+        return true;
+    end_run2(daemon, daemon->run2_busy ? -EBUSY : 0);
+    daemon->run2_busy = false;
+    return false;
+}
+
+static void arm(struct sp_daemon *daemon, uint64_t at)
+{
+    sd_event_source_set_time(daemon->pass_source, at);
+    sd_event_source_set_enabled(daemon->pass_source, SD_EVENT_ONESHOT);
+}
+
+static void earlier(uint64_t *at, uint64_t than)
+{
+    if (*at == 0 || than < *at)
+        *at = than;
+}
+
+/* Frames of domains without clients: freed as soon as the last process let go (D4). */
+static void sweep_dead(struct sp_daemon *daemon, uint64_t *at)
+{
+    if (!sp_domains_sweep_dead(daemon)) {
+        daemon->sweep_tries = 0;
+        return;
+    }
+    daemon->sweep_tries++;
+    earlier(at, sp_now_usecs() + (daemon->sweep_tries > SWEEP_TRIES ? SWEEP_SLOWLY : SWEEP_USECS));
+}
+
+static int on_pass(sd_event_source *source, uint64_t usec, void *arg)
+{
+    struct sp_daemon *daemon = arg;
+    uint64_t at = sp_clients_join(daemon);
+
+    if (sp_control_work(daemon))
+        earlier(&at, sp_now_usecs());
+    else if (daemon->config.run == SP_RUN_MERGE)
+        earlier(&at, merge_slice(daemon) + sp_now_usecs());
+    else if (daemon->config.run == SP_RUN_UNMERGE && next_merged(daemon) && unmerge_slice(daemon))
+        earlier(&at, sp_now_usecs());
+    sweep_dead(daemon, &at);
+    if (at)
+        arm(daemon, at);
+    return 0;
+}
+
+void sp_passes_wake(struct sp_daemon *daemon)
+{
+    daemon->idle_us = 0;
+    daemon->sweep_tries = 0;
+    if (daemon->pass_source)
+        arm(daemon, sp_now_usecs());
+}
+
+int sp_passes_start(struct sp_daemon *daemon)
+{
+    int err = sd_event_add_time(daemon->event, &daemon->pass_source, CLOCK_MONOTONIC, 0, 1000,
+                                on_pass, daemon);
+
+    if (err < 0)
+        return err;
+    /* Behind everything else that is ready: messages first. */
+    err = sd_event_source_set_priority(daemon->pass_source, SD_EVENT_PRIORITY_IDLE);
+    return err < 0 ? err : 0;
+}
+
+static void release_held(struct sp_daemon *daemon)
+{
+    struct sp_client *client;
+
+    TAILQ_FOREACH(client, &daemon->clients, link) {
+        if (!client->held)
+            continue;
+        client->held = false;
+        if (client->state == SP_CLIENT_READY)
+            sp_client_resync(client);
+    }
+}
+
+void sp_passes_set_run(struct sp_daemon *daemon, enum sp_engine_run run, bool off)
+{
+    struct sp_domain *domain;
+
+    daemon->config.run = run;
+    daemon->off = off;
+    daemon->run2_busy = false;
+    TAILQ_FOREACH(domain, &daemon->domains, link) {
+        domain->all_unmerged = false;
+        if (domain->engine)
+            sp_engine_set_run(domain->engine, run);
+    }
+    if (run == SP_RUN_MERGE)
+        release_held(daemon);
+    sp_keep_state(daemon);
+    sp_passes_wake(daemon);
+    if (run == SP_RUN_UNMERGE && !next_merged(daemon))
+        end_run2(daemon, 0);
+}
+
+void sp_passes_set_max_kernel_pages(struct sp_daemon *daemon, uint64_t pages)
+{
+    struct sp_domain *domain;
+
+    daemon->config.max_kernel_pages = pages;
+    TAILQ_FOREACH(domain, &daemon->domains, link) {
+        if (domain->engine)
+            sp_engine_set_max_kernel_pages(domain->engine, pages);
+    }
+    sp_passes_wake(daemon);
+}

@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "server.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/un.h>
+#include <systemd/sd-daemon.h>
+#include <unistd.h>
+
+#include <json-c/json.h>
+
+#include "ask.h"
+#include "client.h"
+#include "control.h"
+#include "log.h"
+
+#define BACKLOG      128
+#define ACCEPT_BATCH 64
+
+static void drop_replies(struct sp_conn *conn)
+{
+    struct sp_conn_reply *reply;
+
+    while ((reply = STAILQ_FIRST(&conn->replies))) {
+        STAILQ_REMOVE_HEAD(&conn->replies, link);
+        free(reply);
+    }
+}
+
+/* Frees the connection; its socket stays open if fd was taken out of it (-1). */
+static void conn_free(struct sp_conn *conn)
+{
+    sd_event_source_disable_unref(conn->io);
+    drop_replies(conn);
+    if (conn->fd >= 0)
+        close(conn->fd);
+    TAILQ_REMOVE(&conn->daemon->conns, conn, link);
+    conn->daemon->nconns--;
+    free(conn);
+}
+
+/* While an answer is outstanding nothing more is read: one request at a time. */
+static void set_events(struct sp_conn *conn)
+{
+    uint32_t events = 0;
+
+    if (!STAILQ_EMPTY(&conn->replies))
+        events = EPOLLOUT;
+    else if (conn->wait == SP_WAIT_NOTHING)
+        events = EPOLLIN;
+    sd_event_source_set_io_events(conn->io, events);
+}
+
+/* 0; -EAGAIN: some are left; else the connection is dead. */
+static int flush(struct sp_conn *conn)
+{
+    struct sp_conn_reply *reply;
+
+    while ((reply = STAILQ_FIRST(&conn->replies))) {
+        if (send(conn->fd, reply->text, reply->size, MSG_DONTWAIT | MSG_NOSIGNAL) < 0)
+            return errno == EINTR ? -EAGAIN : -errno;
+        STAILQ_REMOVE_HEAD(&conn->replies, link);
+        free(reply);
+    }
+    return 0;
+}
+
+void sp_conn_reply(struct sp_conn *conn, struct json_object *object)
+{
+    const char *text = object ? json_object_to_json_string_ext(object, JSON_C_TO_STRING_PLAIN)
+                              : "{\"ok\":false,\"error\":\"the daemon is short of memory: try again "
+                                "later\",\"exit\":1}";
+    size_t size = text ? strlen(text) : 0;
+    struct sp_conn_reply *reply = size ? malloc(sizeof(*reply) + size) : NULL;
+
+    if (reply) {
+        reply->size = size;
+        memcpy(reply->text, text, size);
+        STAILQ_INSERT_TAIL(&conn->replies, reply, link);
+        flush(conn); /* an error shows again, as an event */
+    } else {
+        shutdown(conn->fd, SHUT_RDWR); /* no silence: the asker sees the end */
+    }
+    json_object_put(object);
+    set_events(conn);
+}
+
+/* A first packet that is no JSON: a client, or nobody. The connection is over for us. */
+static void become_client(struct sp_conn *conn, const struct sp_packet *packet)
+{
+    struct sp_hello_packet hello = {
+        .packet = conn->daemon->packet,
+        .size = packet->size,
+        .fd = packet->fd,
+        .sender = packet->sender,
+        .uid = conn->uid,
+    };
+    struct sp_daemon *daemon = conn->daemon;
+    int fd = conn->fd;
+
+    conn->io = sd_event_source_disable_unref(conn->io);
+    conn->fd = -1;
+    conn_free(conn);
+    sp_client_hello(daemon, fd, &hello);
+}
+
+static void on_packet(struct sp_conn *conn, struct sp_packet *packet)
+{
+    const char *data = (const char *)conn->daemon->packet;
+
+    if (!conn->control && data[0] != '{') {
+        become_client(conn, packet);
+        return;
+    }
+    if (packet->fd >= 0)
+        close(packet->fd); /* no request has one */
+    conn->control = true;
+    sp_control_request(conn, data, packet->size);
+    set_events(conn);
+}
+
+static int on_conn(sd_event_source *source, int fd, uint32_t events, void *arg)
+{
+    struct sp_conn *conn = arg;
+    struct sp_packet packet;
+    int err;
+
+    conn->heard_at = sp_now_usecs();
+    if (events & EPOLLOUT) {
+        err = flush(conn);
+        if (err && err != -EAGAIN)
+            conn_free(conn);
+        else
+            set_events(conn);
+        return 0;
+    }
+    if (!(events & EPOLLIN)) { /* hung up while it waited */
+        conn_free(conn);
+        return 0;
+    }
+    err = sp_receive(fd, conn->daemon->packet, &packet);
+    if (err == -EAGAIN)
+        return 0;
+    if (err == -EPROTO)
+        conn->daemon->malformed++;
+    if (err || packet.size == 0) {
+        if (packet.fd >= 0)
+            close(packet.fd);
+        conn_free(conn);
+    } else {
+        on_packet(conn, &packet);
+    }
+    return 0;
+}
+
+static void conn_new(struct sp_daemon *daemon, int fd)
+{
+    struct sp_conn *conn = calloc(1, sizeof(*conn));
+    struct ucred cred;
+    socklen_t size = sizeof(cred);
+    int on = 1;
+
+    if (!conn || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &size) ||
+        setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on))) {
+        free(conn);
+        close(fd);
+        return;
+    }
+    conn->daemon = daemon;
+    conn->fd = fd;
+    conn->uid = cred.uid;
+    conn->heard_at = sp_now_usecs();
+    STAILQ_INIT(&conn->replies);
+    TAILQ_INSERT_TAIL(&daemon->conns, conn, link);
+    daemon->nconns++;
+    if (sd_event_add_io(daemon->event, &conn->io, fd, EPOLLIN, on_conn, conn) < 0)
+        conn_free(conn);
+}
+
+/* The oldest connection that said nothing yet makes room for a new one. */
+static bool make_room(struct sp_daemon *daemon)
+{
+    struct sp_conn *conn;
+
+    if (daemon->nconns < SP_MAX_CONNECTIONS)
+        return true;
+    TAILQ_FOREACH(conn, &daemon->conns, link) {
+        if (!conn->control) {
+            conn_free(conn);
+            return true;
+        }
+    }
+    return false;
+}
+
+static int on_listen(sd_event_source *source, int listen_fd, uint32_t events, void *arg)
+{
+    struct sp_daemon *daemon = arg;
+
+    for (int i = 0; i < ACCEPT_BATCH; i++) {
+        int fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+
+        if (fd < 0)
+            break;
+        if (make_room(daemon))
+            conn_new(daemon, fd);
+        else
+            close(fd);
+    }
+    return 0;
+}
+
+void sp_server_expire(struct sp_daemon *daemon)
+{
+    uint64_t now = sp_now_usecs();
+    struct sp_conn *conn, *next;
+
+    for (conn = TAILQ_FIRST(&daemon->conns); conn; conn = next) {
+        uint64_t limit = (conn->control ? SP_CONTROL_SECONDS : SP_HELLO_SECONDS) * 1000000ull;
+
+        next = TAILQ_NEXT(conn, link);
+        if (conn->wait == SP_WAIT_NOTHING && now - conn->heard_at > limit)
+            conn_free(conn);
+    }
+}
+
+/* Makes the socket's folder if it is not there: for everybody where the daemon is root's. */
+static int make_folder(const char *socket, mode_t mode)
+{
+    char folder[sizeof(((struct sp_config *)0)->socket)];
+    char *slash;
+
+    snprintf(folder, sizeof(folder), "%s", socket);
+    slash = strrchr(folder, '/');
+    if (!slash || slash == folder)
+        return 0;
+    *slash = 0;
+    if (mkdir(folder, mode) && errno != EEXIST)
+        return -errno;
+    return 0;
+}
+
+static int bind_socket(int fd, const struct sockaddr_un *address, mode_t mode)
+{
+    mode_t old = umask(0777 & ~mode);
+    int err = 0;
+
+    if (unlink(address->sun_path) && errno != ENOENT)
+        err = -errno;
+    if (!err && bind(fd, (const struct sockaddr *)address, sizeof(*address)))
+        err = -errno;
+    umask(old);
+    return err;
+}
+
+static int make_socket(struct sp_daemon *daemon)
+{
+    bool root = daemon->uid == 0;
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int err = make_folder(daemon->config.socket, root ? 0755 : 0700);
+    int fd;
+
+    if (err)
+        return err;
+    memcpy(address.sun_path, daemon->config.socket, sizeof(address.sun_path));
+    fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (fd < 0)
+        return -errno;
+    err = bind_socket(fd, &address, root ? 0666 : 0600);
+    if (!err && listen(fd, BACKLOG))
+        err = -errno;
+    if (err) {
+        close(fd);
+        return err;
+    }
+    return fd;
+}
+
+int sp_server_open(struct sp_daemon *daemon, char *why, size_t why_size)
+{
+    bool activated = sd_listen_fds(1) == 1;
+    int fd = activated ? SD_LISTEN_FDS_START : make_socket(daemon);
+    int err = fd, on = 1;
+
+    if (fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)))
+        err = -errno;
+    if (err >= 0)
+        err = sd_event_add_io(daemon->event, &daemon->listen_source, fd, EPOLLIN, on_listen,
+                              daemon);
+    if (err < 0) {
+        if (fd >= 0)
+            close(fd);
+        snprintf(why, why_size, "cannot listen at %s: %s", daemon->config.socket, strerror(-err));
+        return err;
+    }
+    daemon->listen_fd = fd;
+    daemon->listen_ours = !activated;
+    return 0;
+}
+
+void sp_server_close(struct sp_daemon *daemon)
+{
+    while (!TAILQ_EMPTY(&daemon->conns))
+        conn_free(TAILQ_FIRST(&daemon->conns));
+    daemon->listen_source = sd_event_source_disable_unref(daemon->listen_source);
+    if (daemon->listen_fd >= 0)
+        close(daemon->listen_fd);
+    if (daemon->listen_fd >= 0 && daemon->listen_ours)
+        unlink(daemon->config.socket);
+    daemon->listen_fd = -1;
+}

@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The listening socket, and connections that are no clients (yet). */
+#ifndef SP_DAEMON_SERVER_H
+#define SP_DAEMON_SERVER_H
+
+#include "daemon.h"
+
+struct json_object;
+
+enum sp_conn_wait {
+    SP_WAIT_NOTHING,
+    SP_WAIT_RUN2,    /* until all is un-merged */
+    SP_WAIT_UNMERGE, /* until the processes asked for are un-merged */
+};
+
+struct sp_conn_reply {
+    STAILQ_ENTRY(sp_conn_reply) link;
+    size_t size;
+    char text[];
+};
+
+struct sp_conn {
+    TAILQ_ENTRY(sp_conn) link;
+    struct sp_daemon *daemon;
+    int fd;
+    uid_t uid;
+    bool control;     /* spoke JSON */
+    uint64_t heard_at; /* us */
+    sd_event_source *io;
+    enum sp_conn_wait wait;
+    /* SP_WAIT_UNMERGE */
+    unsigned serial;
+    pid_t pid; /* 0: all that the asker may */
+    uint64_t pages;
+    unsigned failed;
+    int error;
+    STAILQ_HEAD(, sp_conn_reply) replies; /* not sent yet */
+};
+
+/* Binds and listens. 0, or a negative errno with a sentence in why. */
+int sp_server_open(struct sp_daemon *daemon, char *why, size_t why_size);
+void sp_server_close(struct sp_daemon *daemon);
+
+/* Queues one packet and sends what the socket takes; the rest follows when there is room. Takes
+ * the object. A connection that cannot be sent to ends at the next event. */
+void sp_conn_reply(struct sp_conn *conn, struct json_object *object);
+
+/* Once a second: ends connections that said nothing for too long. */
+void sp_server_expire(struct sp_daemon *daemon);
+
+#endif

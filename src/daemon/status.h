@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The counters and the list of processes, as JSON (docs/control.md). */
+#ifndef SP_DAEMON_STATUS_H
+#define SP_DAEMON_STATUS_H
+
+#include <json-c/json.h>
+
+#include "daemon.h"
+
+#define SP_EVERYBODY ((uid_t)-1)
+
+/* The counters over the domains of uid, or over all (SP_EVERYBODY). The caller's to put; NULL:
+ * memory short. */
+struct json_object *sp_status_json(struct sp_daemon *daemon, uid_t uid);
+/* One process. The caller's to put. */
+struct json_object *sp_process_json(const struct sp_client *client);
+
+#endif
