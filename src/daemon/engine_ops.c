@@ -5,6 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#ifndef static_assert
+#define static_assert _Static_assert /* xxhash.h, all inline, means C11's <assert.h> */
+#endif
 #include <xxhash.h>
 
 #include "answers.h"

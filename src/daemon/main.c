@@ -34,8 +34,12 @@ static void raise_file_limit(void)
 
     if (getrlimit(RLIMIT_NOFILE, &limit) || limit.rlim_cur >= want)
         return;
-    if (limit.rlim_max < want && geteuid() == 0)
-        limit.rlim_max = want;
+    if (limit.rlim_max < want) {
+        struct rlimit more = {want, want};
+
+        if (setrlimit(RLIMIT_NOFILE, &more) == 0)
+            return;
+    }
     limit.rlim_cur = limit.rlim_max < want ? limit.rlim_max : want;
     if (setrlimit(RLIMIT_NOFILE, &limit))
         sp_log(SP_LOG_WARNING, "cannot raise the limit of open files: %m");
@@ -272,7 +276,8 @@ static int serve(const struct sp_config *config, int report)
     int err = daemon ? daemon_open(daemon, why, sizeof(why)) : -ENOMEM;
 
     if (err) {
-        fprintf(stderr, "samepaged: %s\n", why);
+        if (!config->foreground || config->log_file) /* else the log is on stderr */
+            fprintf(stderr, "samepaged: %s\n", why);
         sp_log(SP_LOG_ERROR, "%s", why);
     } else {
         sp_log(SP_LOG_INFO, "version %s listens at %s", SP_VERSION, config->socket);
