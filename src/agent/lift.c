@@ -146,7 +146,7 @@ static enum sp_result why_not_moved(int error)
 static void move_out(struct lift *l)
 {
     for (uint32_t i = 0; i < l->npages;) {
-        uint32_t end = i, tries = 0;
+        uint32_t end = i, tries = 0, most;
         int error;
 
         if (l->state[i] != WANTED) {
@@ -155,14 +155,20 @@ static void move_out(struct lift *l)
         }
         while (end < l->npages && l->state[end] == WANTED)
             end++;
+        most = end - i;
         while (i < end) {
-            long moved = move_pages(page_at(sp_agent.staging, i), page_at(l->addr, i), end - i, 0,
+            uint32_t n = end - i < most ? end - i : most;
+            long moved = move_pages(page_at(sp_agent.staging, i), page_at(l->addr, i), n, 0,
                                     &error);
 
             for (; moved > 0; moved--, tries = 0)
                 l->state[i++] = STAGED;
             if (i >= end || !error)
                 continue;
+            if (error == EINVAL && n > 1) {
+                most = n / 2; /* one call moves pages of one mapping only */
+                continue;
+            }
             if (error == EAGAIN && tries++ < 100)
                 continue;
             decide(l, i, error == EAGAIN ? SP_PINNED : why_not_moved(error));
