@@ -2,12 +2,12 @@
 /*
  * Putting the gate in: finds the sites, makes sure of each, has them patched.
  *
- * A site is `b8 nr 00 00 00 0f 05` (mov $nr,%eax; syscall) with the number of a gated call, and the
- * last two instructions of the function syscall(). Such bytes count only if decoding from before
- * arrives at them, and nothing jumps into them. libc and ld.so must be as we know them: every
- * function that ends in a gated call holds a site, and no gated number goes into a system call any
- * other way. Anything else in the process that has such a site must pass the same checks, or the
- * process is not merged. What is loaded later (dlopen) is not looked at.
+ * A site is `b8 nr 00 00 00 0f 05` (mov $nr,%eax; syscall) with the number of a gated call, the same
+ * with moves between registers in the middle (of which then the last is taken), and the end of the
+ * function syscall(). Such bytes count only if decoding from before arrives at them, and nothing
+ * jumps into them. No gated number may go into a system call that cannot be patched; and libc and
+ * ld.so must be as we know them: every function that ends in a gated call holds a site. Everything
+ * loaded must pass, or the process is not merged. What is loaded later (dlopen) is not looked at.
  */
 #include <errno.h>
 #include <stddef.h>
@@ -98,33 +98,36 @@ static bool is_ours(const struct sp_elf_object *object)
 /* Adds the sites of one mapping of text. */
 static int find_sites(struct install *in, const struct sp_elf_object *object)
 {
+    enum sp_site_found found;
+    struct sp_patch_site site;
     struct sp_site_scan scan;
-    uint64_t address;
 
     sp_site_scan_init(&scan, object->text, object->text_end);
     if (is_libc(object))
         sp_elf_function(object, "syscall", &scan.function, &scan.function_end);
-    while ((address = sp_site_scan_next(&scan))) {
+    while ((found = sp_site_scan_next(&scan, &site)) == SP_SITE_FOUND) {
         if (in->sites == SITES)
             return refuse(in, object, "it has too many system calls of its own");
-        in->site[in->sites++] = (struct sp_patch_site){.address = address, .text = object->text};
+        in->site[in->sites++] = site;
     }
-    return 0;
+    return found == SP_SITE_STRAY ? refuse_address(in, object, "a gated system call stands alone at ",
+                                                   site.address)
+                                  : 0;
 }
 
 static int check_sites(struct install *in, const struct sp_elf_object *object, unsigned first)
 {
-    uint64_t bad;
+    const struct sp_patch_site *bad;
 
     if (first == in->sites)
         return 0;
-    for (unsigned i = first; i < in->sites; i++) {
-        bad = in->site[i].address;
-        if (!sp_site_is_code(bad, object->text, object->text_end))
-            return refuse_address(in, object, "no whole system call stands at ", bad);
-    }
-    bad = sp_site_jump_into(&in->site[first], in->sites - first, object->text, object->text_end);
-    return bad ? refuse_address(in, object, "a jump leads into the system call at ", bad) : 0;
+    for (unsigned i = first; i < in->sites; i++)
+        if (!sp_site_is_code(&in->site[i], object->text_end))
+            return refuse_address(in, object, "no whole system call stands at ",
+                                  in->site[i].address);
+    bad = sp_site_jump_into(&in->site[first], in->sites - first, object->text_end);
+    return bad ? refuse_address(in, object, "a jump leads into the system call at ", bad->address)
+               : 0;
 }
 
 static bool has_site_in(const struct install *in, uint64_t start, uint64_t end)
@@ -139,17 +142,9 @@ static bool has_site_of(const struct install *in, const struct sp_elf_object *ob
 {
     for (unsigned i = 0; i < in->sites; i++)
         if (in->site[i].address >= object->text && in->site[i].address < object->text_end &&
-            sp_site_number(in->site[i].address) == nr)
+            sp_site_number(&in->site[i]) == nr)
             return true;
     return false;
-}
-
-/* A gated number on its way to a system call that is no site would slip past the gate. */
-static int check_known(struct install *in, const struct sp_elf_object *object)
-{
-    uint64_t stray = sp_site_stray(object->text, object->text_end);
-
-    return stray ? refuse_address(in, object, "a gated system call has another form at ", stray) : 0;
 }
 
 static int check_libc(struct install *in, const struct sp_elf_object *object)
@@ -173,7 +168,7 @@ static int check_libc(struct install *in, const struct sp_elf_object *object)
          !sp_elf_function(object, "fork", &start, &end)) ||
         !has_site_in(in, start, end))
         return refuse(in, object, "its fork does the system call elsewhere");
-    return check_known(in, object);
+    return 0;
 }
 
 static int check_linker(struct install *in, const struct sp_elf_object *object)
@@ -183,7 +178,7 @@ static int check_linker(struct install *in, const struct sp_elf_object *object)
     for (unsigned i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
         if (!has_site_of(in, object, numbers[i]))
             return refuse(in, object, "its system calls have another form");
-    return check_known(in, object);
+    return 0;
 }
 
 static int look_into(struct install *in, const struct sp_elf_object *object)

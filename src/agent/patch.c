@@ -138,10 +138,10 @@ static void put_distance(uint8_t *at, uint64_t from, uint64_t to)
 }
 
 /* Writes the code of a stub that will stand at stub; area begins with the two pointers. */
-static void make_stub(uint8_t *code, uint64_t stub, uint64_t area, uint64_t site)
+static void make_stub(uint8_t *code, uint64_t area, const struct sp_patch_site *site)
 {
     static const uint8_t form[] = {
-        0,    0,    0,    0, 0,          /*  0: the site's first instruction */
+        0,    0,    0,    0x66, 0x90,    /*  0: the site's head; nop behind a short one */
         0x48, 0x8d, 0x0d, 6, 0, 0, 0,    /*  5: lea 18(here), %rcx */
         0xff, 0x25, 0,    0, 0, 0,       /* 12: jmp *area */
         0xe9, 0,    0,    0, 0,          /* 18: jmp behind the site */
@@ -152,11 +152,11 @@ static void make_stub(uint8_t *code, uint64_t stub, uint64_t area, uint64_t site
         0xff, 0x25, 0,    0, 0, 0,       /* 39: jmp *area+8 */
     };
     _Static_assert(18 + SP_STUB_NATIVE == 23 && 18 + SP_STUB_FORK == 30, "as the entry knows it");
-    uint64_t behind = site + SP_SITE_BYTES;
+    uint64_t behind = sp_site_end(site), stub = site->stub;
 
     memset(code, 0xcc, STUB_BYTES);
     memcpy(code, form, sizeof(form));
-    memcpy(code, (const void *)site, SP_SITE_HEAD);
+    memcpy(code, (const void *)site->address, site->head);
     put_distance(code + 14, stub + 18, area);
     put_distance(code + 19, stub + 23, behind);
     put_distance(code + 26, stub + 30, behind);
@@ -180,7 +180,7 @@ static int write_stub(struct patch *patch, struct sp_patch_site *site)
         return -ENOMEM;
     offset = (uint64_t)++area->used * STUB_BYTES;
     site->stub = area->address + offset;
-    make_stub(code, site->stub, area->address, site->address);
+    make_stub(code, area->address, site);
     return write_at(patch->stubs, code, sizeof(code),
                     (uint64_t)(area - patch->area) * patch->area_bytes + offset);
 }
@@ -227,7 +227,7 @@ static bool next_run(const struct patch *patch, struct run *run)
     run->first = run->last;
     run->start = site[run->first].address & mask;
     do {
-        run->end = (site[run->last].address + SP_SITE_BYTES + patch->page_size - 1) & mask;
+        run->end = (sp_site_end(&site[run->last]) + patch->page_size - 1) & mask;
         run->last++;
     } while (run->last < patch->n && site[run->last].text == site[run->first].text &&
              (site[run->last].address & mask) <= run->end + RUN_GAP * patch->page_size);
@@ -241,11 +241,11 @@ static uint64_t file_offset(const struct run *run, uint64_t address)
 
 static int write_jump(const struct patch *patch, const struct run *run, unsigned i)
 {
-    uint8_t code[SP_SITE_BYTES] = {0xe9, 0, 0, 0, 0, 0x66, 0x90};
+    uint8_t code[SP_SITE_MAX] = {0xe9, 0, 0, 0, 0, 0x66, 0x90};
     const struct sp_patch_site *site = &patch->sites[i];
 
     put_distance(code + 1, site->address + 5, site->stub);
-    return write_at(patch->text, code, sizeof(code), file_offset(run, site->address));
+    return write_at(patch->text, code, site->head + 2, file_offset(run, site->address));
 }
 
 static int write_text(struct patch *patch)
@@ -268,11 +268,12 @@ static void write_back(struct patch *patch)
 
     while (next_run(patch, &run))
         for (unsigned i = run.first; i < run.last; i++) {
-            uint8_t code[SP_SITE_BYTES] = {0, 0, 0, 0, 0, 0x0f, 0x05};
+            const struct sp_patch_site *site = &patch->sites[i];
+            static const uint8_t syscall[2] = {0x0f, 0x05};
+            uint64_t offset = file_offset(&run, site->address);
 
-            memcpy(code, (const void *)patch->sites[i].stub, SP_SITE_HEAD);
-            write_at(patch->text, code, sizeof(code),
-                     file_offset(&run, patch->sites[i].address));
+            write_at(patch->text, (const void *)site->stub, site->head, offset);
+            write_at(patch->text, syscall, sizeof(syscall), offset + site->head);
         }
 }
 

@@ -8,17 +8,30 @@
 
 #include <stdint.h>
 
-#define SP_SITE_BYTES 7u /* mov $nr,%eax (or mov 8(%rsp),%r9); syscall */
-#define SP_SITE_HEAD 5u  /* the first of the two */
+/*
+ * A site is two instructions, the **head** and the system call itself (2 bytes): mov $nr,%eax or, in
+ * libc's syscall(), mov 8(%rsp),%r9, both 5 bytes; elsewhere a move between registers, 3 bytes. Both
+ * together have room for a jump.
+ */
+#define SP_SITE_HEAD 5u
+#define SP_SITE_SHORT_HEAD 3u
+#define SP_SITE_MAX (SP_SITE_HEAD + 2u)
 
 struct sp_patch_site {
     uint64_t address;
+    uint32_t head; /* bytes: SP_SITE_HEAD or SP_SITE_SHORT_HEAD */
     uint64_t text; /* start of the mapping that holds it, all of which is code */
     uint64_t stub; /* set by sp_patch_sites() */
 };
 
+/* Behind the site. */
+static inline uint64_t sp_site_end(const struct sp_patch_site *site)
+{
+    return site->address + site->head + 2;
+}
+
 /*
- * Gives each of the n sites (ascending, SP_SITE_BYTES long, not overlapping) a stub and replaces it
+ * Gives each of the n sites (ascending, not overlapping) a stub and replaces it
  * by a jump there. One thread only. Returns 0, or a negative errno with everything as it was.
  */
 int sp_patch_sites(struct sp_patch_site *sites, unsigned n, uint32_t page_size);

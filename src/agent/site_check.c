@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "site_check.h"
 
+#include <stddef.h>
+
 #ifdef __x86_64__
 
 #include "mem.h"
@@ -23,11 +25,14 @@
 #define AGREE 12u /* of the starts must arrive at the site */
 #define SHORT_JUMP 144u /* more than a short jump's reach, and an instruction */
 
+#define LOAD_BEFORE 48u /* bytes before a system call in which its number is looked for */
+#define LOAD_STEPS 10u  /* instructions between the two */
+
 static uint32_t load32(const uint8_t *p)
 {
     uint32_t value;
 
-    memcpy(&value, p, sizeof(value));
+    __builtin_memcpy(&value, p, sizeof(value)); /* inline: freestanding code would call memcpy */
     return value;
 }
 
@@ -50,42 +55,121 @@ static bool is_gated_number(uint32_t nr)
     return false;
 }
 
-uint32_t sp_site_number(uint64_t address)
+uint32_t sp_site_number(const struct sp_patch_site *site)
 {
-    const uint8_t *p = (const uint8_t *)address;
+    const uint8_t *p = (const uint8_t *)site->address;
 
     return *p == MOV_EAX ? load32(p + 1) : 0;
 }
 
 void sp_site_scan_init(struct sp_site_scan *scan, uint64_t text, uint64_t text_end)
 {
-    *scan = (struct sp_site_scan){.at = text + SP_SITE_HEAD, .end = text_end};
+    *scan = (struct sp_site_scan){.text = text, .at = text + SP_SITE_HEAD, .end = text_end};
 }
 
-/* Is the system call instruction at p that of a site? */
-static bool ends_site(const struct sp_site_scan *scan, const uint8_t *p)
+static bool is_syscall(const uint8_t *p)
+{
+    return p[0] == 0x0f && p[1] == 0x05;
+}
+
+/* The next syscall instruction, or what has its bytes: eight bytes at a time, for texts are long. */
+static const uint8_t *find_syscall(const uint8_t *p, const uint8_t *end)
+{
+    const uint64_t ones = 0x0101010101010101u, high = ones << 7;
+    uint64_t word;
+
+    for (; p + 9 <= end; p += 8) {
+        __builtin_memcpy(&word, p + 1, sizeof(word));
+        word ^= ones * 0x05;
+        if (!((word - ones) & ~word & high))
+            continue;
+        for (unsigned i = 0; i < 8; i++)
+            if (is_syscall(p + i))
+                return p + i;
+    }
+    for (; p + 2 <= end; p++)
+        if (is_syscall(p))
+            return p;
+    return NULL;
+}
+
+/* Does decoding after the load of eax at p lead to the system call, with nothing between that gives
+ * eax another value or leaves? *before is the instruction before the call. */
+static bool load_reaches(const uint8_t *p, const uint8_t *call, const uint8_t **before)
+{
+    unsigned length = SP_SITE_HEAD;
+
+    for (unsigned i = 0; i < LOAD_STEPS && length && p + length <= call; i++) {
+        *before = p;
+        p += length;
+        if (p == call)
+            return true;
+        length = sp_x86_length(p, (size_t)(call - p));
+        if (*p == MOV_EAX || (*p & 0xf0) == 0x70 || (*p >= 0xe0 && *p <= 0xef) || *p == 0xc3 ||
+            *p == 0xff || (*p == 0x0f && (p[1] & 0xf0) == 0x80))
+            return false;
+    }
+    return false;
+}
+
+/* A move between two 64-bit registers, three bytes. */
+static bool is_register_move(const uint8_t *p)
+{
+    return (p[0] & 0xf8) == 0x48 && (p[1] == 0x89 || p[1] == 0x8b) && p[2] >= 0xc0;
+}
+
+/* Looks for the load of a gated number that ends in the system call at call, from near to far. */
+static enum sp_site_found by_load(const uint8_t *call, uint64_t text, uint64_t text_end,
+                                  struct sp_patch_site *site)
+{
+    const uint8_t *p = call - SP_SITE_HEAD, *before;
+
+    for (unsigned i = 0; i < LOAD_BEFORE && (uint64_t)p >= text; i++, p--) {
+        struct sp_patch_site load = {(uint64_t)p, SP_SITE_HEAD, text, 0};
+
+        if (*p != MOV_EAX || !is_gated_number(load32(p + 1)) || !load_reaches(p, call, &before))
+            continue;
+        if (before == p) {
+            *site = load;
+            return SP_SITE_FOUND;
+        }
+        if (!sp_site_is_code(&load, text_end))
+            continue;
+        *site = (struct sp_patch_site){(uint64_t)before, SP_SITE_SHORT_HEAD, text, 0};
+        if (call - before == SP_SITE_SHORT_HEAD && is_register_move(before))
+            return SP_SITE_FOUND;
+        site->address = (uint64_t)call;
+        return SP_SITE_STRAY;
+    }
+    return SP_SITE_NONE;
+}
+
+/* The end of libc's syscall(). */
+static bool in_function(const struct sp_site_scan *scan, const uint8_t *call)
 {
     static const uint8_t load_r9[SP_SITE_HEAD] = {0x4c, 0x8b, 0x4c, 0x24, 0x08};
 
-    if (p[-5] == MOV_EAX)
-        return is_gated_number(load32(p - 4));
-    return (uint64_t)p > scan->function && (uint64_t)p < scan->function_end &&
-           memcmp(p - SP_SITE_HEAD, load_r9, SP_SITE_HEAD) == 0;
+    return (uint64_t)call > scan->function && (uint64_t)call < scan->function_end &&
+           memcmp(call - SP_SITE_HEAD, load_r9, SP_SITE_HEAD) == 0;
 }
 
-uint64_t sp_site_scan_next(struct sp_site_scan *scan)
+enum sp_site_found sp_site_scan_next(struct sp_site_scan *scan, struct sp_patch_site *site)
 {
-    const uint8_t *p = (const uint8_t *)scan->at, *last = (const uint8_t *)scan->end - 1;
+    const uint8_t *call;
+    enum sp_site_found found;
 
-    for (; p < last; p++) {
-        if (p[0] != 0x0f || p[1] != 0x05 || !ends_site(scan, p))
-            continue;
-        /* The next site is at least a whole site away: they never overlap. */
-        scan->at = (uint64_t)p + SP_SITE_BYTES;
-        return (uint64_t)p - SP_SITE_HEAD;
+    while ((call = find_syscall((const uint8_t *)scan->at, (const uint8_t *)scan->end))) {
+        scan->at = (uint64_t)call + 2;
+        if (in_function(scan, call)) {
+            *site = (struct sp_patch_site){(uint64_t)call - SP_SITE_HEAD, SP_SITE_HEAD,
+                                           scan->text, 0};
+            return SP_SITE_FOUND;
+        }
+        found = by_load(call, scan->text, scan->end, site);
+        if (found != SP_SITE_NONE)
+            return found;
     }
-    scan->at = scan->end;
-    return 0;
+    return SP_SITE_NONE;
 }
 
 /* Decodes from start; where no instruction is, goes on at the next byte. Returns whether it arrives
@@ -100,18 +184,18 @@ static bool arrives(uint64_t start, uint64_t to, uint64_t text_end)
     return start == to;
 }
 
-static bool leads_into(uint64_t target, uint64_t site)
+static bool leads_into(uint64_t target, const struct sp_patch_site *site)
 {
-    return target > site && target < site + SP_SITE_BYTES;
+    return target > site->address && target < sp_site_end(site);
 }
 
 /* Looks at the instructions from start, which is in step, to end for short jumps into the site. */
-static bool short_jump_into(uint64_t start, uint64_t end, uint64_t site, uint64_t text_end)
+static bool short_jump_into(uint64_t start, uint64_t end, const struct sp_patch_site *site)
 {
     int distance;
 
     while (start < end) {
-        unsigned length = sp_x86_length((const uint8_t *)start, text_end - start);
+        unsigned length = sp_x86_length((const uint8_t *)start, end - start);
 
         if (length && sp_x86_short_jump((const uint8_t *)start, length, &distance) &&
             leads_into(start + length + (uint64_t)(int64_t)distance, site))
@@ -121,116 +205,49 @@ static bool short_jump_into(uint64_t start, uint64_t end, uint64_t site, uint64_
     return false;
 }
 
-bool sp_site_is_code(uint64_t site, uint64_t text, uint64_t text_end)
+bool sp_site_is_code(const struct sp_patch_site *site, uint64_t text_end)
 {
-    uint64_t start = site - text > RUN_UP ? site - RUN_UP : text, in_step = 0, end;
+    uint64_t before = site->address - site->text, start, in_step = 0, end;
     unsigned agree = 0;
 
-    if (sp_x86_length((const uint8_t *)site, SP_SITE_BYTES) != SP_SITE_HEAD)
+    if (sp_x86_length((const uint8_t *)site->address, site->head) != site->head)
         return false;
-    for (unsigned i = 0; i < STARTS && start + i <= site; i++)
-        if (arrives(start + i, site, text_end)) {
+    start = before > RUN_UP ? site->address - RUN_UP : site->text;
+    for (unsigned i = 0; i < STARTS && start + i <= site->address; i++)
+        if (arrives(start + i, site->address, text_end)) {
             agree++;
             in_step = in_step ? in_step : start + i;
         }
-    if (agree < AGREE && site - text > RUN_UP)
+    if (!in_step || (agree < AGREE && before > RUN_UP))
         return false;
-    if (!in_step)
-        return false;
-    end = site + SP_SITE_BYTES + SHORT_JUMP;
-    return !short_jump_into(in_step, end < text_end ? end : text_end, site, text_end);
+    end = sp_site_end(site) + SHORT_JUMP;
+    return !short_jump_into(in_step, end < text_end ? end : text_end, site);
 }
 
-/* A filter before the search: which 64-byte pieces of the text, modulo its size, have a site. */
-#define FILTER_BITS 4096u
-
-struct filter {
-    uint64_t word[FILTER_BITS / 64];
-};
-
-static uint32_t filter_bit(uint64_t address)
+static bool is_long_jump(const uint8_t *p, uint64_t text)
 {
-    return (uint32_t)(address >> 6) % FILTER_BITS;
+    return (p[0] & 0xfe) == 0xe8 ||
+           ((p[0] & 0xf0) == 0x80 && (uint64_t)p > text && p[-1] == 0x0f);
 }
 
-static bool filter_has(const struct filter *filter, uint64_t address)
+/* Every four bytes that could be the distance of a jump count, in step or not. That they lead near
+ * the sites at all is rare, so that comes first. */
+const struct sp_patch_site *sp_site_jump_into(const struct sp_patch_site *sites, unsigned n,
+                                              uint64_t text_end)
 {
-    uint32_t bit = filter_bit(address);
+    uint64_t text = sites[0].text, low = sites[0].address, size = sp_site_end(&sites[n - 1]) - low;
+    const uint8_t *last = (const uint8_t *)text_end - 5;
 
-    return filter->word[bit / 64] >> (bit % 64) & 1;
-}
+    for (const uint8_t *p = (const uint8_t *)text; p <= last; p++) {
+        uint64_t target = (uint64_t)p + 5 + (uint64_t)(int64_t)(int32_t)load32(p + 1);
 
-static void filter_add(struct filter *filter, uint64_t address)
-{
-    uint32_t bit = filter_bit(address);
-
-    filter->word[bit / 64] |= (uint64_t)1 << (bit % 64);
-}
-
-static uint64_t site_with(const struct sp_patch_site *sites, unsigned n, uint64_t target)
-{
-    for (unsigned i = 0; i < n; i++)
-        if (leads_into(target, sites[i].address))
-            return sites[i].address;
-    return 0;
-}
-
-/* Every byte that could begin a long jump or a call counts, in step or not. */
-uint64_t sp_site_jump_into(const struct sp_patch_site *sites, unsigned n, uint64_t text,
-                           uint64_t text_end)
-{
-    const uint8_t *p = (const uint8_t *)text, *last = (const uint8_t *)text_end - 5;
-    struct filter filter = {0};
-    uint64_t target, hit;
-
-    for (unsigned i = 0; i < n; i++) {
-        filter_add(&filter, sites[i].address + 1);
-        filter_add(&filter, sites[i].address + SP_SITE_BYTES - 1);
-    }
-    for (; p <= last; p++) {
-        bool jump = (p[0] & 0xfe) == 0xe8 || ((p[0] & 0xf0) == 0x80 && p > (uint8_t *)text &&
-                                              p[-1] == 0x0f);
-
-        if (!jump)
+        if (target - low >= size || !is_long_jump(p, text))
             continue;
-        target = (uint64_t)p + 5 + (uint64_t)(int64_t)(int32_t)load32(p + 1);
-        if (filter_has(&filter, target) && (hit = site_with(sites, n, target)))
-            return hit;
+        for (unsigned i = 0; i < n; i++)
+            if (leads_into(target, &sites[i]))
+                return &sites[i];
     }
-    return 0;
-}
-
-#define STRAY_STEPS 8u
-
-/* Does a system call follow the load at address, with nothing between that changes eax or leaves? */
-static bool reaches_syscall(uint64_t address, uint64_t text_end)
-{
-    const uint8_t *p = (const uint8_t *)address + SP_SITE_HEAD;
-
-    for (unsigned i = 0; i < STRAY_STEPS; i++) {
-        unsigned length = sp_x86_length(p, text_end - (uint64_t)p);
-
-        if (length == 0)
-            return false;
-        if (length == 2 && p[0] == 0x0f && p[1] == 0x05)
-            return i > 0;
-        if (p[0] == MOV_EAX || (p[0] & 0xf0) == 0x70 || (p[0] >= 0xe0 && p[0] <= 0xef) ||
-            p[0] == 0xc3 || p[0] == 0xff || (p[0] == 0x0f && (p[1] & 0xf0) == 0x80))
-            return false;
-        p += length;
-    }
-    return false;
-}
-
-uint64_t sp_site_stray(uint64_t text, uint64_t text_end)
-{
-    const uint8_t *p = (const uint8_t *)text, *last = (const uint8_t *)text_end - 16;
-
-    for (; p <= last; p++)
-        if (*p == MOV_EAX && p[3] == 0 && p[4] == 0 && is_gated_number(load32(p + 1)) &&
-            reaches_syscall((uint64_t)p, text_end) && sp_site_is_code((uint64_t)p, text, text_end))
-            return (uint64_t)p;
-    return 0;
+    return NULL;
 }
 
 #endif

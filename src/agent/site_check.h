@@ -12,27 +12,30 @@
 #include "patch.h"
 
 struct sp_site_scan {
-    uint64_t at, end;
+    uint64_t text, at, end;
     uint64_t function, function_end; /* where the end of libc's syscall() counts too; 0, 0: nowhere */
 };
 
-void sp_site_scan_init(struct sp_site_scan *scan, uint64_t text, uint64_t text_end);
-/* The next site's address, ascending; 0 at the end. */
-uint64_t sp_site_scan_next(struct sp_site_scan *scan);
+enum sp_site_found {
+    SP_SITE_NONE,  /* no more */
+    SP_SITE_FOUND, /* site is filled */
+    SP_SITE_STRAY, /* a gated number goes into the system call at site->address, which has no form
+                      that can be patched */
+};
 
-/* The system call number that the site at address loads. */
-uint32_t sp_site_number(uint64_t address);
+void sp_site_scan_init(struct sp_site_scan *scan, uint64_t text, uint64_t text_end);
+/* The next site of the text, ascending; it may still be only bytes that look like one. */
+enum sp_site_found sp_site_scan_next(struct sp_site_scan *scan, struct sp_patch_site *site);
+
+/* The system call number that the site loads, 0 if it loads none. */
+uint32_t sp_site_number(const struct sp_patch_site *site);
 
 /* Does decoding from before arrive at the site, and does no short jump near it lead into it? */
-bool sp_site_is_code(uint64_t site, uint64_t text, uint64_t text_end);
+bool sp_site_is_code(const struct sp_patch_site *site, uint64_t text_end);
 
-/* A site of the n (ascending) into which a call or a long jump in the text leads: its address, or
- * 0 if there is none. */
-uint64_t sp_site_jump_into(const struct sp_patch_site *sites, unsigned n, uint64_t text,
-                           uint64_t text_end);
-
-/* Where a gated number is loaded and then used by a system call that is no site: the address of the
- * load, or 0. */
-uint64_t sp_site_stray(uint64_t text, uint64_t text_end);
+/* The first of the n sites (ascending, all of one text) into which a call or a long jump in the text
+ * leads, or NULL. */
+const struct sp_patch_site *sp_site_jump_into(const struct sp_patch_site *sites, unsigned n,
+                                              uint64_t text_end);
 
 #endif
