@@ -238,10 +238,11 @@ static uint64_t note_written(uint64_t start, uint64_t end, struct sp_report_out 
             if (!b)
                 continue;
             roll(b);
-            if (get(b->hashed, i) && out->head.nchanged < SP_REPORT_RUNS)
+            if (get(b->hashed, i) && out->head.nchanged < SP_REPORT_RUNS) {
                 add_run(out->changed, &out->head.nchanged, p);
+                clear(b->site, i); /* with no room, the next look finds a site that is none */
+            }
             clear(b->hashed, i);
-            clear(b->site, i);
             clear(b->pending, i);
             set(b->fresh, i);
             out->head.looked++;
@@ -298,7 +299,7 @@ static void note_lost_sites(struct block *b, uint64_t base, const uint64_t *own,
     }
 }
 
-/* Hashes the quiet pages of one block; false if the report is full or the budget used up. */
+/* Hashes the quiet pages of one block; false if the budget, at most the report's room, is used. */
 static bool hash_quiet(struct block *b, uint64_t base, uint64_t from, const uint64_t *present,
                        const uint64_t *pool, const struct sp_scan_ask *ask,
                        struct sp_report_out *out, uint64_t *stopped)
@@ -309,7 +310,9 @@ static bool hash_quiet(struct block *b, uint64_t base, uint64_t from, const uint
 
         if (!get(b->pending, i))
             continue;
-        if (out->head.npages >= SP_REPORT_PAGES || out->head.looked >= ask->budget) {
+        /* What was found written does not count here: a program that writes faster than the
+         * budget would never get past its first pages. */
+        if (out->head.npages >= ask->budget) {
             *stopped = addr;
             return false;
         }
@@ -376,10 +379,38 @@ static uint64_t scan_range(uint64_t at, uint64_t end, const struct sp_scan_ask *
     return at;
 }
 
+/* Sorts runs and joins those that touch or overlap: a report is ascending. They are nearly sorted
+ * (two passes over the same addresses), so inserting is cheap. */
+static uint32_t tidy(struct sp_run *run, uint32_t n)
+{
+    uint32_t kept = 0;
+
+    for (uint32_t i = 1; i < n; i++) {
+        struct sp_run r = run[i];
+        uint32_t k = i;
+
+        for (; k && run[k - 1].addr > r.addr; k--)
+            run[k] = run[k - 1];
+        run[k] = r;
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        uint64_t end = run[i].addr + (run[i].npages << sp_agent.page_shift);
+        struct sp_run *last = kept ? &run[kept - 1] : NULL;
+        uint64_t last_end = last ? last->addr + (last->npages << sp_agent.page_shift) : 0;
+
+        if (!last || run[i].addr > last_end)
+            run[kept++] = run[i];
+        else if (end > last_end)
+            last->npages = (end - last->addr) >> sp_agent.page_shift;
+    }
+    return kept;
+}
+
 static void give_gone(struct sp_report_out *out)
 {
     memcpy(out->gone, gone, ngone * sizeof(*gone));
-    out->head.ngone = ngone;
+    out->head.ngone = tidy(out->gone, ngone);
+    out->head.nchanged = tidy(out->changed, out->head.nchanged);
     ngone = 0;
 }
 
