@@ -57,9 +57,10 @@ const struct sp_command sp_command_unmerge = {
     .name = "unmerge",
     .usage = "unmerge [PID]",
     .summary = "Gives every program, or one, its own pages back",
-    .help = "Returns when it is done. With a PID, that process is not merged again; without one,\n"
-            "merging stops (run=0) until \"samepage set run=1\". When memory is too short for all\n"
-            "pages, it fails, merging stops, and no page is lost.\n",
+    .help =
+        "Returns when it is done. A process that was named by its PID is not merged again until\n"
+        "\"samepage set run=1\"; without a PID, merging goes on and begins anew (\"samepage off\"\n"
+        "keeps everything un-merged). When memory is too short, it fails and no page is lost.\n",
     .run = unmerge,
 };
 
