@@ -86,19 +86,21 @@ static void bury_agent(struct sp_client *client)
 
 void sp_client_leave(struct sp_client *client, bool ended)
 {
+    struct sp_daemon *daemon = client->daemon;
+
     sp_client_remove_mm(client);
     client->io = sd_event_source_disable_unref(client->io);
     close_fd(&client->fd);
     client->state = SP_CLIENT_LEFT;
     if (client->failed) {
         client->failed = 0;
-        client->daemon->nfailed--;
+        daemon->nfailed--;
     }
     if (client->pidfd < 0 || is_dead(client->pidfd))
         sp_client_free(client);
     else if (client->agent_pidfd >= 0 ? is_dead(client->agent_pidfd) : ended)
         bury_agent(client);
-    sp_passes_wake(client->daemon);
+    sp_passes_wake(daemon);
 }
 
 static int on_program_dead(sd_event_source *source, int fd, uint32_t events, void *arg)

@@ -19,7 +19,7 @@
 #include "control.h"
 #include "log.h"
 
-#define BACKLOG      128
+#define BACKLOG      512
 #define ACCEPT_BATCH 64
 
 static void drop_replies(struct sp_conn *conn)
