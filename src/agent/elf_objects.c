@@ -61,8 +61,7 @@ static bool is_elf(uint64_t address)
     const Elf64_Ehdr *header = (const Elf64_Ehdr *)address;
 
     return memcmp(header->e_ident, ELFMAG, SELFMAG) == 0 &&
-           header->e_ident[EI_CLASS] == ELFCLASS64 &&
-           header->e_phentsize == sizeof(Elf64_Phdr) &&
+           header->e_ident[EI_CLASS] == ELFCLASS64 && header->e_phentsize == sizeof(Elf64_Phdr) &&
            header->e_phoff + header->e_phnum * sizeof(Elf64_Phdr) <= 4096;
 }
 

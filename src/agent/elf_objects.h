@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The ELF objects that are loaded in this process, with their text, exported functions and build-id.
+ * The ELF objects that are loaded in this process, with their text, exported functions and
+ * build-id.
  *
  * They are found in /proc/self/maps, not in the dynamic linker's list: the bytes that matter are
  * those that are mapped, whoever mapped them. Nothing is allocated; what an object points to is the
@@ -14,7 +15,7 @@
 
 #include <linux/elf.h>
 
-#define SP_ELF_NAME 48u
+#define SP_ELF_NAME     48u
 #define SP_ELF_BUILD_ID 41u
 
 /* One executable mapping of an object; an object with two of them appears twice. */
@@ -25,9 +26,9 @@ struct sp_elf_object {
     uint64_t text, text_end; /* the mapping, readable and executable */
     const Elf64_Sym *symbols;
     const char *strings;
-    const uint32_t *hash;    /* its DT_GNU_HASH table, NULL: none */
-    const char *soname;      /* "" if it has none */
-    char name[SP_ELF_NAME];  /* file name without folders, for messages */
+    const uint32_t *hash;           /* its DT_GNU_HASH table, NULL: none */
+    const char *soname;             /* "" if it has none */
+    char name[SP_ELF_NAME];         /* file name without folders, for messages */
     char build_id[SP_ELF_BUILD_ID]; /* hex, "unknown" if it has none */
 };
 

@@ -8,7 +8,7 @@
 #include "gate.h"
 
 #include <errno.h>
-#include <time.h>
+#include <linux/time.h>
 
 #include "gate_inside.h"
 #include "sitemap.h"
@@ -54,8 +54,8 @@ static bool wait_a_little(void)
     return false;
 }
 
-/* Counts a waiter; the result goes to stop_waiting(). A handler may fork while this thread waits: the
- * child's counters then began anew, and what is stopped there was never counted. */
+/* Counts a waiter; the result goes to stop_waiting(). A handler may fork while this thread waits:
+ * the child's counters then began anew, and what is stopped there was never counted. */
 static uint32_t start_waiting(void)
 {
     __atomic_fetch_add(&sp_gate.waiters, 1, __ATOMIC_SEQ_CST);
@@ -244,8 +244,8 @@ static bool agent_there(void)
     return load(&sp_gate.agent) == SP_GATE_AGENT;
 }
 
-/* Waits for the answer; if the agent ended meanwhile, takes the request back. In the child of a fork
- * that a handler made meanwhile, the request is gone. */
+/* Waits for the answer; if the agent ended meanwhile, takes the request back. In the child of a
+ * fork that a handler made meanwhile, the request is gone. */
 static long await_answer(struct sp_gate_request *request, uint32_t since)
 {
     uint32_t posted = SP_REQUEST_POSTED;

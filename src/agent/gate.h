@@ -102,7 +102,7 @@ struct sp_gate {
     struct sp_gate_advice advice[SP_GATE_ADVICE];
 };
 
-/* The one gate of this address space (a deliberate singleton: the patched code needs its address). */
+/* The one gate of this address space (a deliberate singleton: patched code needs its address). */
 extern struct sp_gate sp_gate;
 
 /*

@@ -77,6 +77,19 @@ static long native(long nr, const long *a)
     return sp_sys6(nr, a[0], a[1], a[2], a[3], a[4], a[5]);
 }
 
+/* ENOMEM is also what a range with holes gets: no reason to give anything back. */
+static bool has_holes(long nr, const long *a)
+{
+    return nr != __NR_mmap && nr != __NR_munmap && nr != __NR_shmat &&
+           sp_sys(__NR_msync, a[0], a[1], MS_ASYNC) == -ENOMEM;
+}
+
+static bool may_give_back(long nr, const long *a)
+{
+    return sp_sitemap_pages() &&
+           __atomic_load_n(&sp_gate.agent, __ATOMIC_SEQ_CST) == SP_GATE_AGENT && !has_holes(nr, a);
+}
+
 /*
  * The native call. If it lacks something while pages are merged, that may be the mappings which
  * merging took: the agent is asked to give some back (it knows whether they are short), and the
@@ -86,7 +99,7 @@ static long with_mappings(struct sp_gate_pass *pass, long nr, const long *a)
 {
     long ret = native(nr, a);
 
-    for (unsigned n = 0; n < GIVE_BACKS && ret == -ENOMEM && sp_sitemap_pages(); n++) {
+    for (unsigned n = 0; n < GIVE_BACKS && ret == -ENOMEM && may_give_back(nr, a); n++) {
         if (sp_gate_ask(pass, SP_GATE_GIVE_BACK, 0, EVERYTHING) != 0)
             break;
         ret = native(nr, a);
@@ -175,7 +188,7 @@ static long call_protect(struct sp_gate_pass *pass, long nr, const long *a)
 
     sp_gate_note(addr, end);
     if (sp_sitemap_any(addr, end))
-        return sp_merged_protect(pass, nr, a, addr, end);
+        sp_merged_before_protect(pass, nr, a, addr, end);
     return with_mappings(pass, nr, a);
 }
 
@@ -216,7 +229,7 @@ static long advise_mergeable(struct sp_gate_pass *pass, const long *a, uint64_t 
     else if (end == addr || __atomic_load_n(&sp_gate.agent, __ATOMIC_SEQ_CST) == SP_GATE_FILTERED)
         ret = 0;
     else
-        ret = sp_sys(__NR_msync, addr, end - addr, 1 /* MS_ASYNC */);
+        ret = sp_sys(__NR_msync, addr, end - addr, MS_ASYNC);
     if ((ret == 0 || ret == -ENOMEM) && end > addr)
         sp_gate_note_advice(addr, end, mergeable);
     return ret;
@@ -309,9 +322,9 @@ static long call_prctl(struct sp_gate_pass *pass, const long *a)
     if ((int)a[0] == PR_GET_MEMORY_MERGE) {
         if (!sp_gate_no_ksm)
             return native(__NR_prctl, a);
-        return a[1] || a[2] || a[3] || a[4] ? -EINVAL
-                                            : (long)__atomic_load_n(&sp_gate.advise_all,
-                                                                    __ATOMIC_SEQ_CST);
+        return a[1] || a[2] || a[3] || a[4]
+                   ? -EINVAL
+                   : (long)__atomic_load_n(&sp_gate.advise_all, __ATOMIC_SEQ_CST);
     }
     sp_gate_note(addr, end);
     ret = native(__NR_prctl, a);

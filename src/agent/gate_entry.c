@@ -4,7 +4,7 @@
  *
  * A site `mov $nr,%eax; syscall` has become a jump to its **stub** (patch.c), which comes here with
  * the call in its registers, just as the kernel would get it, and in rcx where to go on. What the
- * system call instruction keeps, this keeps: all registers but rax, rcx and r11, the 128 bytes below
+ * system call instruction keeps, this keeps: all registers but rax, rcx and r11, 128 bytes below
  * the stack pointer, and the vector registers, which the C code behind it does not use.
  *
  * The verdict of sp_gate_dispatch() is the distance from rcx to where the stub goes on: the call is

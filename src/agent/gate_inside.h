@@ -8,7 +8,8 @@
  * gate_calls.c  one gated call: which rule holds for which number
  * gate_merged.c the same calls on merged pages (X)
  * gate_entry.c  the assembly between a patched site and C; clone and fork
- * gate_install.c, patch.c, elf_objects.c, x86_length.c: putting the gate into libc, once
+ * gate_install.c, site_check.c, patch.c, elf_objects.c, x86_length.c: putting the gate into libc,
+ * once
  */
 #ifndef SP_AGENT_GATE_INSIDE_H
 #define SP_AGENT_GATE_INSIDE_H
@@ -76,9 +77,10 @@ static inline bool sp_gate_page_aligned(uint64_t addr)
  */
 /* madvise on a range with merged pages, but for what is native there. */
 long sp_merged_madvise(struct sp_gate_pass *pass, const long *a, uint64_t addr, uint64_t end);
-/* mprotect or pkey_mprotect, nr, on a range with merged pages. */
-long sp_merged_protect(struct sp_gate_pass *pass, long nr, const long *a, uint64_t addr,
-                       uint64_t end);
+/* Before mprotect or pkey_mprotect, nr, on a range with merged pages: they stay merged only if they
+ * stay readable and writable, and nothing else. */
+void sp_merged_before_protect(struct sp_gate_pass *pass, long nr, const long *a, uint64_t addr,
+                              uint64_t end);
 /* mremap of a range with merged pages. */
 long sp_merged_mremap(struct sp_gate_pass *pass, const long *a, uint64_t addr, uint64_t end);
 /* Asks for the merged pages of the range to be un-merged, a few times if new ones are merged

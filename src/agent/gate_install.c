@@ -2,12 +2,13 @@
 /*
  * Putting the gate in: finds the sites, makes sure of each, has them patched.
  *
- * A site is `b8 nr 00 00 00 0f 05` (mov $nr,%eax; syscall) with the number of a gated call, the same
- * with moves between registers in the middle (of which then the last is taken), and the end of the
- * function syscall(). Such bytes count only if decoding from before arrives at them, and nothing
- * jumps into them. No gated number may go into a system call that cannot be patched; and libc and
- * ld.so must be as we know them: every function that ends in a gated call holds a site. Everything
- * loaded must pass, or the process is not merged. What is loaded later (dlopen) is not looked at.
+ * A site is `b8 nr 00 00 00 0f 05` (mov $nr,%eax; syscall) with the number of a gated call, the
+ * same with moves between registers in the middle (of which then the last is taken), and the end of
+ * the function syscall(). Such bytes count only if decoding from before arrives at them, and
+ * nothing jumps into them. No gated number may go into a system call that cannot be patched; and
+ * libc and ld.so must be as we know them: every function that ends in a gated call holds a site.
+ * Everything loaded must pass, or the process is not merged. What is loaded later (dlopen) is not
+ * looked at.
  */
 #include <errno.h>
 #include <stddef.h>
@@ -25,7 +26,7 @@
 #ifdef __x86_64__
 
 #define OBJECTS 1024u
-#define SITES 1024u
+#define SITES   1024u
 
 #ifndef PR_GET_MEMORY_MERGE
 #define PR_GET_MEMORY_MERGE 68
@@ -110,9 +111,9 @@ static int find_sites(struct install *in, const struct sp_elf_object *object)
             return refuse(in, object, "it has too many system calls of its own");
         in->site[in->sites++] = site;
     }
-    return found == SP_SITE_STRAY ? refuse_address(in, object, "a gated system call stands alone at ",
-                                                   site.address)
-                                  : 0;
+    return found == SP_SITE_STRAY
+               ? refuse_address(in, object, "a gated system call stands alone at ", site.address)
+               : 0;
 }
 
 static int check_sites(struct install *in, const struct sp_elf_object *object, unsigned first)
@@ -150,10 +151,9 @@ static bool has_site_of(const struct install *in, const struct sp_elf_object *ob
 static int check_libc(struct install *in, const struct sp_elf_object *object)
 {
     static const char *const functions[] = {
-        "mmap",    "mmap64",     "munmap",        "mremap", "mprotect",         "madvise",
-        "brk",     "mlock",      "munlock",       "mlockall", "munlockall",     "pkey_mprotect",
-        "shmat",   "shmdt",      "clone",         "syscall", "remap_file_pages", "ioctl",
-        "prctl",
+        "mmap",  "mmap64",  "munmap",           "mremap",     "mprotect",      "madvise", "brk",
+        "mlock", "munlock", "mlockall",         "munlockall", "pkey_mprotect", "shmat",   "shmdt",
+        "clone", "syscall", "remap_file_pages", "ioctl",      "prctl",
     };
     uint64_t start, end;
 
@@ -245,8 +245,8 @@ static void probe(void)
 int sp_gate_install(char *why, size_t why_size)
 {
     uint64_t size = (sizeof(struct install) + 4095) & ~(uint64_t)4095;
-    long memory = sp_sys(__NR_mmap, 0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-                         -1, 0);
+    long memory =
+        sp_sys(__NR_mmap, 0, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     struct install *in = (struct install *)memory;
     struct sp_text text;
     int ret;

@@ -29,7 +29,7 @@
 #define MREMAP_DONTUNMAP 4
 #endif
 
-#define READ_WRITE (PROT_READ | PROT_WRITE)
+#define READ_WRITE    (PROT_READ | PROT_WRITE)
 #define UNMERGE_TRIES 4u
 
 static uint32_t agent_state(void)
@@ -186,20 +186,19 @@ unmap:
     sp_sys(__NR_munmap, copy, stop - start);
 }
 
-long sp_merged_protect(struct sp_gate_pass *pass, long nr, const long *a, uint64_t addr,
-                       uint64_t end)
+void sp_merged_before_protect(struct sp_gate_pass *pass, long nr, const long *a, uint64_t addr,
+                              uint64_t end)
 {
     uint64_t start, stop, at = addr;
 
     if (nr == __NR_mprotect && a[2] == READ_WRITE)
-        return native(nr, a);
+        return;
     sp_merged_unmerge(pass, SP_GATE_UNMERGE, addr, end);
     while (agent_state() == SP_GATE_NO_AGENT && !(a[2] & ~(PROT_READ | PROT_EXEC)) &&
            sp_sitemap_next(at, end, &start, &stop)) {
         freeze_run(start, stop, a[2]);
         at = stop;
     }
-    return native(nr, a);
 }
 
 /*
@@ -278,8 +277,8 @@ static long grow(uint64_t length, uint64_t addr, uint64_t end, bool may_move)
 
 /*
  * The native call, where the gate may do nothing else. It fails where it would cross the border of
- * a mapping; if it moved the pages, the whole new range counts as merged, which is wrong on the safe
- * side: dropping it then writes zeros.
+ * a mapping; if it moved the pages, the whole new range counts as merged, which is wrong on the
+ * safe side: dropping it then writes zeros.
  */
 static long move_natively(const long *a, uint64_t length, uint64_t addr, uint64_t end)
 {

@@ -16,6 +16,8 @@
  */
 #include "patch.h"
 
+#ifdef __x86_64__
+
 #include <errno.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -329,3 +331,5 @@ out:
         sp_sys(__NR_close, patch.stubs);
     return ret < 0 ? ret : 0;
 }
+
+#endif

@@ -9,13 +9,13 @@
 #include <stdint.h>
 
 /*
- * A site is two instructions, the **head** and the system call itself (2 bytes): mov $nr,%eax or, in
- * libc's syscall(), mov 8(%rsp),%r9, both 5 bytes; elsewhere a move between registers, 3 bytes. Both
- * together have room for a jump.
+ * A site is two instructions, the **head** and the system call itself (2 bytes): mov $nr,%eax or,
+ * in libc's syscall(), mov 8(%rsp),%r9, both 5 bytes; elsewhere a move between registers, 3 bytes.
+ * Both together have room for a jump.
  */
-#define SP_SITE_HEAD 5u
+#define SP_SITE_HEAD       5u
 #define SP_SITE_SHORT_HEAD 3u
-#define SP_SITE_MAX (SP_SITE_HEAD + 2u)
+#define SP_SITE_MAX        (SP_SITE_HEAD + 2u)
 
 struct sp_patch_site {
     uint64_t address;

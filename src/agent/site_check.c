@@ -20,13 +20,13 @@
 
 /* Decoding starts so far before a site: a start between two instructions falls in step with the
  * real ones within a few of them, and stays in step. */
-#define RUN_UP 240u
-#define STARTS 16u
-#define AGREE 12u /* of the starts must arrive at the site */
+#define RUN_UP     240u
+#define STARTS     16u
+#define AGREE      12u  /* of the starts must arrive at the site */
 #define SHORT_JUMP 144u /* more than a short jump's reach, and an instruction */
 
 #define LOAD_BEFORE 48u /* bytes before a system call in which its number is looked for */
-#define LOAD_STEPS 10u  /* instructions between the two */
+#define LOAD_STEPS  10u /* instructions between the two */
 
 static uint32_t load32(const uint8_t *p)
 {
@@ -39,13 +39,31 @@ static uint32_t load32(const uint8_t *p)
 static bool is_gated_number(uint32_t nr)
 {
     static const uint16_t numbers[] = {
-        __NR_mmap,     __NR_munmap,   __NR_mremap,     __NR_mprotect,
-        __NR_madvise,  __NR_brk,      __NR_mlock,      __NR_mlock2,
-        __NR_munlock,  __NR_mlockall, __NR_munlockall, __NR_mbind,
-        __NR_shmat,    __NR_shmdt,    __NR_clone,      __NR_clone3,
-        __NR_fork,     __NR_execve,   __NR_execveat,   __NR_ioctl,
-        __NR_prctl,    __NR_mseal,    __NR_pkey_mprotect,
-        __NR_remap_file_pages,        __NR_process_madvise,
+        __NR_mmap,
+        __NR_munmap,
+        __NR_mremap,
+        __NR_mprotect,
+        __NR_madvise,
+        __NR_brk,
+        __NR_mlock,
+        __NR_mlock2,
+        __NR_munlock,
+        __NR_mlockall,
+        __NR_munlockall,
+        __NR_mbind,
+        __NR_shmat,
+        __NR_shmdt,
+        __NR_clone,
+        __NR_clone3,
+        __NR_fork,
+        __NR_execve,
+        __NR_execveat,
+        __NR_ioctl,
+        __NR_prctl,
+        __NR_mseal,
+        __NR_pkey_mprotect,
+        __NR_remap_file_pages,
+        __NR_process_madvise,
         __NR_set_mempolicy_home_node,
     };
 
@@ -72,7 +90,7 @@ static bool is_syscall(const uint8_t *p)
     return p[0] == 0x0f && p[1] == 0x05;
 }
 
-/* The next syscall instruction, or what has its bytes: eight bytes at a time, for texts are long. */
+/* The next syscall instruction, or what has its bytes; eight bytes at a time: texts are long. */
 static const uint8_t *find_syscall(const uint8_t *p, const uint8_t *end)
 {
     const uint64_t ones = 0x0101010101010101u, high = ones << 7;
@@ -161,8 +179,8 @@ enum sp_site_found sp_site_scan_next(struct sp_site_scan *scan, struct sp_patch_
     while ((call = find_syscall((const uint8_t *)scan->at, (const uint8_t *)scan->end))) {
         scan->at = (uint64_t)call + 2;
         if (in_function(scan, call)) {
-            *site = (struct sp_patch_site){(uint64_t)call - SP_SITE_HEAD, SP_SITE_HEAD,
-                                           scan->text, 0};
+            *site =
+                (struct sp_patch_site){(uint64_t)call - SP_SITE_HEAD, SP_SITE_HEAD, scan->text, 0};
             return SP_SITE_FOUND;
         }
         found = by_load(call, scan->text, scan->end, site);
@@ -226,8 +244,7 @@ bool sp_site_is_code(const struct sp_patch_site *site, uint64_t text_end)
 
 static bool is_long_jump(const uint8_t *p, uint64_t text)
 {
-    return (p[0] & 0xfe) == 0xe8 ||
-           ((p[0] & 0xf0) == 0x80 && (uint64_t)p > text && p[-1] == 0x0f);
+    return (p[0] & 0xfe) == 0xe8 || ((p[0] & 0xf0) == 0x80 && (uint64_t)p > text && p[-1] == 0x0f);
 }
 
 /* Every four bytes that could be the distance of a jump count, in step or not. That they lead near

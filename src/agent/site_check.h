@@ -13,7 +13,8 @@
 
 struct sp_site_scan {
     uint64_t text, at, end;
-    uint64_t function, function_end; /* where the end of libc's syscall() counts too; 0, 0: nowhere */
+    uint64_t function,
+        function_end; /* where the end of libc's syscall() counts too; 0, 0: nowhere */
 };
 
 enum sp_site_found {
@@ -33,8 +34,8 @@ uint32_t sp_site_number(const struct sp_patch_site *site);
 /* Does decoding from before arrive at the site, and does no short jump near it lead into it? */
 bool sp_site_is_code(const struct sp_patch_site *site, uint64_t text_end);
 
-/* The first of the n sites (ascending, all of one text) into which a call or a long jump in the text
- * leads, or NULL. */
+/* The first of the n sites (ascending, all of one text) into which a call or a long jump in the
+ * text leads, or NULL. */
 const struct sp_patch_site *sp_site_jump_into(const struct sp_patch_site *sites, unsigned n,
                                               uint64_t text_end);
 

@@ -2,8 +2,8 @@
 /*
  * The site map's table.
  *
- * A **group** is 64 blocks of 512 pages (128 MiB of 4 KiB pages). Its bits stand together, one bit a
- * page, in 4 KiB of their own; before them stands a mask with one bit for each block that is not
+ * A **group** is 64 blocks of 512 pages (128 MiB of 4 KiB pages). Its bits stand together, one bit
+ * a page, in 4 KiB of their own; before them stands a mask with one bit for each block that is not
  * empty, so that unmerged blocks cost one look. Groups are found by their number through a table
  * with open addressing. Which groups were ever used at all stands in a flat bitmap over the whole
  * address space: a walk over everything skips empty terabytes by it.
@@ -20,12 +20,12 @@
 
 #include "sys.h"
 
-#define BLOCK_PAGES 512u
-#define BLOCK_WORDS (BLOCK_PAGES / 64u)
+#define BLOCK_PAGES  512u
+#define BLOCK_WORDS  (BLOCK_PAGES / 64u)
 #define GROUP_BLOCKS 64u
-#define GROUP_PAGES (BLOCK_PAGES * GROUP_BLOCKS)
-#define GROUP_WORDS (GROUP_PAGES / 64u)
-#define GROUPS 8192u /* of 128 MiB: 1 TiB of densely merged memory */
+#define GROUP_PAGES  (BLOCK_PAGES * GROUP_BLOCKS)
+#define GROUP_WORDS  (GROUP_PAGES / 64u)
+#define GROUPS       8192u /* of 128 MiB: 1 TiB of densely merged memory */
 #define ADDRESS_BITS 48u
 
 struct group {
@@ -169,8 +169,8 @@ int sp_sitemap_set(uint64_t addr, uint64_t end)
         uint64_t *word = &map.word[(uint64_t)at * GROUP_WORDS + w % GROUP_WORDS];
         uint64_t old = __atomic_fetch_or(word, mask, __ATOMIC_SEQ_CST);
 
-        __atomic_fetch_or(&map.group[at].blocks,
-                          (uint64_t)1 << (w % GROUP_WORDS / BLOCK_WORDS), __ATOMIC_SEQ_CST);
+        __atomic_fetch_or(&map.group[at].blocks, (uint64_t)1 << (w % GROUP_WORDS / BLOCK_WORDS),
+                          __ATOMIC_SEQ_CST);
         __atomic_fetch_add(&map.pages, count_bits(mask & ~old), __ATOMIC_SEQ_CST);
     }
     return 0;
@@ -211,7 +211,8 @@ static uint64_t find_page(uint64_t page, uint64_t last, bool set)
             continue;
         }
         if (!(__atomic_load_n(&map.group[at].blocks, __ATOMIC_ACQUIRE) >>
-              (page / BLOCK_PAGES % GROUP_BLOCKS) & 1)) {
+                  (page / BLOCK_PAGES % GROUP_BLOCKS) &
+              1)) {
             if (!set)
                 return page;
             page = (page / BLOCK_PAGES + 1) * BLOCK_PAGES;

@@ -11,14 +11,15 @@
 #include <stdint.h>
 
 /*
- * Bytes of the instruction at code, of which at most size may be read. 64-bit mode; legacy, REX, VEX
- * and EVEX encodings. Returns 1 to 15, or 0 for what is no instruction or does not end within size.
+ * Bytes of the instruction at code, of which at most size may be read. 64-bit mode; legacy, REX,
+ * VEX and EVEX encodings. Returns 1 to 15, or 0 for what is no instruction or does not end within
+ * size.
  */
 unsigned sp_x86_length(const uint8_t *code, size_t size);
 
 /*
- * Is the instruction of this length at code a direct short jump (jmp, jcc, loop, jrcxz with 8 bits)?
- * Then *distance is where it goes, from the end of the instruction.
+ * Is the instruction of this length at code a direct short jump (jmp, jcc, loop, jrcxz with 8
+ * bits)? Then *distance is where it goes, from the end of the instruction.
  */
 bool sp_x86_short_jump(const uint8_t *code, unsigned length, int *distance);
 

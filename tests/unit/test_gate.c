@@ -28,7 +28,7 @@
 #include "wire.h"
 
 #define PAGE 4096u
-#define RW (PROT_READ | PROT_WRITE)
+#define RW   (PROT_READ | PROT_WRITE)
 
 #define CHECK(what)                                                                                \
     do {                                                                                           \
@@ -467,7 +467,8 @@ static void requests_are_served(void)
     CHECK(sp_sitemap_set(at(p), at(p) + PAGE) == 0);
     CHECK(mprotect(p, PAGE, PROT_READ) == 0 && served[SP_GATE_UNMERGE] == 2);
     CHECK(madvise(p, 4 * PAGE, MADV_MERGEABLE) == 0);
-    CHECK(sp_gate.advise_seq == 2 && sp_gate.advice[1].mergeable && sp_gate.advice[1].addr == at(p));
+    CHECK(sp_gate.advise_seq == 2 && sp_gate.advice[1].mergeable &&
+          sp_gate.advice[1].addr == at(p));
     CHECK(sp_sitemap_set(at(p), at(p) + PAGE) == 0);
     CHECK(mprotect(p - PAGE, 8 * PAGE, RW) == 0 || errno == ENOMEM);
     CHECK(prctl(67, 1, 0, 0, 0) == 0 && sp_gate.advise_all == 1);

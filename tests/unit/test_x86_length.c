@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The instruction lengths agree with objdump over the whole text of libc, ld.so and other libraries.
- * Skipped where objdump is missing. Arguments: files to look at instead.
+ * The instruction lengths agree with objdump over the whole text of libc, ld.so and other
+ * libraries. Skipped where objdump is missing. Arguments: files to look at instead.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -16,7 +16,8 @@
 
 #define SKIPPED 77
 
-/* Reads the bytes of one line "  addr:\t12 34 56 \tmnemonic": their number, 0 if it is no such line. */
+/* Reads the bytes of one line "  addr:\t12 34 56 \tmnemonic": their number, 0 if it is no such
+ * line. */
 static unsigned read_bytes(const char *line, uint8_t *bytes, unsigned size)
 {
     const char *p = strchr(line, ':');

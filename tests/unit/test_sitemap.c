@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The site map against a plain array of flags: random sets, clears and questions. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "sitemap.h"
+
+#define PAGE  4096u
+#define PAGES 200000u /* six groups of the map */
+#define BASE  0x7f0012345000u
+
+static unsigned char flag[PAGES];
+
+static uint64_t address(unsigned page)
+{
+    return BASE + (uint64_t)page * PAGE;
+}
+
+static unsigned first_set(unsigned from, unsigned to, unsigned char value)
+{
+    while (from < to && flag[from] != value)
+        from++;
+    return from;
+}
+
+static int failed(const char *what, unsigned from, unsigned to)
+{
+    printf("%s differs for pages %u to %u\n", what, from, to);
+    return 1;
+}
+
+static int compare(unsigned from, unsigned to)
+{
+    unsigned start = first_set(from, to, 1), stop = first_set(start, to, 0);
+    uint64_t a = 0, b = 0;
+    bool any = sp_sitemap_next(address(from), address(to), &a, &b);
+
+    if (any != (start < to) || any != sp_sitemap_any(address(from), address(to)))
+        return failed("any", from, to);
+    if (any && (a != address(start) || b != address(stop)))
+        return failed("next", from, to);
+    return 0;
+}
+
+int main(void)
+{
+    uint64_t pages, a, b;
+
+    if (sp_sitemap_init(PAGE) != 0 || sp_sitemap_pages() != 0 || sp_sitemap_any(0, ~0ul))
+        return failed("an empty map", 0, 0);
+    srand(1);
+    for (unsigned i = 0; i < 4000; i++) {
+        unsigned from = (unsigned)rand() % (PAGES - 1);
+        unsigned length = 1 + (unsigned)rand() % (i % 7 ? 700 : 60000);
+        unsigned to = from + length < PAGES ? from + length : PAGES;
+
+        if (i % 3 == 0) {
+            if (sp_sitemap_set(address(from), address(to)) != 0)
+                return failed("set", from, to);
+            memset(flag + from, 1, to - from);
+        } else if (i % 3 == 1) {
+            sp_sitemap_clear(address(from), address(to));
+            memset(flag + from, 0, to - from);
+        } else if (compare(from, to) || compare(0, PAGES)) {
+            return 1;
+        }
+        pages = 0;
+        for (unsigned k = 0; k < PAGES; k++)
+            pages += flag[k];
+        if (pages != sp_sitemap_pages())
+            return failed("the number of pages", from, to);
+    }
+    sp_sitemap_clear(0, ~0ul);
+    if (sp_sitemap_pages() != 0 || sp_sitemap_next(0, ~0ul, &a, &b))
+        return failed("the cleared map", 0, PAGES);
+    if (sp_sitemap_set((uint64_t)1 << 52, ((uint64_t)1 << 52) + PAGE) == 0)
+        return failed("an address out of reach", 0, 0);
+    puts("ok");
+    return 0;
+}
