@@ -85,8 +85,8 @@ bool sp_engine_frame_known(const struct sp_engine *engine, sp_frame frame, struc
 /*
  * Does one portion of work, for the mm under the cursor: a scan of at most budget pages and the
  * merges that follow from it. Returns the pages looked into; 0 with *pass_done set when the cursor
- * came round (or there is no mm); never 0 without it, while run is SP_RUN_MERGE. With run SP_RUN_STOP it does nothing; with SP_RUN_UNMERGE use
- * sp_engine_unmerge_step().
+ * came round (or there is no mm), and never 0 without it while run is SP_RUN_MERGE. With run
+ * SP_RUN_STOP it does nothing; with SP_RUN_UNMERGE use sp_engine_unmerge_step().
  */
 uint64_t sp_engine_step(struct sp_engine *engine, uint32_t budget, bool *pass_done);
 

@@ -113,14 +113,8 @@ static bool sp_merge_ask(struct sp_engine *engine, struct sp_target *target, uin
     if (engine->ops->merge(engine->ctx, mm->ref, page, n) < 0)
         return false;
     for (uint32_t i = 0; i < n; i++) {
-        bool follows = i && page[i - 1].result == SP_MERGED &&
-                       page[i].addr == page[i - 1].addr + engine->page_size &&
-                       page[i].frame == page[i - 1].frame + 1;
-
         target[i].result = page[i].result > SP_OUT_OF_MEMORY ? SP_CHANGED : page[i].result;
         engine->merges[target[i].result]++;
-        if (target[i].result == SP_MERGED && !follows && mm->mappings < UINT32_MAX)
-            mm->mappings++; /* until the next scan says it exactly */
     }
     return true;
 }

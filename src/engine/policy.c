@@ -13,6 +13,7 @@
  */
 #include "types.h"
 
+#define SP_RUN_TIER_LONGEST 16u /* pages: asked for when the budget is almost used */
 #define SP_RETRY_PASSES     8u
 #define SP_RETRY_PASSES_MAX 64u
 
@@ -22,7 +23,7 @@ uint32_t sp_policy_shortest_run(const struct sp_mm *mm)
 
     if (used >= budget)
         return UINT32_MAX;
-    if (used < budget / 2)
+    if (used < budget - budget / 2)
         return 1;
     if (used < budget - budget / 4)
         return 2;
@@ -30,7 +31,7 @@ uint32_t sp_policy_shortest_run(const struct sp_mm *mm)
         return 4;
     if (used < budget - budget / 16)
         return 8;
-    return 16;
+    return SP_RUN_TIER_LONGEST;
 }
 
 static bool sp_policy_continues(const struct sp_batch *batch, uint32_t i, uint64_t page_size)
@@ -56,26 +57,49 @@ static bool sp_policy_extends(const struct sp_engine *engine, const struct sp_pl
            sp_item_frame(mm, last->addr + engine->page_size) == last->frame + 1;
 }
 
-static void sp_policy_apply_scanned(struct sp_engine *engine)
+/* Takes the mapping that a run of n pages needs out of the budget, as an estimate until the next
+ * scan says it exactly. False: the run is too short for what is left. */
+static bool sp_policy_spend(struct sp_mm *mm, uint32_t n)
+{
+    if (n < sp_policy_shortest_run(mm))
+        return false;
+    mm->mappings++;
+    return true;
+}
+
+/* Divides the plans into runs: plan.run is the length at the first of each, 0 at the others. */
+static void sp_policy_find_runs(struct sp_engine *engine)
 {
     struct sp_batch *batch = &engine->batch;
-    uint32_t shortest = sp_policy_shortest_run(batch->mm);
     uint32_t end;
 
-    if (shortest <= 1)
-        return;
     for (uint32_t i = 0; i < batch->nplans; i = end) {
         end = i + 1;
         while (end < batch->nplans && sp_policy_continues(batch, end, engine->page_size))
-            end++;
+            batch->plan[end++].run = 0;
+        batch->plan[i].run = (uint16_t)(end - i);
         if (batch->plan[i].kind != SP_PLAN_NODE && batch->plan[i].kind != SP_PLAN_JOB)
-            continue;
-        if (end - i >= shortest ||
-            sp_policy_extends(engine, &batch->plan[i], &batch->plan[end - 1]))
-            continue;
-        for (uint32_t k = i; k < end; k++)
-            batch->plan[k].kind = SP_PLAN_NOTHING;
-        sp_policy_retry_later(batch->mm);
+            batch->plan[i].run = 0;
+        else if (sp_policy_extends(engine, &batch->plan[i], &batch->plan[end - 1]))
+            batch->plan[i].run = 0;
+    }
+}
+
+/* Long runs choose first. */
+static void sp_policy_apply_scanned(struct sp_engine *engine)
+{
+    struct sp_batch *batch = &engine->batch;
+
+    sp_policy_find_runs(engine);
+    for (uint32_t tier = SP_RUN_TIER_LONGEST; tier; tier /= 2)
+        for (uint32_t i = 0; i < batch->nplans; i++)
+            if (batch->plan[i].run >= tier && sp_policy_spend(batch->mm, batch->plan[i].run))
+                batch->plan[i].run = 0;
+    for (uint32_t i = 0; i < batch->nplans; i++) {
+        for (uint32_t k = 0; k < batch->plan[i].run; k++)
+            batch->plan[i + k].kind = SP_PLAN_NOTHING;
+        if (batch->plan[i].run)
+            sp_policy_retry_later(batch->mm);
     }
     sp_match_recount(batch);
 }
@@ -115,7 +139,7 @@ void sp_policy_apply(struct sp_engine *engine)
             continue;
         while (end < batch->njobs && sp_policy_partner_continues(engine, end))
             end++;
-        if (end - j >= sp_policy_shortest_run(sp_item_mm(engine, batch->job[j].partner)))
+        if (sp_policy_spend(sp_item_mm(engine, batch->job[j].partner), end - j))
             continue;
         for (uint32_t k = j; k < end; k++)
             sp_policy_drop_partner(engine, &batch->job[k]);

@@ -19,7 +19,7 @@
 #ifndef SP_ENGINE_TYPES_H
 #define SP_ENGINE_TYPES_H
 
-#include "assert.h"
+#include "sp_assert.h"
 #include "engine.h"
 
 #define SP_CHUNK_SHIFT 9u
@@ -117,6 +117,7 @@ struct sp_plan {
     uint32_t item;
     sp_frame frame; /* NODE */
     uint16_t job;   /* JOB */
+    uint16_t run;   /* policy.c: length of the run that starts here and has no mapping yet */
     uint8_t kind;
     uint8_t result; /* of the merge; SP_NOT_ASKED before */
 };
