@@ -1,7 +1,7 @@
 #!/bin/bash
 # SPDX-License-Identifier: Apache-2.0
 # Configures a build folder when that is needed, and builds it.
-# Usage: build.sh FOLDER COMPILER PREFIX [MESON OPTION...]
+# Usage: [TARGET=NAME] build.sh FOLDER COMPILER PREFIX [MESON OPTION...]
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -19,4 +19,4 @@ if [ ! -f "$folder/build.ninja" ] || [ "$(cat "$folder/.configured" 2>/dev/null)
     }
     echo "$wanted" >"$folder/.configured"
 fi
-ninja -C "$folder" --quiet
+ninja -C "$folder" --quiet ${TARGET:+"$TARGET"}

@@ -93,12 +93,13 @@ build build-test -Dfault_points=true
 echo "== unit tests"
 run_units build-test
 
+export TARGET=unit-tests
 build build-asan -Dfault_points=true -Db_sanitize=address,undefined -Db_lundef=false \
     -Dbuildtype=debugoptimized
 echo "== unit tests with ASan and UBSan"
 export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 run_units build-asan
-unset UBSAN_OPTIONS
+unset UBSAN_OPTIONS TARGET
 
 run_pytest
 finish
