@@ -216,10 +216,9 @@ static int ops_merge(void *ctx, void *mm, struct sp_merge_page *page, unsigned n
 {
     struct sp_domain *domain = ctx;
     struct sp_client *client = mm;
-    struct {
-        struct sp_merge_ask head;
-        struct sp_merge_run run[SP_MERGE_PAGES];
-    } ask;
+    _Alignas(struct sp_merge_ask) char
+        buffer[sizeof(struct sp_merge_ask) + SP_MERGE_PAGES * sizeof(struct sp_merge_run)];
+    struct sp_merge_ask *ask = (struct sp_merge_ask *)buffer;
     const struct sp_merged *merged;
     const void *body;
     size_t size;
@@ -227,18 +226,17 @@ static int ops_merge(void *ctx, void *mm, struct sp_merge_page *page, unsigned n
 
     if (n == 0 || n > SP_MERGE_PAGES)
         return -EINVAL;
-    ask.head.npages = n;
-    ask.head.nruns = group_runs(ask.run, page, n, domain->daemon->page_size);
-    err = send_segments(client, ask.run, ask.head.nruns);
+    ask->npages = n;
+    ask->nruns = group_runs(ask->run, page, n, domain->daemon->page_size);
+    err = send_segments(client, ask->run, ask->nruns);
     if (err && !client->failed && err != -EHOSTDOWN) {
         set_results(page, n, NULL); /* it has no room for the segment: its pages stay */
         return 0;
     }
     if (err)
         return err;
-    err = sp_ask(client, SP_MSG_MERGE, &ask,
-                 sizeof(ask.head) + ask.head.nruns * sizeof(ask.run[0]), -1, SP_MSG_MERGE, &body,
-                 &size);
+    err = sp_ask(client, SP_MSG_MERGE, ask, sizeof(*ask) + ask->nruns * sizeof(ask->run[0]), -1,
+                 SP_MSG_MERGE, &body, &size);
     if (!err && sp_check_merged(body, size, n, &merged))
         err = sp_ask_malformed(client);
     if (err) {

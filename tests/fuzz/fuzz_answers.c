@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* X, Trust: no bytes from an agent take the checks of answers out of bounds, and what they let
+ * through is in bounds. The first byte picks the check. */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "answers.h"
+#include "ops.h"
+
+#define PAGE 4096u
+
+static void expect(int truth)
+{
+    if (!truth)
+        abort();
+}
+
+static void expect_report(const struct sp_report_view *view)
+{
+    uint64_t last = 0;
+
+    for (uint32_t i = 0; i < view->head->npages; i++) {
+        expect(view->page[i].addr % PAGE == 0 && (i == 0 || view->page[i].addr > last));
+        last = view->page[i].addr;
+    }
+    for (uint32_t i = 0; i < view->head->nchanged; i++)
+        expect(view->changed[i].npages <= SP_ADDRESS_END / PAGE);
+    for (uint32_t i = 0; i < view->head->ngone; i++)
+        expect(view->gone[i].addr + view->gone[i].npages * PAGE <= SP_ADDRESS_END);
+}
+
+static void expect_sites(const struct sp_sites *sites)
+{
+    for (uint32_t i = 0; i < sites->nruns; i++)
+        expect(sites->run[i].segment != 0 &&
+               (uint64_t)sites->run[i].index + sites->run[i].npages <= SP_SEGMENT_PAGES_MAX);
+}
+
+static void check(unsigned which, const void *body, size_t size)
+{
+    const struct sp_merged *merged;
+    const struct sp_sites *sites;
+    struct sp_report_view view;
+    struct sp_unmerged unmerged;
+    struct sp_journal journal;
+    struct sp_hello hello;
+    struct sp_msg msg;
+    uint64_t ok;
+    int32_t status;
+
+    switch (which % 9) {
+    case 0:
+        if (!sp_check_header(body, size, &msg))
+            expect(msg.length + sizeof(msg) == size);
+        break;
+    case 1:
+        if (!sp_check_hello(body, size, PAGE, &hello))
+            expect(strlen(hello.domain) < sizeof(hello.domain));
+        break;
+    case 2:
+        if (!sp_check_report(body, size, PAGE, 0x1000, &view))
+            expect_report(&view);
+        break;
+    case 3:
+        if (!sp_check_sites(body, size, PAGE, 0, &sites))
+            expect_sites(sites);
+        break;
+    case 4:
+        if (!sp_check_merged(body, size, 5, &merged))
+            expect(merged->result[4] <= SP_OUT_OF_MEMORY);
+        break;
+    case 5:
+        if (!sp_check_filled(body, size, 7, &ok))
+            expect(ok < 1u << 7);
+        break;
+    case 6:
+        if (!sp_check_unmerged(body, size, PAGE, 0, ~0ull, &unmerged))
+            expect(unmerged.status <= 0);
+        break;
+    case 7:
+        if (!sp_check_done(body, size, &status))
+            expect(status <= 0);
+        break;
+    case 8:
+        if (size >= sizeof(journal)) {
+            memcpy(&journal, body, sizeof(journal));
+            if (!sp_check_journal(&journal, PAGE))
+                expect(journal.npages >= 1 && journal.npages <= SP_LIFT_PAGES);
+        }
+        break;
+    }
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    void *body; /* aligned, and exactly as long as the input: the sanitizer sees every step over */
+
+    if (size < 1)
+        return 0;
+    body = malloc(size - 1);
+    if (size > 1 && !body)
+        return 0;
+    if (size > 1)
+        memcpy(body, data + 1, size - 1);
+    check(data[0], body, size - 1);
+    free(body);
+    return 0;
+}

@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* docs/control.md: a request of any bytes is either all right, or wrong use with a sentence. */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "control_parse.h"
+
+static void expect(int truth)
+{
+    if (!truth)
+        abort();
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+    struct sp_request request;
+    char error[256] = "";
+    int wrong = sp_control_parse(data, size, &request, error, sizeof(error));
+
+    expect(wrong == 0 || wrong == 2);
+    if (wrong) {
+        expect(error[0] != 0 && strlen(error) < sizeof(error));
+        return 0;
+    }
+    expect(size <= SP_REQUEST_MAX && request.op <= SP_OP_OFF);
+    expect(memchr(request.key, 0, sizeof(request.key)) != NULL);
+    expect(!request.has_pid || request.pid > 0);
+    return 0;
+}
