@@ -118,6 +118,8 @@ uint64_t sp_cpu_us(void);
 int sp_confine(void);
 /* Did the program change credentials, filter or dumpability since the first call? */
 bool sp_program_changed(void);
+/* Threads of the program now, 0 if that cannot be known. */
+uint32_t sp_program_threads(void);
 /* Is the program's memory still this one (no exec), and the program alive? */
 bool sp_program_here(void);
 
@@ -181,6 +183,9 @@ void sp_lift_merge(const struct sp_merge_ask *ask, uint8_t *result);
 /* unmerge.c */
 /* Un-merges the sites of [start, end), at most max_pages; *next where to go on or 0. */
 int sp_unmerge(uint64_t start, uint64_t end, uint64_t max_pages, uint64_t *next, uint64_t *npages);
+/* The same for up to max_runs runs, in a way that gives their mappings back, which is only possible
+ * while the program's only thread waits for us: returns the runs, 0 if it has more threads. */
+uint64_t sp_unmerge_plain(uint64_t max_runs);
 
 /* views.c */
 /* Takes fd over. 0 or a negative errno. */

@@ -191,6 +191,22 @@ bool sp_program_changed(void)
     return now != sp_agent.rights;
 }
 
+uint32_t sp_program_threads(void)
+{
+    char buf[STATUS_BYTES];
+    long n = sp_sys(__NR_pread64, sp_agent.program_status, buf, sizeof(buf) - 1, 0);
+
+    buf[n > 0 ? n : 0] = 0;
+    for (const char *p = buf; *p; p++) {
+        if (sp_starts(p, "\nThreads:\t")) {
+            const char *number = p + 10;
+
+            return (uint32_t)sp_parse_dec(&number, buf + n);
+        }
+    }
+    return 0;
+}
+
 static uint64_t first_number(int fd)
 {
     char buf[32];

@@ -310,6 +310,7 @@ static void lift(struct lift *l)
 
     if (!sp_gate_close(GATE_SPIN_US)) {
         decide_all(l, SP_PINNED); /* a thread stays in a call: some other time */
+        sp_serve_gate();
         return;
     }
     sp_fault_point("gate-closed");

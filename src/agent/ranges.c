@@ -12,6 +12,7 @@
 
 #include "agent.h"
 #include "gate.h"
+#include "gate_inside.h"
 #include "kernel.h"
 #include "maps.h"
 #include "mem.h"
@@ -56,13 +57,31 @@ static bool is_released(const struct sp_mapping *m)
     return m->start < sp_agent.released.end && m->end > sp_agent.released.start;
 }
 
+/* What the program advised, on a kernel without KSM, which leaves no flag of it: the last word that
+ * covers the whole mapping holds. */
+static bool is_advised(const struct sp_mapping *m)
+{
+    uint64_t seq = __atomic_load_n(&sp_gate.advise_seq, __ATOMIC_ACQUIRE);
+    uint64_t oldest = seq > SP_GATE_ADVICE ? seq - SP_GATE_ADVICE : 0;
+
+    if (m->advised)
+        return true;
+    while (sp_gate_no_ksm && seq > oldest) {
+        const struct sp_gate_advice *a = &sp_gate.advice[--seq % SP_GATE_ADVICE];
+
+        if (a->addr <= m->start && m->end <= a->end)
+            return a->mergeable;
+    }
+    return false;
+}
+
 static bool is_eligible(const struct sp_mapping *m)
 {
     if (m->shared || m->named || m->inode || !m->readable || !m->writable || m->executable)
         return false;
     if (!m->merge_keeps || is_ours(m) || is_released(m) || sp_gate_tcb_in(m->start, m->end))
         return false;
-    return sp_agent.all || sp_gate.advise_all || m->advised;
+    return sp_agent.all || sp_gate.advise_all || is_advised(m);
 }
 
 static void finish_range(struct build *b)
@@ -97,7 +116,7 @@ static bool add_mapping(void *arg, const struct sp_mapping *m)
     if (!b->end)
         b->start = m->start;
     b->end = m->end;
-    b->keep |= pool || m->advised;
+    b->keep |= pool || is_advised(m);
     return true;
 }
 

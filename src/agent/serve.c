@@ -11,6 +11,8 @@
 #include "sys.h"
 
 #define WAKE_SPINS 200u
+#define GIVE_BACK_SLACK 64u /* mappings */
+#define GIVE_BACK_RUNS 1024u /* at a time */
 
 static void done(const struct sp_msg *msg, int status)
 {
@@ -159,12 +161,21 @@ void sp_serve(const struct sp_msg *msg, const uint8_t *body, int fd)
     }
 }
 
-/* Un-merging does not bring the mappings back at once, but merging stops here for good; what is
- * given back is said in docs/design.md. */
+/*
+ * The program is out of mappings. If it really is (an ENOMEM has other causes too), no more is
+ * merged here, and runs are given back: 0 means that the call is worth a second try.
+ */
 static int64_t give_back(void)
 {
+    uint64_t given;
+
+    sp_ranges_refresh(true);
+    if (sp_agent.own_mappings + sp_agent.mappings + GIVE_BACK_SLACK < sp_agent.max_map_count)
+        return -EAGAIN;
     sp_agent.gave_back = true;
-    return 0;
+    given = sp_unmerge_plain(GIVE_BACK_RUNS);
+    sp_ranges_refresh(true);
+    return given ? 0 : -ENOMEM;
 }
 
 static int64_t serve_request(const struct sp_gate_request *r)
@@ -215,8 +226,11 @@ void sp_serve_gate(void)
     struct sp_gate_request *r;
 
     /* Un-merging for a request opens the gate and comes here again: one level is enough. */
-    if (inside)
+    if (inside || (!waiters() && !__atomic_load_n(&sp_gate.posted, __ATOMIC_SEQ_CST))) {
+        if (!inside)
+            drain_events();
         return;
+    }
     inside = true;
     do {
         drain_events();

@@ -108,6 +108,7 @@ static int unmerge_run(uint64_t addr, uint32_t npages, uint64_t *done)
     }
     sp_sys(__NR_madvise, addr, len, SP_MADV_POPULATE_READ);
     if (!sp_gate_close(GATE_SPIN_US)) {
+        sp_serve_gate();
         ret = -EAGAIN;
         goto out;
     }
@@ -135,6 +136,45 @@ open:
 out:
     sp_sys(__NR_munmap, copy, len);
     return (int)ret;
+}
+
+/* One run, while nobody but us can touch it: fresh memory over it, and its bytes back. */
+static bool replace_plain(uint64_t a, uint64_t b)
+{
+    uint64_t copy = sp_agent.staging, len = b - a;
+    struct uffdio_range staging = {copy, (uint64_t)SP_LIFT_PAGES << sp_agent.page_shift};
+    struct uffdio_register reg = {.range = staging, .mode = UFFDIO_REGISTER_MODE_MISSING};
+    bool done = false;
+
+    /* Writing to staging must not wait for ourselves. */
+    sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_UNREGISTER, &staging);
+    memcpy((void *)copy, (const void *)a, len);
+    if (!sp_is_err(sp_sys(__NR_mmap, a, len, 3,
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0))) {
+        memcpy((void *)a, (const void *)copy, len);
+        sp_sitemap_clear(a, b);
+        sp_track_pending(a, len >> sp_agent.page_shift);
+        done = true;
+    }
+    sp_sys(__NR_madvise, copy, staging.len, 4);
+    sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_REGISTER, &reg);
+    return done;
+}
+
+uint64_t sp_unmerge_plain(uint64_t max_runs)
+{
+    uint64_t runs = 0, at = 0, a, b;
+
+    if (sp_program_threads() != 1 || !sp_gate_close(GATE_SPIN_US))
+        return 0;
+    while (runs < max_runs && sp_sitemap_next(at, ~0ull, &a, &b)) {
+        if (b - a > (uint64_t)SP_LIFT_PAGES << sp_agent.page_shift)
+            b = a + ((uint64_t)SP_LIFT_PAGES << sp_agent.page_shift);
+        runs += replace_plain(a, b);
+        at = b;
+    }
+    sp_gate_open();
+    return runs;
 }
 
 /* How much of [a, b) lies in one mapping of the pool: a run of the site map may span several. */
