@@ -32,8 +32,10 @@ def all_processes():
 
 
 def exists(pid):
-    """Zombies count: a process of ours that nobody waited for is a leak."""
-    return look(pid) is not None
+    """Zombies count: a process of ours that nobody waited for is a leak. Not so once it is init's
+    to wait for."""
+    p = look(pid)
+    return p is not None and (p.state, p.ppid) != ("Z", 1)
 
 
 def zombies(parents):
