@@ -8,6 +8,7 @@
 #include <sys/random.h>
 
 #include "ask.h"
+#include "client.h"
 #include "engine_ops.h"
 #include "log.h"
 
@@ -161,7 +162,11 @@ void sp_domain_release(struct sp_domain *domain)
 struct retiring {
     uint32_t segment[SWEEP_SEGMENTS];
     unsigned n;
-    unsigned all; /* segments of any kind */
+    unsigned retiring, all; /* segments, those in the list included */
+};
+
+struct left {
+    unsigned segments, retiring;
 };
 
 static void note_retiring(void *arg, uint32_t segment, uint32_t npages, bool retiring)
@@ -169,15 +174,17 @@ static void note_retiring(void *arg, uint32_t segment, uint32_t npages, bool ret
     struct retiring *list = arg;
 
     list->all++;
+    list->retiring += retiring;
     if (retiring && list->n < SWEEP_SEGMENTS)
         list->segment[list->n++] = segment;
 }
 
-/* Returns the segments left. The list is made first, because freeing changes the set. */
-static unsigned sweep(struct sp_domain *domain)
+/* Counts what is left in *left. The list is made first, because freeing changes the set. */
+static void sweep(struct sp_domain *domain, struct left *left)
 {
     struct retiring list = {.n = 0};
     struct sp_client *client;
+    unsigned freed = 0;
 
     sp_pool_segments(domain->set, note_retiring, &list);
     for (unsigned i = 0; i < list.n; i++) {
@@ -186,14 +193,27 @@ static unsigned sweep(struct sp_domain *domain)
                 (void)!sp_ask_drop_segment(client, list.segment[i]); /* busy then: later again */
         }
         if (sp_pool_segment_try_free(domain->set, list.segment[i]) == 0)
-            list.all--;
+            freed++;
     }
-    return list.all;
+    left->segments = list.all - freed;
+    left->retiring = list.retiring - freed;
 }
 
-void sp_domain_sweep(struct sp_domain *domain)
+bool sp_domains_sweep_live(struct sp_daemon *daemon)
 {
-    sweep(domain);
+    struct sp_domain *domain;
+    bool retiring = false;
+
+    TAILQ_FOREACH(domain, &daemon->domains, link) {
+        struct left left;
+
+        if (!domain->engine)
+            continue;
+        sweep(domain, &left);
+        retiring = retiring || left.retiring;
+    }
+    sp_clients_reap(daemon);
+    return retiring;
 }
 
 bool sp_domains_sweep_dead(struct sp_daemon *daemon)
@@ -202,10 +222,13 @@ bool sp_domains_sweep_dead(struct sp_daemon *daemon)
     bool left = false;
 
     for (domain = TAILQ_FIRST(&daemon->domains); domain; domain = next) {
+        struct left segments;
+
         next = TAILQ_NEXT(domain, link);
         if (domain->engine)
             continue;
-        if (sweep(domain) == 0)
+        sweep(domain, &segments);
+        if (segments.segments == 0)
             domain_free(domain);
         else
             left = true;

@@ -19,9 +19,10 @@ void sp_domain_hold(struct sp_domain *domain);
 /* A client less: with the last one the engine goes, and all frames are forgotten (K9, D4). */
 void sp_domain_release(struct sp_domain *domain);
 
-/* Asks the clients of the domain to let go of segments without a frame in use, and frees those that
- * nothing maps any more (K9). The caller reaps clients afterwards. */
-void sp_domain_sweep(struct sp_domain *domain);
+/* Asks the clients of each domain to let go of segments without a frame in use, and frees those
+ * that nothing maps any more (K9). Not from inside an engine call. Returns true if such segments
+ * are left. */
+bool sp_domains_sweep_live(struct sp_daemon *daemon);
 /* The same for domains without clients, which then vanish. Returns true if some are left. */
 bool sp_domains_sweep_dead(struct sp_daemon *daemon);
 /* At the end of the daemon: forgets all domains, whose clients are gone. */

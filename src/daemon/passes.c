@@ -138,14 +138,13 @@ static void end_round(struct sp_daemon *daemon)
         looked += domain->pass_looked;
         domain->pass_done = false;
         any = true;
-        sp_domain_sweep(domain);
     }
     daemon->full_scans++;
     daemon->empty_rounds = any ? 0 : daemon->empty_rounds + 1;
     set_idle(daemon, looked <= IDLE_LOOKED + tracked / 1000 && (!any || sp_passes_quiet(daemon) > 1));
     if (daemon->idle_us)
         empty_offers(daemon);
-    sp_clients_reap(daemon);
+    sp_domains_sweep_live(daemon);
 }
 
 /* Merges for a slice. Returns how long to sleep then, us. */
@@ -176,6 +175,7 @@ static void end_run2(struct sp_daemon *daemon, int status)
         sp_passes_set_run(daemon, SP_RUN_STOP, false);
     }
     sp_control_run2_done(daemon, status);
+    daemon->sweep_tries = 0;
 }
 
 static struct sp_domain *next_merged(struct sp_daemon *daemon)
@@ -227,10 +227,13 @@ static void earlier(uint64_t *at, uint64_t than)
         *at = than;
 }
 
-/* Frames of domains without clients: freed as soon as the last process let go (D4). */
-static void sweep_dead(struct sp_daemon *daemon, uint64_t *at)
+/* Frames of domains without clients are freed as soon as the last process let go (D4); those of
+ * others at the end of a round, or here if there are no rounds. */
+static void sweep(struct sp_daemon *daemon, uint64_t *at)
 {
-    if (!sp_domains_sweep_dead(daemon)) {
+    bool left = daemon->config.run != SP_RUN_MERGE && sp_domains_sweep_live(daemon);
+
+    if (!sp_domains_sweep_dead(daemon) && !left) {
         daemon->sweep_tries = 0;
         return;
     }
@@ -249,7 +252,7 @@ static int on_pass(sd_event_source *source, uint64_t usec, void *arg)
         earlier(&at, merge_slice(daemon) + sp_now_usecs());
     else if (daemon->config.run == SP_RUN_UNMERGE && next_merged(daemon) && unmerge_slice(daemon))
         earlier(&at, sp_now_usecs());
-    sweep_dead(daemon, &at);
+    sweep(daemon, &at);
     if (at)
         arm(daemon, at);
     return 0;
