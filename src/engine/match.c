@@ -86,6 +86,13 @@ static sp_frame sp_match_wanted(const struct sp_engine *engine, uint32_t i)
     return frame && SP_FRAME_INDEX(frame + 1) != 0 ? frame + 1 : 0;
 }
 
+/* A candidate that is reported again merges as such, not as some job's partner, too. */
+static void sp_match_not_partner(struct sp_batch *batch, uint16_t job, uint32_t item)
+{
+    if (job != SP_NO_JOB && batch->job[job].partner == item)
+        batch->job[job].partner = SP_NONE;
+}
+
 /* Joins a job that is there: of a ladder, the step after that of the page before. */
 static void sp_match_join_existing(struct sp_engine *engine, uint32_t i, uint16_t first)
 {
@@ -96,8 +103,7 @@ static void sp_match_join_existing(struct sp_engine *engine, uint32_t i, uint16_
         plan[-1].job >= first && plan[-1].job < first + ladder)
         step = (uint16_t)((plan[-1].job - first + 1) % ladder);
     sp_match_join(plan, (uint16_t)(first + step));
-    if (engine->batch.job[first].partner == plan->item)
-        engine->batch.job[first].partner = SP_NONE; /* it is reported again itself */
+    sp_match_not_partner(&engine->batch, first, plan->item);
 }
 
 /* K4, then K5. */
@@ -109,12 +115,14 @@ static void sp_match_page(struct sp_engine *engine, uint32_t i)
     uint16_t job;
     unsigned row;
 
+    job = sp_match_job(batch, plan->hash.lo);
     plan->frame = sp_stable_find(engine, &plan->hash, sp_match_wanted(engine, i), &row);
     if (plan->frame) {
         plan->kind = SP_PLAN_NODE;
+        sp_item_forget(engine, plan->item); /* no candidate for a ladder that is made later */
+        sp_match_not_partner(batch, job, plan->item);
         return;
     }
-    job = sp_match_job(batch, plan->hash.lo);
     if (job != SP_NO_JOB) {
         if (sp_hash_equal(&batch->job[job].hash, &plan->hash))
             sp_match_join_existing(engine, i, job);

@@ -81,7 +81,8 @@ struct sp_engine_ops {
      * Looks at the mm's registered memory from scan->from on, until scan->budget pages were looked
      * into or the mm's end is reached. A page is reported as quiet once (until it changes): it did
      * not change between two looks (K3). The hash is that of the bytes at one moment: they may
-     * have changed since.
+     * have changed since. What happened to a page before it was merged is not reported after that:
+     * the engine would take it for a write to the site.
      */
     int (*scan)(void *ctx, void *mm, struct sp_scan *scan);
 

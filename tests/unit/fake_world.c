@@ -140,6 +140,7 @@ static uint8_t fake_merge_page(struct fake_mm *mm, const struct sp_merge_page *a
         return SP_OUT_OF_MAPPINGS;
     }
     page->fault = 0;
+    page->dirty = page->left = 0; /* what came before the merge is not reported after it */
     return SP_MERGED;
 }
 

@@ -198,14 +198,16 @@ static void random_assert_merged(struct fake_world *world)
     free(seen);
 }
 
-static void k12_random_programs(void **state)
+static void random_run(uint64_t seed)
 {
-    const char *seed = getenv("SP_SEED"), *steps = getenv("SP_STEPS");
+    const char *steps = getenv("SP_STEPS");
     struct fake_world *world = fake_world_new(WORLD);
     unsigned n = steps ? (unsigned)strtoul(steps, NULL, 10) : 4000;
     int status;
 
-    random_state = (seed ? strtoull(seed, NULL, 10) : 1) * UINT64_C(0x9e3779b97f4a7c15) + 77;
+    print_message("seed %llu
+", (unsigned long long)seed);
+    random_state = seed * UINT64_C(0x9e3779b97f4a7c15) + 77;
     for (unsigned m = 0; m < 4; m++)
         random_contents(fake_mm_new(world, PAGES, 0));
     for (unsigned i = 0; i < n; i++) {
@@ -225,6 +227,20 @@ static void k12_random_programs(void **state)
     fake_check_exact(world);
     assert_int_equal(fake_counters(world).frames, 0);
     fake_world_free(world);
+}
+
+/* 6 and 15 found faults once. */
+static void k12_random_programs(void **state)
+{
+    static const uint64_t usual[] = {1, 6, 15};
+    const char *seed = getenv("SP_SEED");
+
+    if (seed) {
+        random_run(strtoull(seed, NULL, 10));
+        return;
+    }
+    for (unsigned i = 0; i < sizeof(usual) / sizeof(usual[0]); i++)
+        random_run(usual[i]);
 }
 
 int main(void)
