@@ -205,8 +205,7 @@ static void random_run(uint64_t seed)
     unsigned n = steps ? (unsigned)strtoul(steps, NULL, 10) : 4000;
     int status;
 
-    print_message("seed %llu
-", (unsigned long long)seed);
+    print_message("seed %llu\n", (unsigned long long)seed);
     random_state = seed * UINT64_C(0x9e3779b97f4a7c15) + 77;
     for (unsigned m = 0; m < 4; m++)
         random_contents(fake_mm_new(world, PAGES, 0));
