@@ -325,6 +325,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--build", type=pathlib.Path, default=HERE.parent / "build")
     build = parser.parse_args().build.resolve()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # even where a shell had it ignored
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     demo = Demo(build)
     try:

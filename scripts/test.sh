@@ -65,7 +65,7 @@ run_units() {
 
 run_pytest() {
     echo "== end to end"
-    timeout --foreground -k 20 450 /usr/bin/python3 -m pytest -q -ra -p no:cacheprovider \
+    timeout --foreground -s INT -k 30 900 /usr/bin/python3 -m pytest -q -ra -p no:cacheprovider \
         --junitxml "$work/e2e.xml" tests/e2e
     status=$?
     read -r ok bad skip < <(/usr/bin/python3 - "$work/e2e.xml" <<'PY'
@@ -80,6 +80,7 @@ except (OSError, ET.ParseError):
     print(0, 0, 0)
 PY
     )
+    # On a time out, pytest gets INT, so that it cleans up and still reports what ran.
     # 0: all well; 1: tests failed, and are counted; anything else (time out, crash) is a failure.
     if [ $status -ne 0 ] && [ "$bad" -eq 0 ]; then
         echo "pytest ended with status $status"
