@@ -6,6 +6,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 static const struct option json_option[] = {{"json", no_argument, NULL, 'j'}, {0}};
 
@@ -45,7 +46,7 @@ static const struct row rows[] = {
     {"pool_bytes", BYTES, "memory of all frames"},
     {"frames_lingering", COUNT, "frames without sites, not yet freed"},
     {"mappings", COUNT, "mappings that merging uses"},
-    {"bytes_per_tracked_page", SECONDS, "bookkeeping"},
+    {"bytes_per_tracked_page", SECONDS, "of bookkeeping"},
 };
 
 static void print_row(json_object *answer, const struct row *row)
@@ -57,7 +58,7 @@ static void print_row(json_object *answer, const struct row *row)
         return;
     snprintf(value, sizeof(value), "%" PRId64, n);
     if (row->kind == PAGES)
-        sp_human_bytes(n * 4096, bytes, sizeof(bytes));
+        sp_human_bytes(n * sysconf(_SC_PAGESIZE), bytes, sizeof(bytes));
     else if (row->kind == BYTES)
         sp_human_bytes(n, bytes, sizeof(bytes));
     else if (row->kind == SECONDS)

@@ -27,8 +27,13 @@
 
 int sp_part_find(const char *name, char *path, size_t size)
 {
-    static const char *const beside[] = {
-        "", "../lib/samepage/", "../libexec/samepage/", "../libexec/", "../sbin/", "../bin/"};
+    static const char *const beside[] = {"",
+                                         "../" SP_LIBDIR_NAME "/samepage/",
+                                         "../lib/samepage/",
+                                         "../libexec/samepage/",
+                                         "../libexec/",
+                                         "../sbin/",
+                                         "../bin/"};
     static const char *const configured[] = {SP_BINDIR "/", SP_LIBDIR "/samepage/", SP_LIBDIR "/"};
     char self[PATH_MAX];
     ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);

@@ -2,8 +2,9 @@
 /*
  * Finding the other parts of an installation, and having a daemon.
  *
- * The parts lie beside this program (build folder), or in ../lib/samepage, ../libexec/samepage,
- * ../libexec, ../sbin, ../bin of it, or where the build was configured to install them.
+ * The parts lie beside this program (build folder), or in ../lib/samepage (or what the system calls
+ * lib), ../libexec/samepage, ../libexec, ../sbin, ../bin of it, or where the build was configured
+ * to install them.
  */
 #ifndef SP_CLI_DAEMON_START_H
 #define SP_CLI_DAEMON_START_H
