@@ -20,15 +20,65 @@ struct kernel_sigaction {
     uint64_t mask;
 };
 
-static void *resume[5]; /* what __builtin_setjmp saves */
 static volatile int armed;
+
+/*
+ * A place to come back to, as setjmp and longjmp. The compiler's builtins will not do: a loop that
+ * only reads memory cannot jump as far as they know, and the way back is optimised into nonsense.
+ */
+#if defined(__x86_64__)
+static uint64_t place[8] __attribute__((used));
+
+__attribute__((naked, noinline, returns_twice)) static int mark(void)
+{
+    __asm__ volatile("lea place(%rip), %rax\n\t"
+                     "mov %rbx, 0(%rax)\n\t"
+                     "mov %rbp, 8(%rax)\n\t"
+                     "mov %r12, 16(%rax)\n\t"
+                     "mov %r13, 24(%rax)\n\t"
+                     "mov %r14, 32(%rax)\n\t"
+                     "mov %r15, 40(%rax)\n\t"
+                     "lea 8(%rsp), %rdx\n\t"
+                     "mov %rdx, 48(%rax)\n\t"
+                     "mov (%rsp), %rdx\n\t"
+                     "mov %rdx, 56(%rax)\n\t"
+                     "xor %eax, %eax\n\t"
+                     "ret");
+}
+
+__attribute__((naked, noinline, noreturn)) static void resume(void)
+{
+    __asm__ volatile("lea place(%rip), %rdx\n\t"
+                     "mov 0(%rdx), %rbx\n\t"
+                     "mov 8(%rdx), %rbp\n\t"
+                     "mov 16(%rdx), %r12\n\t"
+                     "mov 24(%rdx), %r13\n\t"
+                     "mov 32(%rdx), %r14\n\t"
+                     "mov 40(%rdx), %r15\n\t"
+                     "mov 48(%rdx), %rsp\n\t"
+                     "mov $1, %eax\n\t"
+                     "jmp *56(%rdx)");
+}
+#else
+/* No agent runs there yet (sp_gate_install() refuses): a fault ends it. */
+static int mark(void)
+{
+    return 0;
+}
+
+__attribute__((noreturn)) static void resume(void)
+{
+    sp_sys(__NR_exit_group, 1);
+    __builtin_unreachable();
+}
+#endif
 
 static void on_fault(int sig)
 {
     (void)sig;
     if (armed) {
         armed = 0;
-        __builtin_longjmp(resume, 1);
+        resume();
     }
     /* A fault of our own: better no agent than a wrong one. What is in the air is put right by the
      * daemon (D2). */
@@ -56,7 +106,7 @@ void sp_peek_init(void)
 
 bool sp_peek_copy(void *dst, uint64_t src)
 {
-    if (__builtin_setjmp(resume))
+    if (mark())
         return false;
     armed = 1;
     memcpy(dst, (const void *)src, sp_agent.page_size);
@@ -83,7 +133,7 @@ static bool pages_equal(const void *a, const void *b)
 
 bool sp_peek_equal(uint64_t addr, const void *frame, bool *equal)
 {
-    if (__builtin_setjmp(resume))
+    if (mark())
         return false;
     armed = 1;
     *equal = pages_equal((const void *)addr, frame);
@@ -93,7 +143,7 @@ bool sp_peek_equal(uint64_t addr, const void *frame, bool *equal)
 
 bool sp_peek_hash(uint64_t addr, struct sp_hash128 *hash)
 {
-    if (__builtin_setjmp(resume))
+    if (mark())
         return false;
     armed = 1;
     *hash = sp_agent.hash((const void *)addr, sp_agent.page_size, sp_agent.seed);
