@@ -6,7 +6,7 @@
  * A range is a stretch of neighbouring mappings that are eligible or are the pool's (merged pages
  * split a range into many mappings, and must not make it look small). The flags are those of
  * smaps, read again when the gate noted a change or the size of the address space changed, but not
- * so often that reading costs more than a twentieth of the time.
+ * so often that reading costs more than a tenth of the time.
  */
 #include <linux/mman.h>
 
@@ -20,6 +20,7 @@
 #include "sys.h"
 
 #define DIRTY_MAX 1024u
+#define REFRESH_SHARE 10u /* reading the mappings takes at most a tenth of the time */
 
 /* What gated calls touched since the flags were read; more than fits: everything. */
 static struct sp_range dirty[DIRTY_MAX];
@@ -75,11 +76,19 @@ static bool is_advised(const struct sp_mapping *m)
     return false;
 }
 
+/* A thread's stack: its control block is in it, and it has the flags that the C library's stacks
+ * have. A control block elsewhere keeps only its own surroundings from being lifted (lift.c): a heap
+ * is not left alone because one thread's stack was made in it. */
+static bool is_stack(const struct sp_mapping *m)
+{
+    return (m->noreserve || m->no_huge) && sp_gate_tcb_in(m->start, m->end);
+}
+
 static bool is_eligible(const struct sp_mapping *m)
 {
     if (m->shared || m->named || m->inode || !m->readable || !m->writable || m->executable)
         return false;
-    if (!m->merge_keeps || is_ours(m) || is_released(m) || sp_gate_tcb_in(m->start, m->end))
+    if (!m->merge_keeps || is_ours(m) || is_released(m) || is_stack(m))
         return false;
     return sp_agent.all || sp_gate.advise_all || is_advised(m);
 }
@@ -167,7 +176,7 @@ static void note_gone(const struct sp_range *old, uint32_t nold)
 
 static bool too_soon(uint64_t now)
 {
-    return now - sp_agent.ranges_at_us < sp_agent.ranges_cost_us * 20;
+    return now - sp_agent.ranges_at_us < sp_agent.ranges_cost_us * REFRESH_SHARE;
 }
 
 bool sp_ranges_refresh(bool force)

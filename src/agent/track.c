@@ -138,6 +138,24 @@ void sp_track_pending(uint64_t addr, uint64_t npages)
     }
 }
 
+/* A page that merges now is no more one of those that went: what was noted of its past is void. */
+static void not_gone(uint64_t addr)
+{
+    for (uint32_t i = 0; i < ngone; i++) {
+        uint64_t end = gone[i].addr + (gone[i].npages << sp_agent.page_shift);
+        uint64_t behind = addr + sp_agent.page_size;
+
+        if (addr < gone[i].addr || addr >= end)
+            continue;
+        gone[i].npages = (addr - gone[i].addr) >> sp_agent.page_shift;
+        if (behind < end && ngone < GONE_MAX)
+            gone[ngone++] = (struct sp_run){behind, (end - behind) >> sp_agent.page_shift};
+        if (!gone[i].npages)
+            gone[i] = gone[--ngone];
+        return;
+    }
+}
+
 void sp_track_merged(uint64_t addr, uint64_t npages)
 {
     for (; npages; npages--, addr += sp_agent.page_size) {
@@ -146,6 +164,7 @@ void sp_track_merged(uint64_t addr, uint64_t npages)
 
         if (!b)
             return;
+        not_gone(addr);
         clear(b->fresh, i);
         clear(b->pending, i);
         set(b->hashed, i);
@@ -339,6 +358,11 @@ static bool scan_block(uint64_t at, uint64_t end, const struct sp_scan_ask *ask,
     roll(b);
     if (!any(b->pending) && !any(b->site))
         return true;
+    if (sp_range_dirty(at, end)) {
+        /* A lift would refuse: nothing is hashed for nothing before the flags were read again. */
+        out->head.waiting += any(b->pending);
+        return true;
+    }
     bitmap_of_own(at, end, present, own);
     bitmap_of_pool(base, base + size, pool);
     if (any(b->site)) {
