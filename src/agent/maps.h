@@ -15,7 +15,6 @@ struct sp_mapping {
     bool advised;    /* MADV_MERGEABLE */
     bool tracked;    /* registered for write tracking: ours, as far as we know */
     bool noreserve;
-    bool no_huge; /* MADV_NOHUGEPAGE; MAP_STACK too */
 };
 
 /* Calls fn for each mapping, ascending, until it returns false. Negative errno: could not read. */

@@ -29,6 +29,7 @@ static bool all_dirty;
 
 struct build {
     uint64_t start, end; /* of the stretch that grows, 0: none */
+    uint64_t guard_end; /* of the last mapping that nobody may touch */
     bool keep; /* however small: advised, or with sites in it */
     uint32_t n, mappings, pool_mappings;
     uint64_t tracked;
@@ -76,19 +77,33 @@ static bool is_advised(const struct sp_mapping *m)
     return false;
 }
 
-/* A thread's stack: its control block is in it, and it has the flags that the C library's stacks
- * have. A control block elsewhere keeps only its own surroundings from being lifted (lift.c): a heap
- * is not left alone because one thread's stack was made in it. */
-static bool is_stack(const struct sp_mapping *m)
+/*
+ * A thread's stack lies between a guard page and its control block; the kernel joins it with other
+ * memory above it where the flags are the same. Returns where that memory begins: behind the last
+ * control block, m->start where there is no stack, m->end if it is not known where stacks end. A
+ * control block elsewhere (a stack made in a heap) keeps only its own surroundings from being
+ * lifted (lift.c).
+ */
+static uint64_t behind_stacks(const struct sp_mapping *m)
 {
-    return (m->noreserve || m->no_huge) && sp_gate_tcb_in(m->start, m->end);
+    uint64_t at = m->start;
+
+    if (!sp_gate_tcb_in(m->start, m->end))
+        return at;
+    for (uint32_t i = 0; i < SP_GATE_TCBS; i++) {
+        uint64_t page = __atomic_load_n(&sp_gate.tcb[i], __ATOMIC_SEQ_CST);
+
+        if (page >= at && page < m->end)
+            at = page + sp_agent.page_size;
+    }
+    return at > m->start ? at : m->end;
 }
 
 static bool is_eligible(const struct sp_mapping *m)
 {
     if (m->shared || m->named || m->inode || !m->readable || !m->writable || m->executable)
         return false;
-    if (!m->merge_keeps || is_ours(m) || is_released(m) || is_stack(m))
+    if (!m->merge_keeps || is_ours(m) || is_released(m))
         return false;
     return sp_agent.all || sp_gate.advise_all || is_advised(m);
 }
@@ -107,12 +122,18 @@ static void finish_range(struct build *b)
     b->keep = false;
 }
 
-static bool add_mapping(void *arg, const struct sp_mapping *m)
+static bool add_mapping(void *arg, const struct sp_mapping *mapping)
 {
     struct build *b = arg;
-    bool pool = m->inode && sp_view_by_inode(m->inode);
-    bool eligible = !pool && is_eligible(m);
+    struct sp_mapping cut = *mapping;
+    const struct sp_mapping *m = &cut;
+    bool pool = m->inode && sp_view_by_inode(m->inode), eligible;
 
+    if (!pool && m->start == b->guard_end)
+        cut.start = behind_stacks(m);
+    if (!m->readable && !m->writable)
+        b->guard_end = m->end;
+    eligible = !pool && m->start < m->end && is_eligible(m);
     if (pool && m->shared)
         return true; /* a view of our own */
     b->mappings++;
