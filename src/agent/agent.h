@@ -77,7 +77,8 @@ struct sp_agent {
     uint64_t ranges_at_us; /* when, and how long it took */
     uint64_t ranges_cost_us;
     uint64_t tracked;
-    uint32_t own_mappings; /* of the program, ours not counted */
+    uint32_t all_mappings; /* of this address space */
+    uint32_t own_mappings; /* of them the program's: merging's not counted */
     uint32_t mappings;     /* that merging uses */
     uint32_t max_mappings; /* as set; 0: the built-in budget */
     bool gave_back;        /* the program ran out of mappings once: no more merging here */

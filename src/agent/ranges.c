@@ -134,9 +134,9 @@ static bool add_mapping(void *arg, const struct sp_mapping *mapping)
     if (!m->readable && !m->writable)
         b->guard_end = m->end;
     eligible = !pool && m->start < m->end && is_eligible(m);
+    b->mappings++;
     if (pool && m->shared)
         return true; /* a view of our own */
-    b->mappings++;
     if (pool)
         b->pool_mappings++;
     if (b->end && (m->start != b->end || (!eligible && !pool)))
@@ -218,6 +218,7 @@ bool sp_ranges_refresh(bool force)
     sp_agent.nranges = b.n;
     sp_agent.tracked = b.tracked;
     sp_agent.mappings = 2 * b.pool_mappings;
+    sp_agent.all_mappings = b.mappings;
     sp_agent.own_mappings =
         b.mappings > sp_agent.mappings ? b.mappings - sp_agent.mappings : b.mappings / 2;
     note_gone(old, nold);

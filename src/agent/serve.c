@@ -170,7 +170,7 @@ static int64_t give_back(void)
     uint64_t given;
 
     sp_ranges_refresh(true);
-    if (sp_agent.own_mappings + sp_agent.mappings + GIVE_BACK_SLACK < sp_agent.max_map_count)
+    if (sp_agent.all_mappings + GIVE_BACK_SLACK < sp_agent.max_map_count)
         return -EAGAIN;
     sp_agent.gave_back = true;
     given = sp_unmerge_plain(GIVE_BACK_RUNS);

@@ -144,13 +144,16 @@ static bool replace_plain(uint64_t a, uint64_t b)
     uint64_t copy = sp_agent.staging, len = b - a;
     struct uffdio_range staging = {copy, (uint64_t)SP_LIFT_PAGES << sp_agent.page_shift};
     struct uffdio_register reg = {.range = staging, .mode = UFFDIO_REGISTER_MODE_MISSING};
+    struct uffdio_register track = {.range = {a, len}, .mode = UFFDIO_REGISTER_MODE_WP};
     bool done = false;
 
     /* Writing to staging must not wait for ourselves. */
     sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_UNREGISTER, &staging);
     memcpy((void *)copy, (const void *)a, len);
     if (!sp_is_err(sp_sys(__NR_mmap, a, len, 3,
-                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED | MAP_NORESERVE, -1, 0))) {
+                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0))) {
+        /* While it is empty and tracked as its neighbours are, the kernel joins it with them. */
+        sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_REGISTER, &track);
         memcpy((void *)a, (const void *)copy, len);
         sp_sitemap_clear(a, b);
         sp_track_pending(a, len >> sp_agent.page_shift);

@@ -130,6 +130,24 @@ static int absolute_socket(char *path, size_t size, char *why, size_t why_size)
     return 0;
 }
 
+/*
+ * A program that is linked with ASan's shared runtime refuses to start when a preloaded library comes
+ * before the runtime: it fears that the library replaces what it replaces. Ours exports nothing. The
+ * program's own options come later, and win.
+ */
+static int allow_asan(void)
+{
+    const char *old = getenv("ASAN_OPTIONS");
+    char *value;
+    int ret;
+
+    if (asprintf(&value, "verify_asan_link_order=0%s%s", old && *old ? ":" : "", old ? old : "") < 0)
+        return -1;
+    ret = setenv("ASAN_OPTIONS", value, 1);
+    free(value);
+    return ret;
+}
+
 /* All that merging needs. Returns 0; or -1 and the reason in why, with the environment as it was.
  */
 static int prepare_merging(const struct run *run, const char *program, char *why, size_t size)
@@ -156,7 +174,8 @@ static int prepare_merging(const struct run *run, const char *program, char *why
         return -1;
     if (setenv("SAMEPAGE_SOCKET", socket_path, 1) < 0 ||
         setenv("SAMEPAGE_MODE", run->all ? "all" : "advised", 1) < 0 ||
-        (run->domain && setenv("SAMEPAGE_DOMAIN", run->domain, 1) < 0) || set_preload(agent) < 0) {
+        (run->domain && setenv("SAMEPAGE_DOMAIN", run->domain, 1) < 0) || set_preload(agent) < 0 ||
+        allow_asan() < 0) {
         snprintf(why, size, "out of memory");
         return -1;
     }

@@ -5,7 +5,8 @@
  *  1. frames for the jobs, in runs, filled from the pages that were scanned;
  *  2. the partners merge: they are the uncertain ones (K5);
  *  3. the pages that were scanned merge, into the jobs' frames and into those of stable nodes;
- *  4. what fork still shares is asked again with break_fork, if its frame has a site by now;
+ *  4. what fork still shares is asked again with break_fork, if its frame has a site by now or
+ *     fork does not share the two with one another;
  *  5. a frame with one site saves nothing: that site is un-merged again (K7);
  *  6. frames without a site go back;
  *  7. pages that found nobody become candidates.
@@ -264,17 +265,37 @@ static void sp_merge_scanned(struct sp_engine *engine)
 
 /* ---- 4. what fork shares ---- */
 
+/*
+ * Two pages that fork shares with one another lie at the same address; two at different addresses
+ * are shared each with its own relatives, and replacing both saves one of them (K8).
+ */
+static void sp_merge_find_both_forked(struct sp_engine *engine)
+{
+    struct sp_batch *batch = &engine->batch;
+
+    for (uint32_t i = 0; i < batch->nplans; i++) {
+        struct sp_plan *plan = &batch->plan[i];
+        struct sp_job *job = plan->kind == SP_PLAN_JOB ? &batch->job[plan->job] : NULL;
+
+        if (job && job->partner != SP_NONE && plan->result == SP_SHARED_BY_FORK &&
+            job->partner_result == SP_SHARED_BY_FORK &&
+            sp_item_addr(engine, job->partner) != plan->addr)
+            job->both_forked = true;
+    }
+}
+
 static void sp_merge_break_fork(struct sp_engine *engine)
 {
     struct sp_batch *batch = &engine->batch;
     uint32_t n = 0;
 
+    sp_merge_find_both_forked(engine);
     for (uint32_t j = 0; j < batch->njobs; j++) {
         struct sp_job *job = &batch->job[j];
 
         if (job->partner_result != SP_SHARED_BY_FORK)
             continue;
-        if (sp_job_sites(engine, job))
+        if (sp_job_sites(engine, job) || job->both_forked)
             batch->target[n++] = sp_target_partner(engine, j, true);
         else
             sp_merge_reject(engine, job->partner, SP_SHARED_BY_FORK);
@@ -284,7 +305,8 @@ static void sp_merge_break_fork(struct sp_engine *engine)
 
         if (plan->kind != SP_PLAN_JOB || plan->result != SP_SHARED_BY_FORK)
             continue;
-        if (sp_job_sites(engine, &batch->job[plan->job]))
+        if (sp_job_sites(engine, &batch->job[plan->job]) ||
+            batch->job[plan->job].both_forked)
             batch->target[n++] = sp_target_plan(engine, i, true);
         else
             sp_merge_reject(engine, plan->item, SP_SHARED_BY_FORK);

@@ -137,6 +137,7 @@ struct sp_job {
     uint8_t partner_result;
     bool mapped;       /* some site mapped it: it goes by frame_forget, not by frame_free_unused */
     bool maybe_mapped; /* an answer was lost: the frame stays until the sweep */
+    bool both_forked;  /* fork shares both, but not with one another: they lie at two addresses */
 };
 
 /* One page that a merge or an un-merge names. */
