@@ -89,8 +89,10 @@ class Daemon:
             pytest.fail(f"samepage {' '.join(map(str, args))} still runs after "
                         f"{timeout * SLACK:g} s; daemon: {self.log()}")
         if check:
+            died = self.popen and self.popen.poll()
             assert done.returncode == 0, \
-                f"samepage {' '.join(map(str, args))}: status {done.returncode}: {done.stderr}"
+                f"samepage {' '.join(map(str, args))}: status {done.returncode}: {done.stderr}" + \
+                ("" if died is None else f"; samepaged died with status {died}: {self.log()}")
         return done
 
     def status(self, key=None):
