@@ -40,8 +40,14 @@ struct sp_view {
     int32_t fd; /* read-only; frames are mapped from it */
 };
 
+/* What a mapping that replaces a frame's is to have, so that it is as the memory was. */
+#define SP_RANGE_NORESERVE 0x1u
+#define SP_RANGE_NO_HUGE 0x2u
+#define SP_RANGE_HUGE 0x4u
+
 struct sp_range {
     uint64_t start, end;
+    uint64_t flags;
 };
 
 struct sp_agent {
@@ -142,6 +148,9 @@ void sp_serve_gate(void);
 /* Reads the mappings again if anything may have changed and the last time is long enough ago;
  * force: now. Registers new memory for write tracking. Returns true if the list is fresh. */
 bool sp_ranges_refresh(bool force);
+/* Maps fresh anonymous memory with the flags of the range around addr, at `at` (MAP_FIXED) or, if
+ * that is 0, anywhere. The address or a negative errno. */
+long sp_range_map(uint64_t addr, uint64_t length, uint64_t at);
 /* The range that holds [addr, end) whole, or NULL. */
 const struct sp_range *sp_range_of(uint64_t addr, uint64_t end);
 uint32_t sp_mappings_budget(void);

@@ -38,6 +38,10 @@ static void read_flags(struct sp_mapping *m, const char *p, const char *end)
             m->tracked = true;
         if (p[0] == 'n' && p[1] == 'r')
             m->noreserve = true;
+        if (p[0] == 'n' && p[1] == 'h')
+            m->no_huge = true;
+        if (p[0] == 'h' && p[1] == 'g')
+            m->huge = true;
         p += 2;
     }
 }

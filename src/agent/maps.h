@@ -14,7 +14,7 @@ struct sp_mapping {
     bool merge_keeps; /* every flag is one that a merge keeps (K17) */
     bool advised;    /* MADV_MERGEABLE */
     bool tracked;    /* registered for write tracking: ours, as far as we know */
-    bool noreserve;
+    bool noreserve, no_huge, huge; /* nr, nh, hg */
 };
 
 /* Calls fn for each mapping, ascending, until it returns false. Negative errno: could not read. */

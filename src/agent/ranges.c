@@ -29,6 +29,7 @@ static bool all_dirty;
 
 struct build {
     uint64_t start, end; /* of the stretch that grows, 0: none */
+    uint64_t flags; /* of its plain mappings */
     uint64_t guard_end; /* of the last mapping that nobody may touch */
     bool keep; /* however small: advised, or with sites in it */
     uint32_t n, mappings, pool_mappings;
@@ -114,12 +115,18 @@ static void finish_range(struct build *b)
 
     if (b->end && (pages >= SP_AGENT_MIN_PAGES || b->keep)) {
         if (b->n < SP_AGENT_RANGES) {
-            sp_agent.range[b->n++] = (struct sp_range){b->start, b->end};
+            sp_agent.range[b->n++] = (struct sp_range){b->start, b->end, b->flags};
             b->tracked += pages;
         }
     }
-    b->start = b->end = 0;
+    b->start = b->end = b->flags = 0;
     b->keep = false;
+}
+
+static uint64_t range_flags(const struct sp_mapping *m)
+{
+    return (m->noreserve ? SP_RANGE_NORESERVE : 0) | (m->no_huge ? SP_RANGE_NO_HUGE : 0) |
+           (m->huge ? SP_RANGE_HUGE : 0);
 }
 
 static bool add_mapping(void *arg, const struct sp_mapping *mapping)
@@ -146,6 +153,8 @@ static bool add_mapping(void *arg, const struct sp_mapping *mapping)
     if (!b->end)
         b->start = m->start;
     b->end = m->end;
+    if (eligible)
+        b->flags = range_flags(m);
     b->keep |= pool || is_advised(m);
     return true;
 }
@@ -246,7 +255,7 @@ void sp_ranges_absorb(void)
         if (ndirty == DIRTY_MAX)
             all_dirty = true;
         else
-            dirty[ndirty++] = (struct sp_range){c->addr, c->end};
+            dirty[ndirty++] = (struct sp_range){c->addr, c->end, 0};
     }
     sp_agent.absorbed_seq = seq;
 }
@@ -275,6 +284,20 @@ const struct sp_range *sp_range_of(uint64_t addr, uint64_t end)
     if (lo < sp_agent.nranges && sp_agent.range[lo].start <= addr && end <= sp_agent.range[lo].end)
         return &sp_agent.range[lo];
     return NULL;
+}
+
+long sp_range_map(uint64_t addr, uint64_t length, uint64_t at)
+{
+    const struct sp_range *r = sp_range_of(addr, addr + sp_agent.page_size);
+    uint64_t flags = r ? r->flags : 0;
+    long ret = sp_sys(__NR_mmap, at, length, 3,
+                      MAP_PRIVATE | MAP_ANONYMOUS | (at ? MAP_FIXED : 0) |
+                          (flags & SP_RANGE_NORESERVE ? MAP_NORESERVE : 0),
+                      -1, 0);
+
+    if (!sp_is_err(ret) && (flags & (SP_RANGE_NO_HUGE | SP_RANGE_HUGE)))
+        sp_sys(__NR_madvise, ret, length, flags & SP_RANGE_HUGE ? 14 : 15); /* as it was */
+    return ret;
 }
 
 /*

@@ -98,7 +98,7 @@ static int unmerge_run(uint64_t addr, uint32_t npages, uint64_t *done)
     long copy, ret;
     bool waiting;
 
-    copy = sp_sys(__NR_mmap, 0, len, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    copy = sp_range_map(addr, len, 0);
     if (sp_is_err(copy))
         return -ENOMEM;
     ret = sp_sys(__NR_madvise, copy, len, SP_MADV_POPULATE_WRITE);
@@ -150,8 +150,7 @@ static bool replace_plain(uint64_t a, uint64_t b)
     /* Writing to staging must not wait for ourselves. */
     sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_UNREGISTER, &staging);
     memcpy((void *)copy, (const void *)a, len);
-    if (!sp_is_err(sp_sys(__NR_mmap, a, len, 3,
-                          MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0))) {
+    if (!sp_is_err(sp_range_map(a, len, a))) {
         /* While it is empty and tracked as its neighbours are, the kernel joins it with them. */
         sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_REGISTER, &track);
         memcpy((void *)a, (const void *)copy, len);
