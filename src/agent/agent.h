@@ -154,6 +154,8 @@ long sp_range_map(uint64_t addr, uint64_t length, uint64_t at);
 /* The range that holds [addr, end) whole, or NULL. */
 const struct sp_range *sp_range_of(uint64_t addr, uint64_t end);
 uint32_t sp_mappings_budget(void);
+/* Does the program need so many mappings itself that none is left for merging? */
+bool sp_mappings_short(void);
 /* Takes what the gate noted since the last time into a list of the agent's own, so that the gate's
  * small ring does not go round unseen. */
 void sp_ranges_absorb(void);

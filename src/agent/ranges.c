@@ -300,6 +300,12 @@ long sp_range_map(uint64_t addr, uint64_t length, uint64_t at)
     return ret;
 }
 
+bool sp_mappings_short(void)
+{
+    return sp_agent.gave_back ||
+           sp_agent.own_mappings >= sp_agent.max_map_count - sp_agent.max_map_count / 4;
+}
+
 /*
  * The budget of mappings (DESIGN.md: a safety rule): a quarter of vm.max_map_count with --all, three
  * quarters for what the program advised; and never so many that less than a quarter is left for

@@ -127,6 +127,11 @@ struct sp_run {
     uint64_t npages;
 };
 
+enum sp_report_state {
+    SP_REPORT_MERGING = 0,
+    SP_REPORT_NO_MAPPINGS = 1, /* the program needs its mappings itself: nothing merges here */
+};
+
 /* struct sp_report, then npages sp_page_hash, nchanged sp_run, ngone sp_run. All ascending. */
 struct sp_report {
     uint64_t next;    /* where to go on; 0: the pass over this mm is complete */
@@ -138,7 +143,8 @@ struct sp_report {
     uint64_t cpu_us;  /* CPU that this agent has used since it began */
     uint32_t mappings;        /* mappings that merging uses now */
     uint32_t mappings_budget; /* and may use */
-    uint32_t npages, nchanged, ngone, reserved;
+    uint32_t npages, nchanged, ngone;
+    uint32_t state; /* enum sp_report_state */
 };
 
 struct sp_fill_ask {

@@ -87,6 +87,7 @@ struct sp_client {
 
     uint64_t tracked, merged, cpu_us; /* as it said last */
     uint32_t mappings, mappings_budget;
+    bool no_mappings, told; /* the program needs its mappings itself; and was told so */
     uint64_t ns[SP_NAMESPACES]; /* inodes of its namespaces at HELLO (ns_watch.c) */
 };
 TAILQ_HEAD(sp_client_list, sp_client);

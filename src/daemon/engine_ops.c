@@ -12,6 +12,7 @@
 
 #include "answers.h"
 #include "ask.h"
+#include "notice.h"
 #include "log.h"
 
 #define UNMERGE_PAGES 2048u /* in one answer: some ten milliseconds */
@@ -55,6 +56,9 @@ static void take_report(struct sp_client *client, struct sp_scan *scan,
     client->cpu_us = head->cpu_us;
     client->mappings = head->mappings;
     client->mappings_budget = head->mappings_budget;
+    client->no_mappings = head->state == SP_REPORT_NO_MAPPINGS;
+    if (client->no_mappings)
+        sp_notice_mappings(client);
 }
 
 static int ops_scan(void *ctx, void *mm, struct sp_scan *scan)

@@ -77,8 +77,9 @@ def test_mappings_nearly_used_up(daemon, compiled):
     programs = [daemon.run(compiled("many_maps"), "before", count, 3) for _ in range(2)]
     for program in programs:
         program.must_finish(0, timeout=40)
-        assert len(program.samepage_lines()) <= 1, program.stderr()
         assert program.stderr().splitlines() == program.samepage_lines(), program.stderr()
+        assert len(program.samepage_lines()) == 1, program.stderr()
+        assert "max_map_count" in program.samepage_lines()[0]
 
 
 def test_mappings_used_up_after_merging(daemon, compiled):

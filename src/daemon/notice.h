@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The one clear line, when a program's merging ends after it began to run. */
+#ifndef SP_DAEMON_NOTICE_H
+#define SP_DAEMON_NOTICE_H
+
+struct sp_client;
+
+/*
+ * Says once, on the program's own standard error, that the program is not merged because it is out
+ * of mappings. Written through the program's own open file (pidfd_getfd), so with no right that the
+ * program does not have, and by a process of its own, so that a full pipe keeps nobody waiting.
+ * Where that is not possible the log alone has it.
+ */
+void sp_notice_mappings(struct sp_client *client);
+
+#endif
