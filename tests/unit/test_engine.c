@@ -232,6 +232,20 @@ static void k8_pages_that_only_fork_shares_stay(void **state)
     fake_world_free(world);
 }
 
+static void k8_fork_with_different_relatives_is_broken(void **state)
+{
+    struct fake_world *world = fake_world_new(WORLD);
+    struct fake_mm *a = fake_mm_new(world, 5, 7);
+    struct fake_mm *b = fake_mm_new(world, 5, 6); /* equal pages lie one page apart */
+
+    for (unsigned i = 0; i < 5; i++)
+        a->page[i].fault = b->page[i].fault = SP_SHARED_BY_FORK;
+    fake_passes(world, 3);
+    assert_int_equal(fake_counters(world).pages_sharing, 4);
+    fake_check_exact(world);
+    fake_world_free(world);
+}
+
 static void k8_fork_is_broken_for_a_frame_with_a_site(void **state)
 {
     struct fake_world *world = fake_world_new(WORLD);
@@ -534,6 +548,7 @@ int main(void)
         cmocka_unit_test(k7_undo_that_fails_keeps_the_site),
         cmocka_unit_test(k7_lost_answer_never_reuses_the_frame),
         cmocka_unit_test(k8_pages_that_only_fork_shares_stay),
+        cmocka_unit_test(k8_fork_with_different_relatives_is_broken),
         cmocka_unit_test(k8_fork_is_broken_for_a_frame_with_a_site),
         cmocka_unit_test(k8_adopted_sites_are_counted_once),
         cmocka_unit_test(d1_new_engine_adopts_frames_it_never_made),
