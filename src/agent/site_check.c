@@ -9,6 +9,8 @@
 #include "sys.h"
 #include "x86_length.h"
 
+#define BLOCK 256u /* bytes of text looked at together */
+
 #ifndef __NR_set_mempolicy_home_node
 #define __NR_set_mempolicy_home_node 450
 #endif
@@ -249,6 +251,27 @@ static bool is_long_jump(const uint8_t *p, uint64_t text)
 
 /* Every four bytes that could be the distance of a jump count, in step or not. That they lead near
  * the sites at all is rare, so that comes first. */
+/* A number of four bytes anywhere. */
+typedef uint32_t __attribute__((aligned(1), may_alias)) unaligned32;
+
+/*
+ * Whether a jump of four bytes' distance that ends in one of the BLOCK bytes behind p could lead to
+ * [low, low + size): for every byte, as if a distance stood there. Written so that the compiler
+ * makes vectors of it (four interleaved rows of numbers); 32 bits are enough for a hint.
+ */
+static bool block_may_jump(const uint8_t *p, uint32_t from_low, uint32_t size)
+{
+    uint32_t hits = 0;
+
+    for (uint32_t row = 0; row < 4; row++) {
+        const unaligned32 *distance = (const unaligned32 *)(p + 1 + row);
+
+        for (uint32_t k = 0; k < BLOCK / 4; k++)
+            hits += from_low + row + 4 * k + distance[k] < size;
+    }
+    return hits != 0;
+}
+
 const struct sp_patch_site *sp_site_jump_into(const struct sp_patch_site *sites, unsigned n,
                                               uint64_t text_end)
 {
@@ -256,8 +279,12 @@ const struct sp_patch_site *sp_site_jump_into(const struct sp_patch_site *sites,
     const uint8_t *last = (const uint8_t *)text_end - 5;
 
     for (const uint8_t *p = (const uint8_t *)text; p <= last; p++) {
-        uint64_t target = (uint64_t)p + 5 + (uint64_t)(int64_t)(int32_t)load32(p + 1);
+        uint64_t target;
 
+        while (last - p > (long)BLOCK + 4 &&
+               !block_may_jump(p, (uint32_t)((uint64_t)p + 5 - low), (uint32_t)size))
+            p += BLOCK;
+        target = (uint64_t)p + 5 + (uint64_t)(int64_t)(int32_t)load32(p + 1);
         if (target - low >= size || !is_long_jump(p, text))
             continue;
         for (unsigned i = 0; i < n; i++)
