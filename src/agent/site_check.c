@@ -1,4 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
+#if defined(__SSE2__)
+#include <emmintrin.h>
+#endif
+
 #include "site_check.h"
 
 #include <stddef.h>
@@ -8,8 +12,6 @@
 #include "mem.h"
 #include "sys.h"
 #include "x86_length.h"
-
-#define BLOCK 256u /* bytes of text looked at together */
 
 #ifndef __NR_set_mempolicy_home_node
 #define __NR_set_mempolicy_home_node 450
@@ -251,47 +253,75 @@ static bool is_long_jump(const uint8_t *p, uint64_t text)
 
 /* Every four bytes that could be the distance of a jump count, in step or not. That they lead near
  * the sites at all is rare, so that comes first. */
-/* A number of four bytes anywhere. */
-typedef uint32_t __attribute__((aligned(1), may_alias)) unaligned32;
+#define NEAR_BITS 65536u
 
-/*
- * Whether a jump of four bytes' distance that ends in one of the BLOCK bytes behind p could lead to
- * [low, low + size): for every byte, as if a distance stood there. Written so that the compiler
- * makes vectors of it (four interleaved rows of numbers); 32 bits are enough for a hint.
- */
-static bool block_may_jump(const uint8_t *p, uint32_t from_low, uint32_t size)
+/* One bit for each 32 bytes of the text, folded: which of them a site lies in. */
+static uint64_t near_site[NEAR_BITS / 64];
+
+static void mark_near(uint64_t address)
 {
-    uint32_t hits = 0;
+    uint64_t bit = address / 32 % NEAR_BITS;
 
-    for (uint32_t row = 0; row < 4; row++) {
-        const unaligned32 *distance = (const unaligned32 *)(p + 1 + row);
+    near_site[bit / 64] |= 1ull << (bit % 64);
+}
 
-        for (uint32_t k = 0; k < BLOCK / 4; k++)
-            hits += from_low + row + 4 * k + distance[k] < size;
-    }
-    return hits != 0;
+static bool is_near(uint64_t address)
+{
+    uint64_t bit = address / 32 % NEAR_BITS;
+
+    return near_site[bit / 64] >> (bit % 64) & 1;
+}
+
+/* Which of the 16 bytes at p could be the last byte of a long jump's or call's opcode (e8, e9, 0f
+ * 80 to 0f 8f): bit i for byte i. */
+static uint32_t opcodes(const uint8_t *p)
+{
+#if defined(__SSE2__)
+    __m128i v = _mm_loadu_si128((const __m128i *)p), before = _mm_loadu_si128((const __m128i *)(p - 1));
+    __m128i direct = _mm_cmpeq_epi8(_mm_or_si128(v, _mm_set1_epi8(1)), _mm_set1_epi8((char)0xe9));
+    __m128i high = _mm_cmpeq_epi8(_mm_and_si128(v, _mm_set1_epi8((char)0xf0)),
+                                  _mm_set1_epi8((char)0x80));
+    __m128i two = _mm_and_si128(high, _mm_cmpeq_epi8(before, _mm_set1_epi8(0x0f)));
+
+    return (uint32_t)_mm_movemask_epi8(_mm_or_si128(direct, two));
+#else
+    (void)p;
+    return 0xffff;
+#endif
+}
+
+static const struct sp_patch_site *jump_into(const struct sp_patch_site *sites, unsigned n,
+                                             const uint8_t *p, uint64_t text)
+{
+    uint64_t target = (uint64_t)p + 5 + (uint64_t)(int64_t)(int32_t)load32(p + 1);
+
+    if (!is_near(target) || !is_long_jump(p, text))
+        return NULL;
+    for (unsigned i = 0; i < n; i++)
+        if (leads_into(target, &sites[i]))
+            return &sites[i];
+    return NULL;
 }
 
 const struct sp_patch_site *sp_site_jump_into(const struct sp_patch_site *sites, unsigned n,
                                               uint64_t text_end)
 {
-    uint64_t text = sites[0].text, low = sites[0].address, size = sp_site_end(&sites[n - 1]) - low;
-    const uint8_t *last = (const uint8_t *)text_end - 5;
+    uint64_t text = sites[0].text;
+    const uint8_t *last = (const uint8_t *)text_end - 5, *p = (const uint8_t *)text;
+    const struct sp_patch_site *found = NULL;
 
-    for (const uint8_t *p = (const uint8_t *)text; p <= last; p++) {
-        uint64_t target;
-
-        while (last - p > (long)BLOCK + 4 &&
-               !block_may_jump(p, (uint32_t)((uint64_t)p + 5 - low), (uint32_t)size))
-            p += BLOCK;
-        target = (uint64_t)p + 5 + (uint64_t)(int64_t)(int32_t)load32(p + 1);
-        if (target - low >= size || !is_long_jump(p, text))
-            continue;
-        for (unsigned i = 0; i < n; i++)
-            if (leads_into(target, &sites[i]))
-                return &sites[i];
-    }
-    return NULL;
+    memset(near_site, 0, sizeof(near_site));
+    for (unsigned i = 0; i < n; i++)
+        for (uint64_t at = sites[i].address; at < sp_site_end(&sites[i]); at++)
+            mark_near(at);
+    if (p <= last)
+        found = jump_into(sites, n, p++, text); /* there is no byte before the first */
+    for (; !found && p + 16 + 4 <= last; p += 16)
+        for (uint32_t bits = opcodes(p); bits && !found; bits &= bits - 1)
+            found = jump_into(sites, n, p + __builtin_ctz(bits), text);
+    for (; !found && p <= last; p++)
+        found = jump_into(sites, n, p, text);
+    return found;
 }
 
 #endif
