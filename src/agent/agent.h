@@ -73,6 +73,7 @@ struct sp_agent {
     uint64_t seed;
     bool rejoin; /* the next HELLO is not the first */
     bool leave;  /* end at the next chance */
+    bool serving; /* in sp_serve_gate() */
 
     /* Ranges. */
     struct sp_range *range; /* SP_AGENT_RANGES of them, in the arena, ascending */
@@ -92,7 +93,7 @@ struct sp_agent {
     struct sp_range released; /* hull of what the program keeps for its own userfaultfd */
 
     struct sp_view view[SP_AGENT_SEGMENTS];
-    uint64_t rights; /* of the program, at the start: sp_program_changed() */
+    uint64_t rights; /* that the agent was born with: sp_program_changed() */
     bool test_features; /* test builds: the kernel is to look too old */
 };
 
@@ -123,8 +124,12 @@ uint64_t sp_cpu_us(void);
 /* Drops capabilities, sets no_new_privs, own session, closes all descriptors but the agent's,
  * installs the seccomp filter. Negative errno: the agent must not go on. */
 int sp_confine(void);
-/* Did the program change credentials, filter or dumpability since the first call? */
+/* Notes the rights that this process was born with: to be called before sp_confine(). */
+void sp_note_rights(void);
+/* Are the program's credentials or filters other than the ones noted? */
 bool sp_program_changed(void);
+/* Does the program forbid others to look into it (not dumpable, K17)? */
+bool sp_program_forbids(void);
 /* Threads of the program now, 0 if that cannot be known. */
 uint32_t sp_program_threads(void);
 /* Is the program's memory still this one (no exec), and the program alive? */

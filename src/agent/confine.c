@@ -72,6 +72,12 @@ static struct sock_filter filter[] = {
     BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 1 /* AF_UNIX */, 0, 1),
     ALLOW,
     DENY,
+    /* prctl: only asking whether the program may be looked into. */
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_prctl, 0, 4),
+    LOAD(ARG(0)),
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, PR_GET_DUMPABLE, 0, 1),
+    ALLOW,
+    DENY,
     /* ioctl: userfaultfd's, and PAGEMAP_SCAN. */
     BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_ioctl, 1, 0),
     DENY,
@@ -189,6 +195,12 @@ bool sp_program_changed(void)
     if (!sp_agent.rights)
         sp_agent.rights = now;
     return now != sp_agent.rights;
+}
+
+bool sp_program_forbids(void)
+{
+    /* Dumpability belongs to the memory, which is ours too. */
+    return sp_sys(__NR_prctl, PR_GET_DUMPABLE, 0, 0, 0, 0) != 1;
 }
 
 uint32_t sp_program_threads(void)

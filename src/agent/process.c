@@ -77,8 +77,25 @@ static void wait_ms(uint32_t ms)
     sp_sys(__NR_clock_nanosleep, 1, 0, &t, 0);
 }
 
+/*
+ * A program that forbids looking into it (prctl(PR_SET_DUMPABLE, 0)) has secrets: what was merged
+ * before becomes its own again, and nothing is merged any more (K17). One that asked for merging
+ * itself knows what it does.
+ */
+static void respect_dumpable(void)
+{
+    uint64_t next, npages;
+
+    if (!sp_agent.all || sp_gate.advise_all || !sp_program_forbids())
+        return;
+    for (next = 0; !sp_unmerge(next, ~0ull, ~0ull, &next, &npages) && next;)
+        ;
+    leave(SP_GATE_NO_AGENT);
+}
+
 static void look_after_program(void)
 {
+    respect_dumpable();
     if (sp_program_changed())
         leave(SP_GATE_FILTERED);
     if (!sp_program_here())
@@ -148,8 +165,8 @@ static void start_forked(void)
     memset(sp_agent.view, 0, sizeof(sp_agent.view));
     sp_agent.nranges = 0;
     sp_agent.ranges_at_us = 0;
-    sp_agent.rights = 0;
     sp_agent.leave = false;
+    sp_agent.serving = false; /* the parent's agent may have been, when the program forked */
     sp_fault_set("");
     if (sp_setup_proc(why, sizeof(why)))
         sp_sys(__NR_exit_group, 0);

@@ -264,6 +264,10 @@ __attribute__((constructor, used)) static void sp_start(int argc, char **argv, c
     sp_gate.page_size = sp_agent.page_size;
     sp_agent.program_pid = (int)sp_sys(__NR_getpid);
     sp_agent.hash = sp_hash_choose();
+    if (sp_agent.all && sp_program_forbids()) {
+        say_why("it forbids to look into it (not dumpable)");
+        return;
+    }
     if (set_up(why, sizeof(why))) {
         undo();
         say_why(why);
