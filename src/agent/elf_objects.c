@@ -17,6 +17,7 @@
 #define NT_GNU_BUILD_ID 3
 #endif
 
+#define FIRST_PAGE     4096u
 #define LINE_MAX_BYTES 640u /* longer lines lose the end of their path */
 
 /* A file whose header was mapped; the executable mappings of the same file come after it. */
@@ -56,13 +57,35 @@ static const Elf64_Phdr *segments_of(const struct sp_elf_object *object)
     return (const Elf64_Phdr *)(object->base + header_of(object)->e_phoff);
 }
 
+/* At least so much of a file's beginning is mapped. */
 static bool is_elf(uint64_t address)
 {
     const Elf64_Ehdr *header = (const Elf64_Ehdr *)address;
 
     return memcmp(header->e_ident, ELFMAG, SELFMAG) == 0 &&
            header->e_ident[EI_CLASS] == ELFCLASS64 && header->e_phentsize == sizeof(Elf64_Phdr) &&
-           header->e_phoff + header->e_phnum * sizeof(Elf64_Phdr) <= 4096;
+           header->e_phoff <= FIRST_PAGE && header->e_phoff % sizeof(uint64_t) == 0 &&
+           header->e_phoff + header->e_phnum * sizeof(Elf64_Phdr) <= FIRST_PAGE;
+}
+
+/*
+ * Are these bytes within the image, and aligned? All of an object is the program's, which may have
+ * changed it, so whatever is followed or read in it is asked here first.
+ */
+static bool is_inside(const struct sp_elf_object *object, uint64_t address, uint64_t size,
+                      uint64_t alignment)
+{
+    return address >= object->base && address <= object->image_end &&
+           size <= object->image_end - address && address % alignment == 0;
+}
+
+/* Does a string begin there that ends within the image? */
+static bool is_string(const struct sp_elf_object *object, const char *string)
+{
+    for (; is_inside(object, (uint64_t)string, 1, 1); string++)
+        if (!*string)
+            return true;
+    return false;
 }
 
 static void find_build_id(struct sp_elf_object *object, uint64_t address, uint64_t size)
@@ -73,8 +96,13 @@ static void find_build_id(struct sp_elf_object *object, uint64_t address, uint64
     while (address + sizeof(Elf64_Nhdr) <= end) {
         const Elf64_Nhdr *note = (const Elf64_Nhdr *)address;
         const char *name = (const char *)(note + 1);
-        const uint8_t *id = (const uint8_t *)name + ((note->n_namesz + 3u) & ~3u);
+        uint64_t name_bytes = ((uint64_t)note->n_namesz + 3) & ~3ull;
+        uint64_t id_bytes = ((uint64_t)note->n_descsz + 3) & ~3ull;
+        const uint8_t *id = (const uint8_t *)name + name_bytes;
 
+        address += sizeof(*note) + name_bytes + id_bytes;
+        if (address > end)
+            return;
         if (note->n_type == NT_GNU_BUILD_ID && note->n_namesz == 4 && memcmp(name, "GNU", 4) == 0) {
             unsigned n = 0;
 
@@ -85,16 +113,16 @@ static void find_build_id(struct sp_elf_object *object, uint64_t address, uint64
             object->build_id[2 * n] = 0;
             return;
         }
-        address = (uint64_t)id + ((note->n_descsz + 3u) & ~3u);
     }
 }
 
 /* The dynamic linker has added the bias to the pointers of most objects, but not of all. */
-static const void *dynamic_pointer(const struct sp_elf_object *object, uint64_t value)
+static const void *dynamic_pointer(const struct sp_elf_object *object, uint64_t value,
+                                   uint64_t alignment)
 {
     if (value < object->base)
         value += object->bias;
-    return value >= object->base && value < object->image_end ? (const void *)value : NULL;
+    return is_inside(object, value, 1, alignment) ? (const void *)value : NULL;
 }
 
 static void read_dynamic(struct sp_elf_object *object, const Elf64_Dyn *dynamic, uint64_t size)
@@ -103,41 +131,55 @@ static void read_dynamic(struct sp_elf_object *object, const Elf64_Dyn *dynamic,
     uint64_t soname = 0;
 
     for (; dynamic < end && dynamic->d_tag != DT_NULL; dynamic++) {
-        const void *pointer = dynamic_pointer(object, dynamic->d_un.d_ptr);
+        uint64_t value = dynamic->d_un.d_val;
 
         if (dynamic->d_tag == DT_SYMTAB)
-            object->symbols = pointer;
+            object->symbols = dynamic_pointer(object, value, sizeof(uint64_t));
         else if (dynamic->d_tag == DT_STRTAB)
-            object->strings = pointer;
+            object->strings = dynamic_pointer(object, value, 1);
         else if (dynamic->d_tag == DT_GNU_HASH)
-            object->hash = pointer;
+            object->hash = dynamic_pointer(object, value, sizeof(uint32_t));
         else if (dynamic->d_tag == DT_SONAME)
-            soname = dynamic->d_un.d_val;
+            soname = value;
     }
-    if (soname && object->strings)
+    if (soname && object->strings && soname < object->image_end &&
+        is_string(object, object->strings + soname))
         object->soname = object->strings + soname;
+}
+
+/* Where the loader put it, and as far as it mapped it. False: nothing is there to be looked into.
+ */
+static bool read_size(struct sp_elf_object *object)
+{
+    const Elf64_Phdr *segment = segments_of(object);
+    unsigned n = header_of(object)->e_phnum;
+    bool first = true;
+
+    object->image_end = object->base;
+    for (unsigned i = 0; i < n; i++) {
+        if (segment[i].p_type != PT_LOAD)
+            continue;
+        if (first)
+            object->bias = object->base - (segment[i].p_vaddr & ~(uint64_t)(FIRST_PAGE - 1));
+        first = false;
+        object->image_end = object->bias + segment[i].p_vaddr + segment[i].p_memsz;
+    }
+    return object->image_end > object->base;
 }
 
 static void read_image(struct sp_elf_object *object)
 {
     const Elf64_Phdr *segment = segments_of(object);
     unsigned n = header_of(object)->e_phnum;
-    bool first = true;
 
-    for (unsigned i = 0; i < n; i++) {
-        if (segment[i].p_type != PT_LOAD)
-            continue;
-        if (first)
-            object->bias = object->base - (segment[i].p_vaddr & ~(uint64_t)0xfff);
-        first = false;
-        object->image_end = object->bias + segment[i].p_vaddr + segment[i].p_memsz;
-    }
+    if (!read_size(object))
+        return;
     for (unsigned i = 0; i < n; i++) {
         uint64_t address = object->bias + segment[i].p_vaddr;
 
-        if (address < object->base || address + segment[i].p_memsz > object->image_end)
+        if (!is_inside(object, address, segment[i].p_memsz, sizeof(uint32_t)))
             continue;
-        if (segment[i].p_type == PT_DYNAMIC)
+        if (segment[i].p_type == PT_DYNAMIC && address % sizeof(uint64_t) == 0)
             read_dynamic(object, (const Elf64_Dyn *)address, segment[i].p_memsz);
         else if (segment[i].p_type == PT_NOTE)
             find_build_id(object, address, segment[i].p_memsz);
@@ -182,7 +224,7 @@ static void parse_line(struct line *line, const char *p, const char *end)
     line->inode = sp_parse_dec(&p, end);
     while (p < end && *p == ' ')
         p++;
-    line->name = p;
+    line->name = p < end ? p : end;
     for (; p < end; p++)
         if (*p == '/')
             line->name = p + 1;
@@ -250,21 +292,34 @@ static uint32_t gnu_hash(const char *name)
 bool sp_elf_function(const struct sp_elf_object *object, const char *name, uint64_t *start,
                      uint64_t *end)
 {
-    const uint32_t *table = object->hash, *buckets, *chain;
-    uint32_t hash = gnu_hash(name), index;
+    const uint32_t *table = object->hash;
+    uint32_t hash = gnu_hash(name);
+    uint64_t bucket, chain, index;
 
-    if (!table || !object->symbols || !object->strings || !table[0])
+    if (!table || !object->symbols || !object->strings ||
+        !is_inside(object, (uint64_t)table, 4 * sizeof(*table), 1) || !table[0])
         return false;
-    buckets = table + 4 + (size_t)table[2] * 2; /* behind the bloom filter's 64-bit words */
-    chain = buckets + table[0];
-    index = buckets[hash % table[0]];
+    /* Behind the header of four words and the bloom filter's 64-bit words. */
+    bucket = (uint64_t)table + (4 + (uint64_t)table[2] * 2) * sizeof(*table);
+    chain = bucket + (uint64_t)table[0] * sizeof(*table);
+    bucket += hash % table[0] * sizeof(*table);
+    if (!is_inside(object, bucket, sizeof(*table), 1))
+        return false;
+    index = *(const uint32_t *)bucket;
     if (index < table[1])
         return false;
     for (;; index++) {
-        const Elf64_Sym *symbol = &object->symbols[index];
-        uint32_t entry = chain[index - table[1]];
+        const Elf64_Sym *symbol =
+            (const Elf64_Sym *)((uint64_t)object->symbols + index * sizeof(*symbol));
+        uint64_t place = chain + (index - table[1]) * sizeof(*table);
+        uint32_t entry;
 
+        if (!is_inside(object, (uint64_t)symbol, sizeof(*symbol), 1) ||
+            !is_inside(object, place, sizeof(entry), 1))
+            return false;
+        entry = *(const uint32_t *)place;
         if ((entry | 1) == (hash | 1) && symbol->st_shndx != SHN_UNDEF &&
+            is_string(object, object->strings + symbol->st_name) &&
             sp_streq(object->strings + symbol->st_name, name)) {
             *start = object->bias + symbol->st_value;
             *end = *start + symbol->st_size;

@@ -5,16 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fuzz.h"
 #include "answers.h"
 #include "ops.h"
 
 #define PAGE 4096u
-
-static void expect(int truth)
-{
-    if (!truth)
-        abort();
-}
 
 static void expect_report(const struct sp_report_view *view)
 {
@@ -91,8 +86,6 @@ static void check(unsigned which, const void *body, size_t size)
         break;
     }
 }
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
