@@ -263,16 +263,16 @@ int sp_keeper_fd(const struct sp_keeper *keeper)
     return keeper->fd;
 }
 
-static void close_all(const int *fd)
+static void close_from(const int *fd, int first)
 {
-    for (int i = 0; i < SP_KEEPER_FDS; i++)
+    for (int i = first; i < SP_KEEPER_FDS; i++)
         if (fd[i] >= 0)
             close(fd[i]);
 }
 
 /* Gives one answer of GET to whom it concerns, the descriptors with it. */
-static int hand_over(const struct sp_keeper_msg *msg, const int fd[SP_KEEPER_FDS],
-                     const struct sp_keeper_visitor *visitor, void *arg)
+static void hand_over(const struct sp_keeper_msg *msg, const int fd[SP_KEEPER_FDS],
+                      const struct sp_keeper_visitor *visitor, void *arg)
 {
     struct sp_keeper_client client;
     struct sp_pool_record record;
@@ -280,34 +280,35 @@ static int hand_over(const struct sp_keeper_msg *msg, const int fd[SP_KEEPER_FDS
     if (msg->type == SP_KEEPER_PUT_POOL && msg->length == sizeof(record) && visitor->pool) {
         memcpy(&record, msg->body, sizeof(record));
         visitor->pool(arg, &record, fd[0]);
-        return 0;
+        close_from(fd, 1); /* what a sane keeper does not send */
+        return;
     }
     if (msg->type == SP_KEEPER_PUT_CLIENT && msg->length == sizeof(client) && visitor->client) {
         memcpy(&client, msg->body, sizeof(client));
         client.domain[SP_DOMAIN_MAX - 1] = 0;
         visitor->client(arg, &client, fd);
-        return 0;
+        return;
     }
     if (msg->type == SP_KEEPER_PUT_STATE && visitor->state)
         visitor->state(arg, msg->body, msg->length);
-    close_all(fd);
-    return 0;
+    close_from(fd, 0);
 }
 
 int sp_keeper_visit(struct sp_keeper *keeper, const struct sp_keeper_visitor *visitor, void *arg)
 {
     struct sp_keeper_msg msg = {.arg = 0};
-    int fd[SP_KEEPER_FDS];
 
     for (;;) {
+        int fd[SP_KEEPER_FDS] = {-1, -1, -1, -1};
+
         msg.type = SP_KEEPER_GET;
         msg.length = 0;
         msg.nfds = 0;
         int status = ask(keeper, &msg, NULL, fd);
-        if (status < 0)
-            return status;
-        if (msg.type == SP_KEEPER_GET)
-            return 0;
+        if (status < 0 || msg.type == SP_KEEPER_GET) {
+            close_from(fd, 0); /* none, of a sane keeper */
+            return status < 0 ? status : 0;
+        }
         hand_over(&msg, fd, visitor, arg);
     }
 }

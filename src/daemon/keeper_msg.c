@@ -78,10 +78,10 @@ int sp_keeper_msg_recv(int sock, struct sp_keeper_msg *msg, int fd[SP_KEEPER_FDS
     while (n < 0 && errno == EINTR);
     if (n < 0)
         return errno == ECONNRESET ? -EPIPE : -errno;
-    if (n == 0)
-        return -EPIPE;
     nfds = take_fds(&hdr, fd);
-    if ((hdr.msg_flags & MSG_TRUNC) || !is_whole(msg, (size_t)n))
+    if (n == 0) /* the end, or an empty packet, which may carry descriptors */
+        err = -EPIPE;
+    else if ((hdr.msg_flags & MSG_TRUNC) || !is_whole(msg, (size_t)n))
         err = -EPROTO;
     else if (hdr.msg_flags & MSG_CTRUNC)
         err = -EMFILE;
