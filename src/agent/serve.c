@@ -70,16 +70,16 @@ static bool merge_is_sane(const struct sp_merge_ask *ask, size_t length)
 
 static void serve_merge(const struct sp_msg *msg, const struct sp_merge_ask *ask)
 {
-    static struct {
+    static union {
         struct sp_merged head;
-        uint8_t result[SP_MERGE_PAGES];
+        uint8_t room[sizeof(struct sp_merged) + SP_MERGE_PAGES];
     } out;
 
     if (!merge_is_sane(ask, msg->length)) {
         sp_agent.leave = true; /* not the daemon we know */
         return;
     }
-    sp_lift_merge(ask, out.result);
+    sp_lift_merge(ask, out.head.result);
     out.head.npages = ask->npages;
     out.head.mappings = sp_agent.mappings;
     sp_link_answer(msg, SP_MSG_MERGE, &out, sizeof(out.head) + ask->npages);

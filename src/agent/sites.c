@@ -11,12 +11,10 @@
 #include "sitemap.h"
 #include "sys.h"
 
-struct answer {
+static union {
     struct sp_sites head;
-    struct sp_site_run run[SP_SITES_RUNS];
-};
-
-static struct answer out;
+    uint8_t room[sizeof(struct sp_sites) + SP_SITES_RUNS * sizeof(struct sp_site_run)];
+} out;
 
 static bool full(void)
 {
@@ -27,7 +25,7 @@ static void add(uint64_t start, uint64_t stop, const struct sp_mapping *m, uint3
 {
     uint64_t offset = m->offset + (start - m->start);
 
-    out.run[out.head.nruns++] =
+    out.head.run[out.head.nruns++] =
         (struct sp_site_run){.addr = start,
                              .segment = segment,
                              .index = (uint32_t)(offset >> sp_agent.page_shift),
@@ -88,5 +86,5 @@ void sp_sites_report(const struct sp_msg *msg, uint64_t from)
     memset(&out.head, 0, sizeof(out.head));
     sp_maps_read(visit, &from);
     sp_link_answer(msg, SP_MSG_SITES, &out,
-                   sizeof(out.head) + out.head.nruns * sizeof(out.run[0]));
+                   sizeof(out.head) + out.head.nruns * sizeof(out.head.run[0]));
 }
