@@ -23,15 +23,15 @@ demo: all
 	@scripts/deps.sh --kernel
 	@/usr/bin/python3 demo/demo.py --build $(BUILD)
 
-test: deps
-	@scripts/deps.sh --kernel
+test:
+	@scripts/deps.sh --kernel --tests
 	@scripts/test.sh "$(CC)"
 
 install: all
 	DESTDIR="$(DESTDIR)" meson install -C $(BUILD) --no-rebuild --quiet
 
 clean:
-	rm -rf build build-test build-asan
+	rm -rf build build-test build-asan build-fuzz
 
 SOURCES = $(shell git ls-files '*.c' '*.h')
 

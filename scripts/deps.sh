@@ -2,7 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 # Sees to it that all that building, testing and the demo need is there (Debian packages).
 # As root it installs what is missing, and starts no service; otherwise it says what to install.
-# Usage: deps.sh [--kernel]   with --kernel it checks for a kernel that can run samepage, too
+# Usage: deps.sh [--kernel] [--tests]
+#   --kernel  also checks for a kernel that can run samepage
+#   --tests   also what only the tests need
 set -eu
 
 packages=(
@@ -12,7 +14,20 @@ packages=(
     redis-server redis-tools
 )
 
-if [ "${1:-}" = --kernel ]; then
+kernel=
+for option; do
+    case $option in
+    --kernel) kernel=yes ;;
+    # The fuzz targets are clang's; tests with sanitizers have gcc's runtime with gcc.
+    --tests) packages+=(clang libclang-rt-dev) ;;
+    *)
+        echo "deps.sh: $option: no such option" >&2
+        exit 2
+        ;;
+    esac
+done
+
+if [ -n "$kernel" ]; then
     release=$(uname -r)
     major=${release%%.*}
     minor=${release#*.}

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # Builds and runs every test; the last line is "N passed, N failed", with ", N skipped" if any were.
 #
-# Three builds: build/ as it ships, build-test/ with fault points, build-asan/ for the unit tests
-# under ASan and UBSan. Exit status 1 if anything failed or could not be built.
+# Four builds: build/ as it ships, build-test/ with fault points, build-asan/ for the unit tests
+# under ASan and UBSan, build-fuzz/ for the fuzz targets (clang). Exit status 1 if anything failed or could not be built.
 set -u
 cd "$(dirname "$0")/.."
 
@@ -63,6 +63,38 @@ run_units() {
     done
 }
 
+# Can clang link a fuzz target here?
+has_fuzzer() {
+    echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' >"$work/fuzz.c"
+    clang -fsanitize=fuzzer,address,undefined -o "$work/fuzz" "$work/fuzz.c" 2>/dev/null
+}
+
+# Each fuzz target, for some seconds, counts as one test; an input that breaks it is kept.
+run_fuzz() {
+    for source in tests/fuzz/fuzz_*.c; do
+        name=$(basename "$source" .c)
+        if [ "$1" = skip ]; then
+            echo "$name: skipped: clang has no fuzzer runtime here (package libclang-rt-dev)"
+            add 0 0 1
+            continue
+        fi
+        mkdir "$work/$name"
+        seeds=tests/fuzz/seeds_${name#fuzz_}
+        [ -d "$seeds" ] || seeds=
+        # The second time limit is for a target that hangs, and then says where.
+        if timeout -s TERM -k 10 90 "build-fuzz/tests/fuzz/$name" -max_total_time=3 -timeout=20 \
+            -max_len=8192 -rss_limit_mb=2048 -artifact_prefix="build-fuzz/$name-" "$work/$name" \
+            $seeds >"$work/fuzz.log" 2>&1; then
+            echo "$name: $(grep -o 'DONE.*corp' "$work/fuzz.log" | sed 's/DONE *//; s/ corp//')"
+            add 1 0 0
+        else
+            echo "$name: failed"
+            tail -n 60 "$work/fuzz.log"
+            add 0 1 0
+        fi
+    done
+}
+
 run_pytest() {
     echo "== end to end"
     timeout --foreground -s INT -k 30 900 /usr/bin/python3 -m pytest -q -ra -p no:cacheprovider \
@@ -101,6 +133,16 @@ echo "== unit tests with ASan and UBSan"
 export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 run_units build-asan
 unset UBSAN_OPTIONS TARGET
+
+if has_fuzzer; then
+    export TARGET=fuzz-targets
+    compiler=clang build build-fuzz -Dfuzz=true -Dbuildtype=debugoptimized
+    unset TARGET
+    echo "== fuzz targets"
+    run_fuzz run
+else
+    run_fuzz skip
+fi
 
 run_pytest
 finish
