@@ -73,10 +73,8 @@ __asm__(".text\n"
         "    add $8, %rsp\n" POP_ALL "    jmp *%rcx\n"
         ".size sp_gate_after_fork, . - sp_gate_after_fork\n");
 
-long sp_gate_dispatch(struct sp_gate_frame *frame)
-    __attribute__((used, visibility("hidden")));
-void sp_gate_forked(const struct sp_gate_frame *frame)
-    __attribute__((used, visibility("hidden")));
+long sp_gate_dispatch(struct sp_gate_frame *frame) __attribute__((used, visibility("hidden")));
+void sp_gate_forked(const struct sp_gate_frame *frame) __attribute__((used, visibility("hidden")));
 
 /* The offsets of the kernel's struct clone_args, and of what it had in its first version. */
 struct clone3_args {

@@ -4,9 +4,9 @@
 #define SP_AGENT_GATE_ENTRY_H
 
 /* Distances from the place in rcx. */
-#define SP_STUB_DONE 0
+#define SP_STUB_DONE   0
 #define SP_STUB_NATIVE 5
-#define SP_STUB_FORK 12
+#define SP_STUB_FORK   12
 
 /* Not C functions: their arguments are a system call's. */
 void sp_gate_entry(void) __attribute__((visibility("hidden")));

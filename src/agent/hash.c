@@ -8,8 +8,7 @@
 
 #include "hash.h"
 
-struct sp_hash128 SP_HASH_NAME(const void *data, size_t size, uint64_t seed)
-{
+struct sp_hash128 SP_HASH_NAME(const void *data, size_t size, uint64_t seed) {
     XXH128_hash_t h = XXH3_128bits_withSeed(data, size, seed);
 
     return (struct sp_hash128){.lo = h.low64, .hi = h.high64};

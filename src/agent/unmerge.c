@@ -56,8 +56,8 @@ static int put(uint64_t addr, uint64_t copy, uint32_t i, uint32_t n)
 {
     uint64_t at = addr + ((uint64_t)i << sp_agent.page_shift);
     uint64_t len = (uint64_t)n << sp_agent.page_shift;
-    long ret = sp_sys(__NR_mremap, copy + ((uint64_t)i << sp_agent.page_shift), len, len,
-                      MREMAP_PUT, at);
+    long ret =
+        sp_sys(__NR_mremap, copy + ((uint64_t)i << sp_agent.page_shift), len, len, MREMAP_PUT, at);
 
     if (sp_is_err(ret))
         return (int)ret;

@@ -13,7 +13,7 @@
 #include "mem.h"
 #include "sys.h"
 
-#define PROT_READ_BIT 1
+#define PROT_READ_BIT        1
 #define MADV_DONTFORK_ADVICE 10
 
 int sp_view_add(uint32_t id, uint32_t npages, int fd)

@@ -42,8 +42,8 @@ void sp_notice_mappings(struct sp_client *client)
              "vm.max_map_count allows; raise that with sysctl\n",
              sp_log_name(name, sizeof(name), client->comm, sizeof(client->comm)),
              (int)client->program);
-    sp_log(SP_LOG_WARNING, "%s (pid %d) is not merged any more: it needs its mappings itself",
-           name, (int)client->program);
+    sp_log(SP_LOG_WARNING, "%s (pid %d) is not merged any more: it needs its mappings itself", name,
+           (int)client->program);
     /* Forked twice, so that nobody has to wait for the one that writes. */
     helper = fork();
     if (helper == 0) {

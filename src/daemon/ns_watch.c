@@ -37,7 +37,8 @@ void sp_ns_watch(struct sp_daemon *daemon)
     struct sp_client *client;
     char name[sizeof(client->comm) + 1];
 
-    TAILQ_FOREACH(client, &daemon->clients, link) {
+    TAILQ_FOREACH(client, &daemon->clients, link)
+    {
         if (client->state != SP_CLIENT_READY || !ns_changed(client))
             continue;
         sp_log(SP_LOG_INFO, "%s (pid %d) went into other namespaces: its agent is told to end",

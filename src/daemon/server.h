@@ -24,7 +24,7 @@ struct sp_conn {
     struct sp_daemon *daemon;
     int fd;
     uid_t uid;
-    bool control;     /* spoke JSON */
+    bool control;      /* spoke JSON */
     uint64_t heard_at; /* us */
     sd_event_source *io;
     enum sp_conn_wait wait;

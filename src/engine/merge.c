@@ -305,8 +305,7 @@ static void sp_merge_break_fork(struct sp_engine *engine)
 
         if (plan->kind != SP_PLAN_JOB || plan->result != SP_SHARED_BY_FORK)
             continue;
-        if (sp_job_sites(engine, &batch->job[plan->job]) ||
-            batch->job[plan->job].both_forked)
+        if (sp_job_sites(engine, &batch->job[plan->job]) || batch->job[plan->job].both_forked)
             batch->target[n++] = sp_target_plan(engine, i, true);
         else
             sp_merge_reject(engine, plan->item, SP_SHARED_BY_FORK);

@@ -11,7 +11,7 @@
 
 #include "agent.h"
 
-#define PAGE 4096u
+#define PAGE  4096u
 #define TIMES 200000u
 
 struct sp_agent sp_agent = {.page_size = PAGE, .page_shift = 12};

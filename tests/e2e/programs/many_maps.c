@@ -13,8 +13,8 @@
 static void make_mappings(size_t count)
 {
     /* Every second page has another protection: two mappings for two pages. */
-    char *area = mmap(NULL, (count + 2) * PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE,
-                      -1, 0);
+    char *area = mmap(NULL, (count + 2) * PAGE, PROT_READ,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
     if (area == MAP_FAILED)
         die("mmap");

@@ -3,7 +3,7 @@
  * must come along. */
 #include "loop.h"
 
-#define BLOCKS 8u
+#define BLOCKS    8u
 #define BIG_PAGES 1024u
 
 static char *block[BLOCKS];

@@ -5,9 +5,9 @@
 
 #include "loop.h"
 
-#define THREADS 6u
+#define THREADS     6u
 #define STACK_PAGES 32u
-#define MAP_PAGES 128u
+#define MAP_PAGES   128u
 
 static void *thread_main(void *arg)
 {
