@@ -82,7 +82,7 @@ run_fuzz() {
         seeds=tests/fuzz/seeds_${name#fuzz_}
         [ -d "$seeds" ] || seeds=
         # The second time limit is for a target that hangs, and then says where.
-        if timeout -s TERM -k 10 90 "build-fuzz/tests/fuzz/$name" -max_total_time=3 -timeout=20 \
+        if timeout -s TERM -k 10 90 "build-fuzz/tests/fuzz/$name" -max_total_time=2 -timeout=20 \
             -max_len=8192 -rss_limit_mb=2048 -artifact_prefix="build-fuzz/$name-" "$work/$name" \
             $seeds >"$work/fuzz.log" 2>&1; then
             echo "$name: $(grep -o 'DONE.*corp' "$work/fuzz.log" | sed 's/DONE *//; s/ corp//')"
