@@ -100,6 +100,7 @@ void sp_peek_init(void)
     sa.flags |= SA_RESTORER_FLAG;
     sa.restorer = restorer;
 #endif
+    armed = 0; /* a fork copied it in the middle of something */
     sp_sys(__NR_rt_sigaction, SIGSEGV_NR, &sa, 0, 8);
     sp_sys(__NR_rt_sigaction, SIGBUS_NR, &sa, 0, 8);
 }

@@ -220,18 +220,17 @@ static uint32_t waiters(void)
  */
 void sp_serve_gate(void)
 {
-    static bool inside;
     uint64_t wait = (uint64_t)sp_gate.wait_page;
     struct uffdio_zeropage zero = {.range = {wait, sp_agent.page_size}};
     struct sp_gate_request *r;
 
     /* Un-merging for a request opens the gate and comes here again: one level is enough. */
-    if (inside || (!waiters() && !__atomic_load_n(&sp_gate.posted, __ATOMIC_SEQ_CST))) {
-        if (!inside)
+    if (sp_agent.serving || (!waiters() && !__atomic_load_n(&sp_gate.posted, __ATOMIC_SEQ_CST))) {
+        if (!sp_agent.serving)
             drain_events();
         return;
     }
-    inside = true;
+    sp_agent.serving = true;
     do {
         drain_events();
         while ((r = sp_gate_next_request()))
@@ -242,5 +241,5 @@ void sp_serve_gate(void)
             sp_sys(__NR_sched_yield);
         sp_sys(__NR_madvise, wait, sp_agent.page_size, 4);
     } while (__atomic_load_n(&sp_gate.posted, __ATOMIC_SEQ_CST));
-    inside = false;
+    sp_agent.serving = false;
 }
