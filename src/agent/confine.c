@@ -158,12 +158,12 @@ int sp_confine(void)
 }
 
 /* A number that changes when one of the lines of /proc/PID/status that tell of rights does. */
-static uint64_t rights(bool *ok)
+static uint64_t rights(int status, bool *ok)
 {
     static char buf[STATUS_BYTES];
     static const char *const lines[] = {"Uid:",    "Gid:",    "Groups:", "CapInh:", "CapPrm:",
                                         "CapEff:", "CapBnd:", "Seccomp:", "Seccomp_filters:"};
-    long n = sp_sys(__NR_pread64, sp_agent.program_status, buf, STATUS_BYTES - 1, 0);
+    long n = sp_sys(__NR_pread64, status, buf, STATUS_BYTES - 1, 0);
     uint64_t sum = 0xcbf29ce484222325ull;
 
     *ok = n > 0;
@@ -185,10 +185,21 @@ static uint64_t rights(bool *ok)
     return sum;
 }
 
+void sp_note_rights(void)
+{
+    bool ok;
+    long fd = sp_sys(__NR_openat, -100, "/proc/self/status", 02000000);
+
+    /* 0 when it cannot be read: then the program's own, at the first look, must do. */
+    sp_agent.rights = sp_is_err(fd) ? 0 : rights((int)fd, &ok);
+    if (!sp_is_err(fd))
+        sp_sys(__NR_close, fd);
+}
+
 bool sp_program_changed(void)
 {
     bool ok;
-    uint64_t now = rights(&ok);
+    uint64_t now = rights(sp_agent.program_status, &ok);
 
     if (!ok)
         return false; /* dead or gone: others notice that */

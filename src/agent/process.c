@@ -171,6 +171,11 @@ static void start_forked(void)
     if (sp_setup_proc(why, sizeof(why)))
         sp_sys(__NR_exit_group, 0);
     settle();
+    if (sp_program_changed()) {
+        /* It gave up what we still have. */
+        set_gate_agent(SP_GATE_FILTERED);
+        sp_sys(__NR_exit_group, 0);
+    }
     if (sp_setup_uffd(why, sizeof(why)) || sp_setup_areas())
         sp_sys(__NR_exit_group, 0);
     sp_track_init();
@@ -180,6 +185,7 @@ static void start_forked(void)
 void sp_agent_main(bool forked)
 {
     sp_agent.own_statm = own_statm();
+    sp_note_rights();
     if (forked)
         start_forked();
     sp_peek_init();
