@@ -65,6 +65,12 @@ static void agent_entry(void)
  * of ours is ever left to it), it is made by a process that ends at once. */
 static void helper_entry(void)
 {
+    if (start.forked) {
+        /* The child's pipes, sockets and locks must end when it closes them. The program waits for
+         * this process, so when its fork returns nothing of ours holds them any more. */
+        sp_sys(__NR_close_range, 0, ~0u, 0);
+        sp_sys(__NR_chdir, "/");
+    }
     start.agent = clone_vm(CLONE_VM | CLONE_UNTRACED, sp_agent.stack_top, agent_entry);
     sp_sys(__NR_exit, 0);
 }
