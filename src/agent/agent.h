@@ -132,7 +132,7 @@ bool sp_program_changed(void);
 bool sp_program_forbids(void);
 /* Threads of the program now, 0 if that cannot be known. */
 uint32_t sp_program_threads(void);
-/* Is the program's memory still this one (no exec), and the program alive? */
+/* Is the program's memory still this one (no exec)? True also of a dead program: its pidfd tells. */
 bool sp_program_here(void);
 
 /* link.c */

@@ -242,18 +242,21 @@ static uint64_t first_number(int fd)
 /*
  * Whether the program still has this memory: the size of its address space is that of ours. kcmp
  * would tell directly, but not to a process without capabilities about one that has them. Two
- * different address spaces have the same size only by accident, and not for long; one that changes
- * while it is read twice is read again.
+ * different address spaces have the same size only by accident, and not for long; one whose size
+ * changes while we look is in use, and nobody but the program uses it.
  */
 bool sp_program_here(void)
 {
+    uint64_t own = first_number(sp_agent.own_statm);
+
     for (unsigned i = 0; i < 100; i++) {
-        uint64_t theirs = first_number(sp_agent.program_statm);
+        uint64_t theirs = first_number(sp_agent.program_statm), now;
 
         if (!theirs)
-            return false; /* a zombie, or gone */
-        if (theirs == first_number(sp_agent.own_statm))
-            return true;
+            return true; /* its first thread ended before the others; the pidfd tells of the last */
+        now = first_number(sp_agent.own_statm);
+        if (theirs == own || now != own)
+            return true; /* only the program changes our size too */
         sp_sys(__NR_sched_yield);
     }
     return false;
