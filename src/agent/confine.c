@@ -50,6 +50,7 @@ static struct sock_filter filter[] = {
     ALLOW_NR(__NR_munmap),
     ALLOW_NR(__NR_mremap),
     ALLOW_NR(__NR_madvise),
+    ALLOW_NR(__NR_munlock),
     ALLOW_NR(__NR_clock_gettime),
     ALLOW_NR(__NR_clock_nanosleep),
     ALLOW_NR(__NR_sched_yield),

@@ -199,19 +199,39 @@ static int64_t serve_request(const struct sp_gate_request *r)
     return ret;
 }
 
-static void drain_events(void)
-{
-    static struct uffd_msg events[16];
-
-    while (sp_sys(__NR_read, sp_agent.uffd, events, sizeof(events)) > 0)
-        ;
-    while (sp_sys(__NR_read, sp_agent.uffd_sync, events, sizeof(events)) > 0)
-        ;
-}
-
 static uint32_t waiters(void)
 {
     return __atomic_load_n(&sp_gate.waiters, __ATOMIC_SEQ_CST);
+}
+
+/* Nobody but the agent, and threads at the gate, touches staging and the wait page, unless the
+ * program has all of its memory filled: mlockall() would wait for these pages for ever. It gets
+ * them, and they are unlocked again, for the agent must be able to take them away. */
+static void serve_touch(uint64_t addr)
+{
+    struct uffdio_zeropage zero = {.range = {addr & ~((uint64_t)sp_agent.page_size - 1),
+                                             sp_agent.page_size}};
+
+    if (addr < sp_agent.arena || addr >= sp_agent.arena_end)
+        return; /* the program's, and a lift's: it was woken when that ended */
+    if (waiters() && zero.range.start == (uint64_t)sp_gate.wait_page)
+        return; /* they get it when the gate is open, and all requests are served */
+    sp_sys(__NR_munlock, sp_agent.arena, sp_agent.arena_end - sp_agent.arena);
+    sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_ZEROPAGE, &zero);
+    sp_sys(__NR_madvise, zero.range.start, sp_agent.page_size, 4);
+}
+
+static void drain_events(void)
+{
+    static struct uffd_msg events[16];
+    long n;
+
+    while ((n = sp_sys(__NR_read, sp_agent.uffd, events, sizeof(events))) > 0)
+        for (unsigned i = 0; i < (unsigned long)n / sizeof(events[0]); i++)
+            if (events[i].event == UFFD_EVENT_PAGEFAULT)
+                serve_touch(events[i].arg.pagefault.address);
+    while (sp_sys(__NR_read, sp_agent.uffd_sync, events, sizeof(events)) > 0)
+        ;
 }
 
 /*
