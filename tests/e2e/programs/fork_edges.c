@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Corners of fork, threads and locking, one a run; each waits for a line on stdin when its region
+ * is there to be merged, and says what it saw. usage: fork_edges CASE
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/wait.h>
+
+#include "pattern.h"
+
+#define PAGES  8192u /* 32 MiB */
+#define HALF   (PAGES / 2 * PAGE)
+#define NOBODY 65534
+
+static char *region;
+
+static void wait_for_line(void)
+{
+    int c;
+
+    while ((c = getchar()) != '\n')
+        if (c == EOF)
+            exit(4);
+}
+
+static void ready(void)
+{
+    region = region_map(PAGES);
+    region_fill(region, PAGES, 0);
+    printf("ready %p %u\n", (void *)region, PAGES * PAGE);
+    fflush(stdout);
+    wait_for_line();
+}
+
+static void said(const char *word, double ms)
+{
+    printf("%s %.3f\n", word, ms);
+    fflush(stdout);
+}
+
+static void *make_read_only(void *half)
+{
+    if (mprotect(half, HALF, PROT_READ))
+        die("mprotect");
+    return NULL;
+}
+
+/* Forks while the agent un-merges what a thread asked for; the child asks for the same later. */
+static int fork_while_served(void)
+{
+    pid_t child[4];
+    pthread_t thread;
+    int status;
+
+    pthread_create(&thread, NULL, make_read_only, region);
+    for (unsigned i = 0; i < 4; i++) {
+        pause_ms(2);
+        child[i] = fork();
+        if (!child[i]) {
+            alarm(10);
+            pause_ms(500);
+            make_read_only(region + HALF);
+            region_check(region, PAGES, 0, "in the child");
+            _exit(0);
+        }
+    }
+    pthread_join(thread, NULL);
+    for (unsigned i = 0; i < 4; i++)
+        if (waitpid(child[i], &status, 0) != child[i] || status)
+            return 3;
+    said("done", 0);
+    return 0;
+}
+
+/* How long the end of a pipe takes to be seen when a child that had it closes it, and lives on. */
+static int pipe_end(void)
+{
+    double best = 1e9;
+
+    for (unsigned i = 0; i < 20; i++) {
+        int end[2];
+        char byte;
+        double start;
+        pid_t child;
+
+        if (pipe(end))
+            die("pipe");
+        start = seconds_now();
+        child = fork();
+        if (!child) {
+            close(end[1]);
+            pause_ms(100);
+            _exit(0);
+        }
+        close(end[1]);
+        if (read(end[0], &byte, 1) != 0)
+            die("read");
+        if (seconds_now() - start < best)
+            best = seconds_now() - start;
+        close(end[0]);
+        waitpid(child, NULL, 0);
+    }
+    said("pipe", best * 1000);
+    return 0;
+}
+
+/* A child gives up root at once, before its agent is up. */
+static int child_gives_up_root(void)
+{
+    pid_t child = fork();
+
+    if (!child) {
+        if (setresgid(NOBODY, NOBODY, NOBODY) || setresuid(NOBODY, NOBODY, NOBODY))
+            die("setresuid");
+        said("child", getpid());
+        pause_ms(60000);
+        _exit(0);
+    }
+    wait_for_line();
+    kill(child, SIGKILL);
+    waitpid(child, NULL, 0);
+    return 0;
+}
+
+static int lock_all(void)
+{
+    double start = seconds_now();
+
+    if (mlockall(MCL_CURRENT))
+        die("mlockall");
+    said("locked", (seconds_now() - start) * 1000);
+    region_check(region, PAGES, 0, "after mlockall");
+    if (munlockall())
+        die("munlockall");
+    /* The agent must still be able to let threads wait, and to serve them. */
+    make_read_only(region);
+    region_check(region, PAGES, 0, "at the end");
+    said("done", 0);
+    return 0;
+}
+
+static void *go_on(void *unused)
+{
+    said("thread", 0);
+    wait_for_line();
+    region_check(region, PAGES, 0, "after the first thread's end");
+    exit(0);
+    return unused;
+}
+
+/* The first thread ends, the others go on. */
+static int first_thread_ends(void)
+{
+    pthread_t thread;
+
+    if (pthread_create(&thread, NULL, go_on, NULL))
+        die("pthread_create");
+    pthread_exit(NULL);
+}
+
+int main(int argc, char **argv)
+{
+    static const struct {
+        const char *name;
+        int (*run)(void);
+    } cases[] = {{"fork_while_served", fork_while_served}, {"pipe_end", pipe_end},
+                 {"child_gives_up_root", child_gives_up_root}, {"lock_all", lock_all},
+                 {"first_thread_ends", first_thread_ends}};
+
+    ready();
+    for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
+        if (argc == 2 && !strcmp(argv[1], cases[i].name))
+            return cases[i].run();
+    return 2;
+}

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""X: corners of fork, threads and locking, while the program's memory is merged."""
+
+import os
+import time
+
+from lib.place import SLACK, wait_for
+
+
+def start(daemon, compiled, case):
+    """Two of them, so that they have partners; merged, and the first told to go on."""
+    programs = [daemon.run(compiled("fork_edges"), case) for _ in range(2)]
+    for program in programs:
+        program.area = program.region()
+    for program in programs:
+        daemon.wait_merged(program, program.area)
+    programs[0].say()
+    return programs[0]
+
+
+def test_fork_while_the_agent_serves_another_thread(daemon, compiled):
+    """The child's agent begins anew: it serves the child, though the parent's was just serving."""
+    program = start(daemon, compiled, "fork_while_served")
+    assert program.line().startswith("done")
+    program.must_finish(0)
+
+
+def test_pipe_that_a_child_closes(daemon, compiled):
+    """A forked child's agent holds none of its descriptors: the end of a pipe is seen at once."""
+    program = start(daemon, compiled, "pipe_end")
+    ms = float(program.line().split()[1])
+    assert ms < 15 * SLACK, f"{ms} ms"
+    program.must_finish(0)
+
+
+def test_child_that_gives_up_root_at_once(daemon, compiled):
+    """No agent of root is left to a child that is not root any more, however early that was."""
+    program = start(daemon, compiled, "child_gives_up_root")
+    child = int(float(program.line().split()[1]))
+
+    def of_root():
+        same = open(f"/proc/{child}/statm", encoding="ascii").read().split()[0]
+        return [pid for pid in program.agents() if os.stat(f"/proc/{pid}").st_uid == 0 and
+                open(f"/proc/{pid}/statm", encoding="ascii").read().split()[0] == same and
+                pid > child]
+
+    time.sleep(0.2)  # the agent takes a moment before it does anything
+    wait_for(lambda: f"agents of root for a child that is not: {of_root()}",
+             lambda: not of_root(), 1)
+    program.say()
+    program.must_finish(0)
+
+
+def test_mlockall(daemon, compiled):
+    """mlockall returns, and the gate goes on working."""
+    program = start(daemon, compiled, "lock_all")
+    assert program.line(10).startswith("locked")
+    assert program.line(10).startswith("done")
+    program.must_finish(0)
+
+
+def test_first_thread_ends(daemon, compiled):
+    """A program whose first thread ended is still merged."""
+    program = start(daemon, compiled, "first_thread_ends")
+    assert program.line().startswith("thread")
+    time.sleep(0.7)  # the agent looks five times a second whether the program is there
+    assert any(p.comm == "samepage-agent" for p in program.processes())
+    assert daemon.ps(program.pid), daemon.cli("ps", "--json").stdout
+    program.say()
+    program.must_finish(0)
