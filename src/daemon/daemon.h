@@ -77,6 +77,7 @@ struct sp_client {
     bool offered;     /* the offer buffer holds memory */
     bool repair_told; /* a repair that does not succeed is logged once */
     bool repair_due;  /* ... and tried again each second */
+    int repair_fd;    /* through which the repairer speaks, -1: none is at work */
     int failed;       /* marked by sp_client_fail(): the error */
     uint32_t seq;     /* of the last question */
     uint32_t stalls;

@@ -84,6 +84,7 @@ static void retry_repairs(struct sp_daemon *daemon)
         if (client->repair_due && sp_repair(client))
             sp_client_free(client);
     }
+    sp_repair_reap();
 }
 
 /* After a takeover: when all agents that live are back, or had their time, frames that nobody

@@ -14,8 +14,11 @@
  * this daemon's userfaultfd kept open, so that nobody ever reads zeros for them.
  *
  * Returns true if all is back, and the userfaultfd may be closed; false if some page could not be
- * given back: the caller keeps the client's record and tries again later.
+ * given back yet: the caller keeps the client's record and calls again later. Waits for the program's
+ * memory no longer than some milliseconds: a child process does the work (repair.c).
  */
 bool sp_repair(struct sp_client *client);
+/* Once a second: buries children that ended late. */
+void sp_repair_reap(void);
 
 #endif
