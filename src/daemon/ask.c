@@ -168,14 +168,31 @@ static int check_answer(struct sp_client *client, struct sp_packet *packet, uint
     return 0;
 }
 
+/* Questions of merging, which can wait. */
+static bool is_put_off(const struct sp_client *client, uint16_t type, uint64_t now)
+{
+    return now < client->rest_until &&
+           (type == SP_MSG_SCAN || type == SP_MSG_FILL || type == SP_MSG_MERGE);
+}
+
+/* Everybody waits for one answer: who is slow, just within the limit, gets a tenth of the time. */
+static void note_slowness(struct sp_client *client, uint64_t asked)
+{
+    uint64_t now = sp_now_usecs();
+
+    if (now - asked > SP_SLOW_USECS)
+        client->rest_until = now + (now - asked) * SP_SLOW_REST;
+}
+
 int sp_ask(struct sp_client *client, uint16_t type, const void *question, size_t length, int fd,
            uint16_t answer, const void **body, size_t *body_size)
 {
-    uint64_t deadline = sp_now_usecs() + SP_ANSWER_MSECS * 1000ull;
+    uint64_t asked = sp_now_usecs(), deadline = asked + SP_ANSWER_MSECS * 1000ull;
     struct sp_packet packet;
     int err;
 
-    if (client->failed || client->fd < 0 || client->state > SP_CLIENT_READY)
+    if (client->failed || client->fd < 0 || client->state > SP_CLIENT_READY ||
+        is_put_off(client, type, asked))
         return -EHOSTDOWN;
     client->seq++;
     err = send_until(client, type, question, length, fd, deadline);
@@ -183,6 +200,7 @@ int sp_ask(struct sp_client *client, uint16_t type, const void *question, size_t
         err = receive_until(client, &packet, deadline);
     if (!err)
         err = check_answer(client, &packet, answer);
+    note_slowness(client, asked);
     if (err) {
         sp_client_fail(client, err);
         return err;

@@ -82,6 +82,7 @@ struct sp_client {
     uint32_t seq;     /* of the last question */
     uint32_t stalls;
     uint64_t join_at; /* CLOCK_MONOTONIC, us: a client that stalls again and again must wait */
+    uint64_t rest_until; /* us: it kept the daemon waiting, and is not asked to merge (ask.c) */
     uint8_t *segments; /* bit by segment id: the client has its descriptor */
     uint32_t segments_size;
     unsigned unmerge_serial; /* of the last unmerge job that did this client */

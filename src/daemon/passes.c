@@ -273,8 +273,9 @@ int sp_passes_start(struct sp_daemon *daemon)
 
     if (err < 0)
         return err;
-    /* Behind everything else that is ready: messages first. */
-    err = sd_event_source_set_priority(daemon->pass_source, SD_EVENT_PRIORITY_IDLE);
+    /* Not behind everything else that is ready: who asks without a pause would stop all merging.
+     * What was ready before a slice is served before the next one. */
+    err = sd_event_source_set_priority(daemon->pass_source, SD_EVENT_PRIORITY_NORMAL);
     return err < 0 ? err : 0;
 }
 

@@ -182,20 +182,31 @@ static void conn_new(struct sp_daemon *daemon, int fd)
         conn_free(conn);
 }
 
-/* The oldest connection that said nothing yet makes room for a new one. */
+/* The connection that a new one may push out: the oldest that said nothing yet; if there is none,
+ * that whose request is the longest ago. NULL: all wait for an answer. */
+static struct sp_conn *least_missed(struct sp_daemon *daemon)
+{
+    struct sp_conn *conn, *least = NULL;
+
+    TAILQ_FOREACH(conn, &daemon->conns, link) {
+        if (!conn->control)
+            return conn;
+        if (conn->wait == SP_WAIT_NOTHING && (!least || conn->heard_at < least->heard_at))
+            least = conn;
+    }
+    return least;
+}
+
 static bool make_room(struct sp_daemon *daemon)
 {
     struct sp_conn *conn;
 
     if (daemon->nconns < SP_MAX_CONNECTIONS)
         return true;
-    TAILQ_FOREACH(conn, &daemon->conns, link) {
-        if (!conn->control) {
-            conn_free(conn);
-            return true;
-        }
-    }
-    return false;
+    conn = least_missed(daemon);
+    if (conn)
+        conn_free(conn);
+    return conn != NULL;
 }
 
 static int on_listen(sd_event_source *source, int listen_fd, uint32_t events, void *arg)

@@ -280,3 +280,58 @@ def test_clients_die_at_any_instant(daemon):
     wait_for(lambda: f"not gone: {ask(daemon, {'op': 'ps'})}",
              lambda: not ask(daemon, {"op": "ps"})["processes"], 2)
     still_answers(daemon)
+
+
+def test_512_commands_that_keep_their_connection(daemon):
+    """Connections that asked once and stay do not lock others out."""
+    kept = []
+    for _ in range(513):
+        sock = fa.connect(daemon.socket)
+        sock.send(b'{"op":"get","key":"run"}')
+        assert json.loads(sock.recv(65536))["ok"]
+        kept.append(sock)
+    still_answers(daemon)
+    for sock in kept:
+        sock.close()
+
+
+def test_commands_without_a_pause_do_not_stop_merging(daemon):
+    """Some that ask all the time get their answers, and merging goes on."""
+    asking = []
+    for _ in range(6):
+        pid = os.fork()
+        if not pid:
+            socks = [fa.connect(daemon.socket) for _ in range(16)]
+            for sock in socks * 4:
+                sock.send(b'{"op":"status"}')
+            while True:
+                for sock in socks:
+                    sock.recv(65536)
+                    sock.send(b'{"op":"status"}')
+        asking.append(pid)
+    try:
+        children = two_equal(daemon)
+        wait_for(lambda: f"nothing merged: {ask(daemon, {'op': 'status'})}",
+                 lambda: ask(daemon, {"op": "status"})["pages_sharing"] == 8, 10)
+        end(children)
+    finally:
+        for pid in asking:
+            os.kill(pid, 9)
+            os.waitpid(pid, 0)
+
+
+def test_slow_answers_take_a_tenth_of_the_time(daemon):
+    """A client that answers just within the limit, always, does not get all of the one thread."""
+    def slow(agent, seq, body):
+        time.sleep(1.2)
+        return fa.packet(*agent._scan(body), seq)
+
+    child = fa.Child(daemon.socket, pages={BASE: page(99)}, lie={fa.SCAN: slow})
+    waits = []
+    for _ in range(60):
+        began = time.monotonic()
+        ask(daemon, {"op": "status"})
+        waits.append(time.monotonic() - began)
+        time.sleep(0.1)
+    child.kill()
+    assert 0.5 < sum(waits) < 3, f"of {sum(waits) + 6:.1f} s, {sum(waits):.1f} s were waited for it"
