@@ -67,7 +67,7 @@ static bool is_back(int err)
     return err == 0 || err == -EEXIST || err == -ENOENT || err == -ESRCH || err == -EINVAL;
 }
 
-/* The program's memory, -1: none. Whoever opens this file holds on to the memory, not to the pid. */
+/* The program's memory, -1: none. Who opens these files holds on to the memory, not to the pid. */
 struct memory {
     int mem, pagemap;
 };
