@@ -4,12 +4,12 @@
  *
  * What exists. An **mm** is one address space. For each of its tracked pages there is one **rmap
  * item**: nothing known, candidate (its fingerprint stands in the table of candidates), or site of
- * a frame. A **stable node** is a frame with its hash and its number of sites. The **cursor** goes
- * round the mms (K2).
+ * a frame. A **stable node** is a frame with its fingerprint and its number of sites. The
+ * **cursor** goes round the mms (K2).
  *
- * Two tables, one of which may be wrong. Stable nodes are found by the full 128-bit hash of bytes
- * that cannot change (K11), so that table is always true. Candidates are found by a fingerprint of
- * bytes that the program may have changed since: that table holds hints (K5). Neither is trusted:
+ * Two tables, one of which may be wrong. Stable nodes are found by a fingerprint of bytes that
+ * cannot change (K11), so that table is always true. Candidates are found by a fingerprint of bytes
+ * that the program may have changed since: that table holds hints (K5). Neither is trusted:
  * whatever the tables say, a merge compares all bytes while nobody can write (K6).
  *
  * Who owns what. The engine owns its items and nodes, and nothing outside: all it wants done goes
@@ -79,7 +79,8 @@ void sp_engine_mm_remove(struct sp_engine *engine, struct sp_mm *mm);
  */
 int sp_engine_adopt(struct sp_engine *engine, struct sp_mm *mm, uint64_t addr, sp_frame first,
                     unsigned n, const struct sp_hash *hash);
-/* Returns true if a stable node for this frame exists, so that a caller adopting need not hash. */
+/* Returns true if a stable node for this frame exists, so that a caller adopting need not hash:
+ * *hash gets what the node keeps of it, which is all that adopting asks for. */
 bool sp_engine_frame_known(const struct sp_engine *engine, sp_frame frame, struct sp_hash *hash);
 
 /*

@@ -8,7 +8,7 @@
 #include <string.h>
 
 /* An mm may have so many chunks however thin its pages lie; beyond, a new chunk is made only while
- * they hold this many items on average. 6.7 KB for one page would cost more than a merge saves. */
+ * they hold this many items on average. 6.2 KB for one page would cost more than a merge saves. */
 #define SP_CHUNKS_FREE 64u
 #define SP_CHUNK_FILL  16u
 
@@ -21,7 +21,7 @@ static uint64_t sp_item_key_of(const struct sp_engine *engine, uint32_t item)
 
 static uint32_t *sp_item_link_of(struct sp_engine *engine, uint32_t item)
 {
-    return &sp_item_chunk(engine, item)->link[sp_item_place(item)];
+    return &sp_item(engine, item)->link;
 }
 
 static const struct sp_table_kind sp_candidates = {
@@ -173,9 +173,8 @@ sp_frame sp_item_frame(const struct sp_mm *mm, uint64_t addr)
 void sp_item_forget(struct sp_engine *engine, uint32_t item)
 {
     struct sp_chunk *chunk = sp_item_chunk(engine, item);
-    uint32_t place = sp_item_place(item);
 
-    switch ((enum sp_item_state)chunk->state[place]) {
+    switch (sp_item_state(engine, item)) {
     case SP_ITEM_UNKNOWN:
         return;
     case SP_ITEM_CANDIDATE:
@@ -183,11 +182,11 @@ void sp_item_forget(struct sp_engine *engine, uint32_t item)
         chunk->mm->candidates--;
         break;
     case SP_ITEM_SITE:
-        sp_stable_site_removed(engine, (sp_frame)chunk->key[place]);
+        sp_stable_site_removed(engine, (sp_frame)sp_item_key(engine, item));
         chunk->mm->sites--;
         break;
     }
-    chunk->state[place] = SP_ITEM_UNKNOWN;
+    sp_item(engine, item)->state = SP_ITEM_UNKNOWN;
     sp_assert(chunk->used > 0);
     if (--chunk->used == 0)
         sp_chunk_list_empty(engine, chunk);
@@ -205,20 +204,28 @@ void sp_item_forget_range(struct sp_mm *mm, uint64_t start, uint64_t end, enum s
         if (chunk->base >= end)
             return;
         for (uint64_t i = from; i < SP_CHUNK_PAGES && chunk->base + i * size < end; i++)
-            if (only == SP_ITEM_UNKNOWN || chunk->state[i] == only)
+            if (only == SP_ITEM_UNKNOWN || chunk->item[i].state == only)
                 sp_item_forget(engine, (chunk->id << SP_CHUNK_SHIFT) | (uint32_t)i);
     }
+}
+
+static void sp_item_set(struct sp_engine *engine, uint32_t item, enum sp_item_state state,
+                        uint64_t key)
+{
+    struct sp_item *at = sp_item(engine, item);
+
+    at->state = state & 3;
+    at->key_low = (uint32_t)key;
+    at->key_high = key >> 32 & (SP_ITEM_KEY_MASK >> 32);
 }
 
 void sp_item_set_site(struct sp_engine *engine, uint32_t item, sp_frame frame)
 {
     struct sp_chunk *chunk = sp_item_chunk(engine, item);
-    uint32_t place = sp_item_place(item);
 
     sp_item_forget(engine, item);
     sp_stable_site_added(engine, frame);
-    chunk->state[place] = SP_ITEM_SITE;
-    chunk->key[place] = frame;
+    sp_item_set(engine, item, SP_ITEM_SITE, frame);
     chunk->used++;
     chunk->mm->sites++;
 }
@@ -226,7 +233,6 @@ void sp_item_set_site(struct sp_engine *engine, uint32_t item, sp_frame frame)
 bool sp_item_set_candidate(struct sp_engine *engine, uint32_t item, uint64_t fingerprint)
 {
     struct sp_chunk *chunk = sp_item_chunk(engine, item);
-    uint32_t place = sp_item_place(item);
     uint32_t known = sp_item_candidate(engine, fingerprint);
 
     if (known == item)
@@ -234,21 +240,29 @@ bool sp_item_set_candidate(struct sp_engine *engine, uint32_t item, uint64_t fin
     sp_item_forget(engine, item);
     if (known != SP_NONE)
         return false;
-    chunk->key[place] = fingerprint;
-    if (sp_table_insert(engine, &engine->candidates, &sp_candidates, item) != 0)
+    sp_item_set(engine, item, SP_ITEM_CANDIDATE, fingerprint);
+    if (sp_table_insert(engine, &engine->candidates, &sp_candidates, item) != 0) {
+        sp_item(engine, item)->state = SP_ITEM_UNKNOWN;
         return false;
-    chunk->state[place] = SP_ITEM_CANDIDATE;
+    }
     chunk->used++;
     chunk->mm->candidates++;
     return true;
 }
 
+bool sp_item_is_other_candidate(const struct sp_engine *engine, uint32_t item, uint64_t fingerprint)
+{
+    return sp_item_state(engine, item) == SP_ITEM_CANDIDATE &&
+           sp_item_key(engine, item) != (fingerprint & SP_ITEM_KEY_MASK);
+}
+
 uint32_t sp_item_candidate(const struct sp_engine *engine, uint64_t fingerprint)
 {
-    uint32_t item = sp_table_first(&engine->candidates, fingerprint);
+    uint64_t key = fingerprint & SP_ITEM_KEY_MASK;
+    uint32_t item = sp_table_first(&engine->candidates, key);
 
-    while (item != SP_NONE && sp_item_key(engine, item) != fingerprint)
-        item = sp_item_chunk(engine, item)->link[sp_item_place(item)];
+    while (item != SP_NONE && sp_item_key(engine, item) != key)
+        item = sp_item(engine, item)->link;
     return item;
 }
 

@@ -116,7 +116,7 @@ static void sp_match_page(struct sp_engine *engine, uint32_t i)
     unsigned row;
 
     job = sp_match_job(batch, plan->hash.lo);
-    plan->frame = sp_stable_find(engine, &plan->hash, sp_match_wanted(engine, i), &row);
+    plan->frame = sp_stable_find(engine, plan->hash.lo, sp_match_wanted(engine, i), &row);
     if (plan->frame) {
         plan->kind = SP_PLAN_NODE;
         sp_item_forget(engine, plan->item); /* no candidate for a ladder that is made later */
@@ -177,7 +177,7 @@ static bool sp_match_ladder(struct sp_engine *engine, uint32_t i, uint32_t n)
     uint32_t partner;
     unsigned row;
 
-    (void)sp_stable_find(engine, &plan->hash, 0, &row);
+    (void)sp_stable_find(engine, plan->hash.lo, 0, &row);
     if (row >= length || !sp_match_room(engine, length) ||
         sp_match_job(batch, plan->hash.lo) != SP_NO_JOB)
         return false;
@@ -216,10 +216,9 @@ static void sp_match_load(struct sp_engine *engine, const struct sp_scan *scan)
             continue;
         }
         frame = sp_item_frame(batch->mm, page->addr);
-        if (frame && sp_hash_equal(&sp_stable_node(engine, frame)->hash, &page->hash))
+        if (frame && sp_stable_holds(engine, frame, page->hash.lo))
             continue;
-        if (frame || (sp_item_state(engine, item) == SP_ITEM_CANDIDATE &&
-                      sp_item_key(engine, item) != page->hash.lo))
+        if (frame || sp_item_is_other_candidate(engine, item, page->hash.lo))
             sp_item_forget(engine, item);
         *plan = (struct sp_plan){.addr = page->addr,
                                  .hash = page->hash,

@@ -35,7 +35,7 @@ static void sp_fill_accept(struct sp_engine *engine, uint32_t plan, sp_frame fra
     struct sp_plan *source = &engine->batch.plan[plan];
     struct sp_job *job = &engine->batch.job[source->job];
 
-    if (ok && sp_stable_add(engine, frame, &job->hash) == 0) {
+    if (ok && sp_stable_add(engine, frame, job->hash.lo) == 0) {
         job->frame = frame;
         return;
     }

@@ -141,7 +141,7 @@ static int sp_adopt_page(struct sp_engine *engine, struct sp_mm *mm, uint64_t ad
     if (sp_item_frame(mm, addr) == frame)
         return 0;
     if (!sp_stable_node(engine, frame)) {
-        status = sp_stable_add(engine, frame, hash);
+        status = sp_stable_add(engine, frame, hash->lo);
         if (status != 0)
             return status;
     }
@@ -168,6 +168,6 @@ bool sp_engine_frame_known(const struct sp_engine *engine, sp_frame frame, struc
     const struct sp_node *node = sp_stable_node(engine, frame);
 
     if (node && hash)
-        *hash = node->hash;
+        *hash = (struct sp_hash){node->fingerprint, 0};
     return node != NULL;
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Stable nodes: frames with their hash and number of sites, found by both. This table is always
- * true: a frame's bytes never change (K11). A node without sites stays findable until it is swept
- * (K9), for a page that equals it may merge into it again.
+ * Stable nodes: frames with their fingerprint and number of sites, found by frame and fingerprint.
+ * This table is always true: a frame's bytes never change (K11). A node without sites stays
+ * findable until it is swept (K9), for a page that equals it may merge into it again.
  */
 #include "types.h"
 
@@ -33,7 +33,7 @@ struct sp_node *sp_stable_node(const struct sp_engine *engine, sp_frame frame)
 
 static uint64_t sp_stable_key_of(const struct sp_engine *engine, uint32_t frame)
 {
-    return sp_stable_chunk(engine, frame)->node[frame & (SP_CHUNK_PAGES - 1)].hash.lo;
+    return sp_stable_chunk(engine, frame)->node[frame & (SP_CHUNK_PAGES - 1)].fingerprint;
 }
 
 static uint32_t *sp_stable_link_of(struct sp_engine *engine, uint32_t frame)
@@ -109,7 +109,7 @@ static struct sp_node_chunk *sp_stable_get_chunk(struct sp_engine *engine, sp_fr
     return engine->segment[number] ? *chunk : NULL;
 }
 
-int sp_stable_add(struct sp_engine *engine, sp_frame frame, const struct sp_hash *hash)
+int sp_stable_add(struct sp_engine *engine, sp_frame frame, uint64_t fingerprint)
 {
     struct sp_node_chunk *chunk;
     struct sp_node *node;
@@ -121,7 +121,7 @@ int sp_stable_add(struct sp_engine *engine, sp_frame frame, const struct sp_hash
         return -ENOMEM;
     node = &chunk->node[frame & (SP_CHUNK_PAGES - 1)];
     sp_assert(!node->live);
-    *node = (struct sp_node){.hash = *hash};
+    *node = (struct sp_node){.fingerprint = fingerprint};
     if (sp_table_insert(engine, &engine->nodes, &sp_nodes, frame) != 0) {
         sp_stable_trim(engine, frame);
         return -ENOMEM;
@@ -170,47 +170,46 @@ void sp_stable_site_removed(struct sp_engine *engine, sp_frame frame)
     engine->nsites--;
 }
 
-static bool sp_stable_holds(const struct sp_engine *engine, sp_frame frame,
-                            const struct sp_hash *hash)
+bool sp_stable_holds(const struct sp_engine *engine, sp_frame frame, uint64_t fingerprint)
 {
     const struct sp_node *node = sp_stable_node(engine, frame);
 
-    return node && node->hash.lo == hash->lo && node->hash.hi == hash->hi;
+    return node && node->fingerprint == fingerprint;
 }
 
 static bool sp_stable_neighbours(const struct sp_engine *engine, sp_frame frame,
-                                 const struct sp_hash *hash)
+                                 uint64_t fingerprint)
 {
-    return SP_FRAME_INDEX(frame) != 0 && sp_stable_holds(engine, frame - 1, hash);
+    return SP_FRAME_INDEX(frame) != 0 && sp_stable_holds(engine, frame - 1, fingerprint);
 }
 
-static unsigned sp_stable_row(const struct sp_engine *engine, sp_frame frame,
-                              const struct sp_hash *hash)
+static unsigned sp_stable_row(const struct sp_engine *engine, sp_frame frame, uint64_t fingerprint)
 {
     unsigned row = 1;
 
     while (row < SP_ROW_MAX && SP_FRAME_INDEX(frame + row) != 0 &&
-           sp_stable_holds(engine, frame + row, hash))
+           sp_stable_holds(engine, frame + row, fingerprint))
         row++;
     return row;
 }
 
-sp_frame sp_stable_find(const struct sp_engine *engine, const struct sp_hash *hash, sp_frame wanted,
+sp_frame sp_stable_find(const struct sp_engine *engine, uint64_t fingerprint, sp_frame wanted,
                         unsigned *row)
 {
     sp_frame best = 0;
     unsigned longest = 0;
 
     *row = 1;
-    if (wanted && sp_stable_holds(engine, wanted, hash))
+    if (wanted && sp_stable_holds(engine, wanted, fingerprint))
         return wanted;
-    for (uint32_t frame = sp_table_first(&engine->nodes, hash->lo); frame != SP_NONE;
+    for (uint32_t frame = sp_table_first(&engine->nodes, fingerprint); frame != SP_NONE;
          frame = sp_stable_node(engine, frame)->link) {
         unsigned length;
 
-        if (!sp_stable_holds(engine, frame, hash) || sp_stable_neighbours(engine, frame, hash))
+        if (!sp_stable_holds(engine, frame, fingerprint) ||
+            sp_stable_neighbours(engine, frame, fingerprint))
             continue;
-        length = sp_stable_row(engine, frame, hash);
+        length = sp_stable_row(engine, frame, fingerprint);
         if (length > longest) {
             longest = length;
             best = frame;

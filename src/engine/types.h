@@ -2,13 +2,22 @@
 /*
  * The engine's data and what always holds for it. Only src/engine/ and its unit tests include this.
  *
- * Items stand in chunks of 512 neighbouring pages of one mm, as arrays side by side (13 bytes a
- * page). An item's number is its chunk's number times 512 plus its place, so that chains are 32
- * bits a link. Chunks are freed at the end of a step, never in the middle: item numbers stay good
- * for as long as a step runs.
+ * Items stand in chunks of 512 neighbouring pages of one mm (12 bytes a page). An item's number is
+ * its chunk's number times 512 plus its place, so that chains are 32 bits a link. Chunks are freed
+ * at the end of a step, never in the middle: item numbers stay good for as long as a step runs.
  *
  * Stable nodes stand where their frame's number says (H1): chunks of 512 frames below a directory
- * of segments (24 bytes a frame). A site's item names the frame, so no list of sites is needed.
+ * of segments (16 bytes a frame). A site's item names the frame, so no list of sites is needed.
+ *
+ * Heads of chains cost each entry two to four bytes. In all a tracked page costs 14 to 16 bytes
+ * while it waits for its like, and 21 to 22.3 once it shares a frame with one other page, which is
+ * the worst case (bookkeeping_is_at_most_24_bytes_a_page; where chunks are full).
+ *
+ * What is kept of a hash, and compared when a page is looked up: its lo; of a candidate, 62 bits of
+ * that. More would buy nothing: chance makes no two contents agree in so much, and against clients,
+ * who know the seed, the other half of a hash that is not cryptographic is no guard either. Such a
+ * pair costs a merge that is answered SP_CHANGED, once for each report of the page, and never
+ * shares a frame (K6); what a frame is filled with has the whole hash (ops.h, fill).
  *
  * Invariants:
  *  - one candidate for each fingerprint: chains stay short however much equal memory waits;
@@ -41,6 +50,15 @@ enum sp_item_state {
     SP_ITEM_SITE = 2,      /* key is the frame */
 };
 
+/* The key, 62 bits, in two parts: one number of 64 bits would cost four bytes of padding. */
+struct sp_item {
+    uint32_t key_low;
+    uint32_t key_high : 30;
+    uint32_t state : 2;
+    uint32_t link;
+};
+#define SP_ITEM_KEY_MASK ((UINT64_C(1) << 62) - 1)
+
 struct sp_chunk {
     struct sp_mm *mm;
     uint64_t base; /* address of the first page */
@@ -48,14 +66,12 @@ struct sp_chunk {
     uint32_t next_empty; /* in the list of chunks that may be empty at the end of the step */
     uint16_t used;
     bool listed; /* in that list */
-    uint8_t state[SP_CHUNK_PAGES];
-    uint32_t link[SP_CHUNK_PAGES];
-    uint64_t key[SP_CHUNK_PAGES];
+    struct sp_item item[SP_CHUNK_PAGES];
 };
 
 struct sp_node {
-    struct sp_hash hash;
-    uint32_t link; /* next frame in the chain */
+    uint64_t fingerprint; /* lo of the hash */
+    uint32_t link;        /* next frame in the chain */
     uint32_t nsites : 30;
     uint32_t idle : 1; /* had no site when the last pass ended */
     uint32_t live : 1; /* this place is a stable node */
@@ -236,13 +252,19 @@ static inline uint32_t sp_item_place(uint32_t item)
 {
     return item & (SP_CHUNK_PAGES - 1);
 }
+static inline struct sp_item *sp_item(const struct sp_engine *engine, uint32_t item)
+{
+    return &sp_item_chunk(engine, item)->item[sp_item_place(item)];
+}
 static inline enum sp_item_state sp_item_state(const struct sp_engine *engine, uint32_t item)
 {
-    return sp_item_chunk(engine, item)->state[sp_item_place(item)];
+    return (enum sp_item_state)sp_item(engine, item)->state;
 }
 static inline uint64_t sp_item_key(const struct sp_engine *engine, uint32_t item)
 {
-    return sp_item_chunk(engine, item)->key[sp_item_place(item)];
+    const struct sp_item *at = sp_item(engine, item);
+
+    return (uint64_t)at->key_high << 32 | at->key_low;
 }
 static inline struct sp_mm *sp_item_mm(const struct sp_engine *engine, uint32_t item)
 {
@@ -266,8 +288,11 @@ void sp_item_forget_range(struct sp_mm *mm, uint64_t start, uint64_t end, enum s
 /* Makes the page a site of a live node (K11, K12). */
 void sp_item_set_site(struct sp_engine *engine, uint32_t item, sp_frame frame);
 /* Makes the page a candidate (K5). False if one with this fingerprint exists, or there is no room:
- * the page is unknown then. */
+ * the page is unknown then. Of fingerprints, here and below, the low 62 bits count. */
 bool sp_item_set_candidate(struct sp_engine *engine, uint32_t item, uint64_t fingerprint);
+/* The page is a candidate with another fingerprint. */
+bool sp_item_is_other_candidate(const struct sp_engine *engine, uint32_t item,
+                                uint64_t fingerprint);
 /* The candidate with this fingerprint, or SP_NONE. */
 uint32_t sp_item_candidate(const struct sp_engine *engine, uint64_t fingerprint);
 /* Frees the chunks that hold nothing any more. Ends the life of item numbers. */
@@ -278,19 +303,20 @@ void sp_item_free_mm(struct sp_mm *mm);
 /* stable.c */
 /* The node of a frame, or NULL. */
 struct sp_node *sp_stable_node(const struct sp_engine *engine, sp_frame frame);
+/* There is a node of this frame, with this fingerprint. */
+bool sp_stable_holds(const struct sp_engine *engine, sp_frame frame, uint64_t fingerprint);
 /* Makes the node of a frame that has none. -ENOMEM; -EINVAL: no such frame can be. */
-int sp_stable_add(struct sp_engine *engine, sp_frame frame,
-                  const struct sp_hash *hash) SP_MUST_CHECK;
+int sp_stable_add(struct sp_engine *engine, sp_frame frame, uint64_t fingerprint) SP_MUST_CHECK;
 /* Removes a node without sites. Says nothing to the pool. */
 void sp_stable_remove(struct sp_engine *engine, sp_frame frame);
 /* One more, one fewer site. */
 void sp_stable_site_added(struct sp_engine *engine, sp_frame frame);
 void sp_stable_site_removed(struct sp_engine *engine, sp_frame frame);
 /*
- * The frame with these bytes that suits best: wanted itself, if it has them; else the first frame
- * of the longest row of neighbouring frames with them, whose length *row gets. 0: there is none.
+ * The frame with this fingerprint that suits best: wanted itself, if it has it; else the first
+ * frame of the longest row of neighbours with it, whose length *row gets. 0: there is none.
  */
-sp_frame sp_stable_find(const struct sp_engine *engine, const struct sp_hash *hash, sp_frame wanted,
+sp_frame sp_stable_find(const struct sp_engine *engine, uint64_t fingerprint, sp_frame wanted,
                         unsigned *row);
 /* K9: removes nodes that have had no site for a whole pass; all without a site, if at_once. */
 void sp_stable_sweep(struct sp_engine *engine, bool at_once);

@@ -3,11 +3,11 @@
 
 struct sp_hash fake_hash(uint32_t content)
 {
-    uint64_t x = content * UINT64_C(0x9e3779b97f4a7c15) + 1;
+    uint64_t x = (content & ~FAKE_LOOKALIKE) * UINT64_C(0x9e3779b97f4a7c15) + 1;
 
     x = (x ^ (x >> 30)) * UINT64_C(0xbf58476d1ce4e5b9);
     x = (x ^ (x >> 27)) * UINT64_C(0x94d049bb133111eb);
-    return (struct sp_hash){.lo = x ^ (x >> 31), .hi = ~x};
+    return (struct sp_hash){.lo = x ^ (x >> 31), .hi = content & FAKE_LOOKALIKE ? x : ~x};
 }
 
 static struct fake_frame *fake_frame(struct fake_world *world, sp_frame frame)
@@ -359,7 +359,7 @@ static void fake_check_nodes(struct fake_world *world, const uint32_t *sites)
         assert_int_equal(node ? node->nsites : 0, sites[f]);
         assert_int_equal(node != NULL, world->frame[f].state == FAKE_FILLED);
         if (node)
-            assert_int_equal(node->hash.lo, fake_hash(world->frame[f].content).lo);
+            assert_int_equal(node->fingerprint, fake_hash(world->frame[f].content).lo);
         frames += node != NULL;
         shared += sites[f] != 0;
     }
@@ -376,19 +376,19 @@ void fake_check(struct fake_world *world)
     assert_non_null(sites);
     for (uint32_t c = 0; c < engine->nchunks; c++) {
         const struct sp_chunk *chunk = engine->chunk[c];
-        uint32_t used = 0;
+        uint32_t first = c << SP_CHUNK_SHIFT, used = 0;
 
         for (uint32_t i = 0; chunk && i < SP_CHUNK_PAGES; i++) {
-            used += chunk->state[i] != SP_ITEM_UNKNOWN;
-            candidates += chunk->state[i] == SP_ITEM_CANDIDATE;
-            if (chunk->state[i] == SP_ITEM_CANDIDATE)
-                assert_int_equal(sp_item_candidate(engine, chunk->key[i]),
-                                 (c << SP_CHUNK_SHIFT) | i);
-            if (chunk->state[i] != SP_ITEM_SITE)
+            used += chunk->item[i].state != SP_ITEM_UNKNOWN;
+            candidates += chunk->item[i].state == SP_ITEM_CANDIDATE;
+            if (chunk->item[i].state == SP_ITEM_CANDIDATE)
+                assert_int_equal(sp_item_candidate(engine, sp_item_key(engine, first + i)),
+                                 first + i);
+            if (chunk->item[i].state != SP_ITEM_SITE)
                 continue;
             nsites++;
-            sites[(SP_FRAME_SEGMENT(chunk->key[i]) - 1) * FAKE_SEGMENT +
-                  SP_FRAME_INDEX(chunk->key[i])]++;
+            sites[(SP_FRAME_SEGMENT(chunk->item[i].key_low) - 1) * FAKE_SEGMENT +
+                  SP_FRAME_INDEX(chunk->item[i].key_low)]++;
         }
         if (chunk)
             assert_int_equal(used, chunk->used);

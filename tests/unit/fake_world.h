@@ -73,6 +73,8 @@ void fake_world_free(struct fake_world *world);
 struct fake_mm *fake_mm_new(struct fake_world *world, uint32_t npages, uint32_t first);
 void fake_mm_remove(struct fake_mm *mm);
 void fake_write(struct fake_mm *mm, uint32_t page, uint32_t content);
+/* Contents that differ in this bit only have hashes that differ in hi only. */
+#define FAKE_LOOKALIKE (1u << 31)
 struct sp_hash fake_hash(uint32_t content);
 static inline uint64_t fake_addr(uint32_t page)
 {

@@ -85,6 +85,46 @@ static void k4_stable_nodes_come_first(void **state)
     fake_world_free(world);
 }
 
+/* Other bytes than a frame's under its fingerprint: one failed merge for each report, no more. */
+static void k6_lookalike_of_a_frame_is_asked_once(void **state)
+{
+    struct fake_world *world = fake_world_new(WORLD);
+    struct fake_mm *a = fake_mm_new(world, 3, 7);
+    struct fake_mm *b = fake_mm_new(world, 3, 7);
+    struct fake_mm *c;
+
+    fake_passes(world, 3);
+    assert_int_equal(fake_counters(world).pages_sharing, 3);
+    c = fake_mm_new(world, 3, 7);
+    c->page[1].content = 8 | FAKE_LOOKALIKE;
+    fake_passes(world, 100);
+    fake_check_exact(world);
+    assert_true(c->page[0].frame && !c->page[1].frame && c->page[2].frame);
+    assert_int_equal(fake_counters(world).merge_changed, 1);
+    assert_int_equal(c->merge_calls, 1);
+    assert_int_equal(c->restarts, 1);
+    fake_write(c, 1, 8);
+    fake_passes(world, 3);
+    assert_int_equal(c->page[1].frame, a->page[1].frame);
+    assert_int_equal(a->page[1].frame, b->page[1].frame);
+    fake_world_free(world);
+}
+
+/* The same where both wait for a partner. */
+static void k6_lookalike_candidates_do_not_merge(void **state)
+{
+    struct fake_world *world = fake_world_new(WORLD);
+    struct fake_mm *a = fake_mm_new(world, 1, 7);
+    struct fake_mm *b = fake_mm_new(world, 1, 7 | FAKE_LOOKALIKE);
+
+    fake_passes(world, 100);
+    fake_check_exact(world);
+    assert_int_equal(fake_counters(world).frames, 0);
+    assert_int_equal(fake_counters(world).merges, 0);
+    assert_true(a->merge_calls + b->merge_calls <= 2);
+    fake_world_free(world);
+}
+
 static void k5_stale_candidate_is_replaced(void **state)
 {
     struct fake_world *world = fake_world_new(WORLD);
@@ -540,6 +580,8 @@ int main(void)
         cmocka_unit_test(k2_failing_mm_holds_nobody_up),
         cmocka_unit_test(k3_changing_page_is_never_a_candidate),
         cmocka_unit_test(k4_stable_nodes_come_first),
+        cmocka_unit_test(k6_lookalike_of_a_frame_is_asked_once),
+        cmocka_unit_test(k6_lookalike_candidates_do_not_merge),
         cmocka_unit_test(k5_stale_candidate_is_replaced),
         cmocka_unit_test(k5_equal_pages_of_one_answer_merge),
         cmocka_unit_test(k6_pinned_page_is_left_alone_and_tried_later),
