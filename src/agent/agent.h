@@ -73,6 +73,7 @@ struct sp_agent {
     uint64_t seed;
     bool rejoin; /* the next HELLO is not the first */
     bool leave;  /* end at the next chance */
+    bool running; /* the agent process is up: its program's threads may be doing anything */
     bool serving; /* in sp_serve_gate() */
 
     /* Ranges. */
@@ -90,6 +91,7 @@ struct sp_agent {
     uint32_t max_mappings; /* as set; 0: the built-in budget */
     bool gave_back;        /* the program ran out of mappings once: no more merging here */
     bool stay_unmerged;
+    struct sp_range plain; /* the run that sp_unmerge_plain() is at; its bytes are in staging */
     struct sp_range released; /* hull of what the program keeps for its own userfaultfd */
 
     struct sp_view view[SP_AGENT_SEGMENTS];

@@ -128,6 +128,19 @@ void sp_gate_note(uint64_t addr, uint64_t end)
 
     __atomic_store_n(&change->addr, addr, __ATOMIC_RELEASE);
     __atomic_store_n(&change->end, end, __ATOMIC_RELEASE);
+    __atomic_store_n(&change->number, n + 1, __ATOMIC_RELEASE);
+}
+
+bool sp_gate_change_get(uint64_t n, struct sp_gate_change *out)
+{
+    const struct sp_gate_change *change = &sp_gate.change[n % SP_GATE_CHANGES];
+
+    out->number = __atomic_load_n(&change->number, __ATOMIC_ACQUIRE);
+    out->addr = __atomic_load_n(&change->addr, __ATOMIC_ACQUIRE);
+    out->end = __atomic_load_n(&change->end, __ATOMIC_ACQUIRE);
+    /* Whole before and after it was read, and nobody began a later one in its place. */
+    return out->number == n + 1 &&
+           __atomic_load_n(&sp_gate.change_seq, __ATOMIC_SEQ_CST) - n <= SP_GATE_CHANGES;
 }
 
 bool sp_gate_changed_since(uint64_t seq, uint64_t addr, uint64_t end)

@@ -57,6 +57,7 @@ struct sp_gate_slot {
 
 struct sp_gate_change {
     uint64_t addr, end;
+    uint64_t number; /* of the change, from 1; written last: before, the entry is not whole */
 };
 
 /* What the program advised about a range: kernels without KSM leave no other trace of it. */
@@ -89,7 +90,7 @@ struct sp_gate {
     uint32_t execs;    /* counts execve calls begun: the agent then looks whether to end */
     uint32_t posted;   /* requests posted and not done */
     uint32_t advise_all;      /* the program called prctl(PR_SET_MEMORY_MERGE, 1) */
-    uint32_t in_fork;         /* unused by the gate; the agent's own */
+    uint32_t locks_future;    /* the program called mlockall(MCL_FUTURE): no merging meanwhile */
     uint32_t page_size;
     volatile uint32_t *wait_page;
     uint64_t change_seq; /* changes noted so far; entry n stands at n % SP_GATE_CHANGES */
@@ -128,6 +129,8 @@ bool sp_gate_changed_since(uint64_t seq, uint64_t addr, uint64_t end);
 /* With the gate closed: is a thread control block known in [addr, end)? True also when more are
  * known than the ring holds. */
 bool sp_gate_tcb_in(uint64_t addr, uint64_t end);
+/* Copies change number n (from 0) of the ring; false if it is not whole yet, or gone already. */
+bool sp_gate_change_get(uint64_t n, struct sp_gate_change *out);
 /* Returns the next posted request, or NULL; the caller sets status, then calls done. */
 struct sp_gate_request *sp_gate_next_request(void);
 void sp_gate_request_done(struct sp_gate_request *request, int64_t status);
@@ -136,6 +139,9 @@ void sp_gate_request_done(struct sp_gate_request *request, int64_t status);
  * What the gate needs of the rest of the agent.
  */
 
+/* By the thread that asked for mappings: if the agent died while it replaced a run, that run's bytes
+ * are put back. */
+void sp_agent_finish_plain(void);
 /* In the child of a fork, by the forking thread, after the gate was reset and before fork returns:
  * starts the child's agent if the parent had one. */
 void sp_agent_forked(void);

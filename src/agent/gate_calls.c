@@ -32,6 +32,7 @@
 #endif
 
 #define EVERYTHING (~(uint64_t)0)
+#define SET_MASK 2 /* of rt_sigprocmask */
 #define GIVE_BACKS 2u /* times that a call which lacks mappings is tried again */
 
 static bool is_gated_prctl(const long *a)
@@ -91,6 +92,23 @@ static bool may_give_back(long nr, const long *a)
 }
 
 /*
+ * Asks for mappings back. The agent replaces runs in a way that nobody may look at (unmerge.c,
+ * replace_plain), so not even a handler of this thread runs meanwhile. If the agent dies in there,
+ * this thread finishes the run that it was at.
+ */
+static long ask_give_back(struct sp_gate_pass *pass)
+{
+    uint64_t all = ~(uint64_t)0, old = 0;
+    long status;
+
+    sp_sys(__NR_rt_sigprocmask, SET_MASK, &all, &old, sizeof(all));
+    status = sp_gate_ask(pass, SP_GATE_GIVE_BACK, 0, EVERYTHING);
+    sp_agent_finish_plain();
+    sp_sys(__NR_rt_sigprocmask, SET_MASK, &old, 0, sizeof(old));
+    return status;
+}
+
+/*
  * The native call. If it lacks something while pages are merged, that may be the mappings which
  * merging took: the agent is asked to give some back (it knows whether they are short), and the
  * call is tried again (X, runs out of mappings).
@@ -100,7 +118,7 @@ static long with_mappings(struct sp_gate_pass *pass, long nr, const long *a)
     long ret = native(nr, a);
 
     for (unsigned n = 0; n < GIVE_BACKS && ret == -ENOMEM && may_give_back(nr, a); n++) {
-        if (sp_gate_ask(pass, SP_GATE_GIVE_BACK, 0, EVERYTHING) != 0)
+        if (ask_give_back(pass) != 0)
             break;
         ret = native(nr, a);
     }
@@ -174,7 +192,7 @@ static long call_brk(struct sp_gate_pass *pass, const long *a)
     now = (uint64_t)native(__NR_brk, a);
     /* brk says "no" by answering the old break. */
     if (now != asked && asked > old && sp_sitemap_pages() &&
-        sp_gate_ask(pass, SP_GATE_GIVE_BACK, 0, EVERYTHING) == 0)
+        ask_give_back(pass) == 0)
         now = (uint64_t)native(__NR_brk, a);
     if (now < old)
         range_gone(sp_gate_page_up(now), sp_gate_page_up(old));
@@ -270,6 +288,17 @@ static long call_anywhere(struct sp_gate_pass *pass, long nr, const long *a)
     return with_mappings(pass, nr, a);
 }
 
+/* While everything to come is locked, frames would be copied as soon as they are mapped. */
+static long call_lock_all(struct sp_gate_pass *pass, long nr, const long *a)
+{
+    long ret = call_anywhere(pass, nr, a);
+
+    if (ret == 0)
+        __atomic_store_n(&sp_gate.locks_future, nr == __NR_mlockall && (a[0] & MCL_FUTURE),
+                         __ATOMIC_SEQ_CST);
+    return ret;
+}
+
 static long call_shmat(struct sp_gate_pass *pass, const long *a)
 {
     uint64_t addr = (uint64_t)a[1];
@@ -363,7 +392,10 @@ static long call_inside(struct sp_gate_pass *pass, long nr, const long *a)
         return call_uffd_register(pass, a);
     case __NR_prctl:
         return call_prctl(pass, a);
-    default: /* mlockall, munlockall, shmdt, process_madvise */
+    case __NR_mlockall:
+    case __NR_munlockall:
+        return call_lock_all(pass, nr, a);
+    default: /* shmdt, process_madvise */
         return call_anywhere(pass, nr, a);
     }
 }

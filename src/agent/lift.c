@@ -274,7 +274,10 @@ static void settle(struct lift *l)
     struct uffdio_range all = {.start = l->addr, .len = (uint64_t)l->npages << sp_agent.page_shift};
     uint32_t i = 0;
 
-    sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_UNREGISTER, &all);
+    /* With no mapping left to split (ENOMEM) whoever touches the range would wait for ever. The daemon
+     * can end it, by closing its duplicate; the journal tells it that there is something to do. */
+    if (sp_is_err(sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_UNREGISTER, &all)))
+        sp_sys(__NR_exit_group, 3);
     while (i < l->npages) {
         struct uffdio_register reg = {.mode = UFFDIO_REGISTER_MODE_WP};
         uint32_t n = i;
@@ -433,7 +436,7 @@ void sp_lift_merge(const struct sp_merge_ask *ask, uint8_t *result)
                 sp_sitemap_any(addr, addr + sp_agent.page_size) ||
                 !sp_view_frame(run->segment, run->index + k))
                 continue;
-            if (!budget_left() || sp_agent.stay_unmerged) {
+            if (!budget_left() || sp_agent.stay_unmerged || sp_gate.locks_future) {
                 result[slot] = SP_OUT_OF_MAPPINGS;
                 continue;
             }

@@ -194,6 +194,7 @@ void sp_agent_main(bool forked)
     sp_peek_init();
     if (sp_confine())
         leave(SP_GATE_NO_AGENT);
+    sp_agent.running = true;
     set_gate_agent(SP_GATE_AGENT);
     loop();
 }

@@ -20,6 +20,7 @@
 #include "sys.h"
 
 #define DIRTY_MAX 1024u
+#define GATE_SPIN_US 2000u
 #define REFRESH_SHARE 10u /* reading the mappings takes at most a tenth of the time */
 
 /* What gated calls touched since the flags were read; more than fits: everything. */
@@ -209,6 +210,26 @@ static bool too_soon(uint64_t now)
     return now - sp_agent.ranges_at_us < sp_agent.ranges_cost_us * REFRESH_SHARE;
 }
 
+/*
+ * The number of changes at a moment when no gated call is under way: what such a call does comes
+ * before the mappings are read, or is noted with a later number. False if a thread stays in one.
+ */
+static bool settled_seq(uint64_t *seq)
+{
+    if (!sp_agent.running) { /* before main(): there is nobody else, and no gate yet */
+        *seq = 0;
+        return true;
+    }
+    if (!sp_gate_close(GATE_SPIN_US)) {
+        sp_serve_gate();
+        return false;
+    }
+    *seq = __atomic_load_n(&sp_gate.change_seq, __ATOMIC_ACQUIRE);
+    if (sp_gate_open())
+        sp_serve_gate();
+    return true;
+}
+
 bool sp_ranges_refresh(bool force)
 {
     struct sp_range *old = sp_agent.range + SP_AGENT_RANGES;
@@ -220,6 +241,8 @@ bool sp_ranges_refresh(bool force)
     if (!force && sp_agent.ranges_at_us &&
         ((seq == sp_agent.ranges_seq && vm == sp_agent.ranges_vm) || too_soon(now)))
         return seq == sp_agent.ranges_seq;
+    if (!settled_seq(&seq))
+        return false;
     memcpy(old, sp_agent.range, nold * sizeof(*old));
     if (sp_maps_read(add_mapping, &b) < 0)
         b.n = 0; /* nothing is certain: nothing is looked at */
@@ -247,17 +270,19 @@ void sp_ranges_absorb(void)
     uint64_t seq = __atomic_load_n(&sp_gate.change_seq, __ATOMIC_ACQUIRE);
     uint64_t from = sp_agent.absorbed_seq;
 
-    if (seq - from > SP_GATE_CHANGES / 2)
-        all_dirty = true; /* some may have been overwritten, or are being written */
-    for (; !all_dirty && from < seq; from++) {
-        const struct sp_gate_change *c = &sp_gate.change[from % SP_GATE_CHANGES];
+    struct sp_gate_change c;
 
+    if (seq - from > SP_GATE_CHANGES / 2)
+        all_dirty = true; /* some may have been overwritten */
+    for (; !all_dirty && from < seq; from++) {
+        if (!sp_gate_change_get(from, &c))
+            break; /* being written: with the gate closed none is */
         if (ndirty == DIRTY_MAX)
             all_dirty = true;
         else
-            dirty[ndirty++] = (struct sp_range){c->addr, c->end, 0};
+            dirty[ndirty++] = (struct sp_range){c.addr, c.end, 0};
     }
-    sp_agent.absorbed_seq = seq;
+    sp_agent.absorbed_seq = all_dirty ? seq : from;
 }
 
 bool sp_range_dirty(uint64_t addr, uint64_t end)
@@ -266,7 +291,9 @@ bool sp_range_dirty(uint64_t addr, uint64_t end)
     for (uint32_t i = 0; i < ndirty; i++)
         if (dirty[i].start < end && dirty[i].end > addr)
             return true;
-    return all_dirty;
+    /* A change that is not whole with the gate closed is one that a fork cut off. */
+    return all_dirty ||
+           sp_agent.absorbed_seq != __atomic_load_n(&sp_gate.change_seq, __ATOMIC_ACQUIRE);
 }
 
 const struct sp_range *sp_range_of(uint64_t addr, uint64_t end)

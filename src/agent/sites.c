@@ -76,7 +76,6 @@ static bool visit(void *arg, const struct sp_mapping *m)
         out.head.next = m->start;
         return false;
     }
-    sp_sitemap_set(m->start, m->end);
     add_frames(m, from, segment);
     return !out.head.next;
 }

@@ -90,6 +90,16 @@ int sp_agent_spawn(void)
     return start.agent < 0 ? (int)start.agent : 0;
 }
 
+void sp_agent_finish_plain(void)
+{
+    struct sp_range run = sp_agent.plain;
+
+    if (!run.end)
+        return;
+    memcpy((void *)run.start, (const void *)sp_agent.staging, run.end - run.start);
+    sp_agent.plain.end = 0;
+}
+
 void sp_agent_forked(void)
 {
     /* By the copy of the parent's state: had it an agent? Until the child's is up, none serves. */

@@ -21,6 +21,7 @@
 #include "sys.h"
 
 #define GATE_SPIN_US 20000u
+#define GATE_TRIES 10u
 /* MAYMOVE | FIXED | DONTUNMAP: the copy's own place stays ours until we unmap it, or a mapping that
  * the program makes meanwhile could land there and be unmapped with it. */
 #define MREMAP_PUT 7
@@ -138,29 +139,54 @@ out:
     return (int)ret;
 }
 
-/* One run, while nobody but us can touch it: fresh memory over it, and its bytes back. */
-static bool replace_plain(uint64_t a, uint64_t b)
+/*
+ * One run, while nobody but us can touch it: fresh memory over it, and its bytes back. From the
+ * moment that they are missing until they are back the run is named in sp_agent.plain: should we
+ * die, the thread that waits for us finishes it (sp_agent_finish_plain).
+ */
+static bool replace_plain(uint64_t a, uint64_t len)
 {
-    uint64_t copy = sp_agent.staging, len = b - a;
-    struct uffdio_range staging = {copy, (uint64_t)SP_LIFT_PAGES << sp_agent.page_shift};
-    struct uffdio_register reg = {.range = staging, .mode = UFFDIO_REGISTER_MODE_MISSING};
+    struct uffdio_copy copy = {.dst = sp_agent.staging, .src = a, .len = len};
     struct uffdio_register track = {.range = {a, len}, .mode = UFFDIO_REGISTER_MODE_WP};
     bool done = false;
 
-    /* Writing to staging must not wait for ourselves. */
-    sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_UNREGISTER, &staging);
-    memcpy((void *)copy, (const void *)a, len);
+    /* Staging is registered MISSING: a plain write to it would wait for ourselves. */
+    if (sp_is_err(sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_COPY, &copy)))
+        goto out;
+    sp_agent.plain = (struct sp_range){.start = a};
+    __atomic_store_n(&sp_agent.plain.end, a + len, __ATOMIC_SEQ_CST);
     if (!sp_is_err(sp_range_map(a, len, a))) {
         /* While it is empty and tracked as its neighbours are, the kernel joins it with them. */
         sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_REGISTER, &track);
-        memcpy((void *)a, (const void *)copy, len);
-        sp_sitemap_clear(a, b);
+        memcpy((void *)a, (const void *)sp_agent.staging, len);
+        sp_sitemap_clear(a, a + len);
         sp_track_pending(a, len >> sp_agent.page_shift);
         done = true;
     }
-    sp_sys(__NR_madvise, copy, staging.len, 4);
-    sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_REGISTER, &reg);
+    __atomic_store_n(&sp_agent.plain.end, 0, __ATOMIC_SEQ_CST);
+out:
+    sp_sys(__NR_madvise, sp_agent.staging, SP_LIFT_PAGES << sp_agent.page_shift, 4);
     return done;
+}
+
+/* The frames of one run of the site map. A page that the program wrote since is its own, and may be
+ * pinned: it stays. */
+static uint64_t replace_frames(uint64_t a, uint64_t b)
+{
+    uint32_t npages = (uint32_t)((b - a) >> sp_agent.page_shift);
+    uint64_t frames = frames_of(a, npages), runs = 0;
+
+    for (uint32_t i = 0; i < npages;) {
+        uint32_t n = 0;
+
+        while (i + n < npages && (frames >> (i + n) & 1))
+            n++;
+        if (n)
+            runs += replace_plain(a + ((uint64_t)i << sp_agent.page_shift),
+                                  (uint64_t)n << sp_agent.page_shift);
+        i += n ? n : 1;
+    }
+    return runs;
 }
 
 uint64_t sp_unmerge_plain(uint64_t max_runs)
@@ -172,7 +198,7 @@ uint64_t sp_unmerge_plain(uint64_t max_runs)
     while (runs < max_runs && sp_sitemap_next(at, ~0ull, &a, &b)) {
         if (b - a > (uint64_t)SP_LIFT_PAGES << sp_agent.page_shift)
             b = a + ((uint64_t)SP_LIFT_PAGES << sp_agent.page_shift);
-        runs += replace_plain(a, b);
+        runs += replace_frames(a, b);
         at = b;
     }
     sp_gate_open();
@@ -210,10 +236,10 @@ int sp_unmerge(uint64_t start, uint64_t end, uint64_t max_pages, uint64_t *next,
         if (b - a > (uint64_t)SP_LIFT_PAGES << sp_agent.page_shift)
             b = a + ((uint64_t)SP_LIFT_PAGES << sp_agent.page_shift);
         ret = unmerge_stretch(a, b, npages);
-        if (ret == -EAGAIN && tries++ < 50)
+        if (ret == -EAGAIN && tries++ < GATE_TRIES)
             continue;
-        if (ret == -ENOMEM)
-            break;
+        if (ret == -ENOMEM || ret == -EAGAIN)
+            break; /* a thread stays in a gated call: it would stay for the next run too */
         ret = 0;
         tries = 0;
         looked += (b - a) >> sp_agent.page_shift;

@@ -44,6 +44,10 @@ extern char **environ;
 
 static int forked;
 
+void sp_agent_finish_plain(void)
+{
+}
+
 void sp_agent_forked(void)
 {
     forked++;
