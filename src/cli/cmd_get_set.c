@@ -1,25 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* samepage get and set: single values by name. Names and ranges are those of docs/control.md. */
 #include "control_client.h"
+#include "settings.h"
 
 #include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-struct setting {
-    const char *key;
-    uint64_t min, max;
-};
-
-static const struct setting settings[] = {
-    {"run", 0, 2},
-    {"pages_to_scan", 1, UINT32_MAX},
-    {"sleep_millisecs", 0, UINT32_MAX},
-    {"max_kernel_pages", 0, UINT64_MAX},
-    {"max_mappings", 0, UINT32_MAX},
-};
 
 static const char *const counters[] = {
     "pages_shared",
@@ -52,16 +40,6 @@ static const char *const counters[] = {
     "takeovers",
     "version",
 };
-
-#define SETTING_NAMES "run, pages_to_scan, sleep_millisecs, max_kernel_pages, max_mappings"
-
-static const struct setting *find_setting(const char *key)
-{
-    for (size_t i = 0; i < sizeof(settings) / sizeof(settings[0]); i++)
-        if (strcmp(settings[i].key, key) == 0)
-            return &settings[i];
-    return NULL;
-}
 
 static bool is_counter(const char *key)
 {
@@ -111,9 +89,9 @@ static int get(int argc, char **argv)
 
     if (ret != SP_EXIT_DONE)
         return ret;
-    if (!find_setting(argv[optind]) && !is_counter(argv[optind]))
+    if (!sp_setting_find(argv[optind]) && !is_counter(argv[optind]))
         return sp_bad_use(&sp_command_get,
-                          "unknown key '%s'; keys are " SETTING_NAMES
+                          "unknown key '%s'; keys are " SP_SETTING_NAMES
                           " and the counters that \"samepage status --json\" prints",
                           argv[optind]);
     request = make_request("get", argv[optind], NULL);
@@ -131,7 +109,7 @@ const struct sp_command sp_command_get = {
     .name = "get",
     .usage = "get KEY",
     .summary = "Prints one setting or counter",
-    .help = "Settings: " SETTING_NAMES ".\n"
+    .help = "Settings: " SP_SETTING_NAMES ".\n"
             "Counters: those that \"samepage status --json\" prints.\n",
     .run = get,
 };
@@ -139,19 +117,19 @@ const struct sp_command sp_command_get = {
 /* Checks KEY=VALUE and cuts it in two. Returns SP_EXIT_DONE to go on. */
 static int parse_assignment(char *word, char **value)
 {
-    const struct setting *setting;
+    const struct sp_setting *setting;
     uint64_t number;
 
     *value = strchr(word, '=');
     if (!*value)
         return sp_bad_use(&sp_command_set, "'%s' has no '='", word);
     *(*value)++ = 0;
-    setting = find_setting(word);
+    setting = sp_setting_find(word);
     if (!setting && is_counter(word))
-        return sp_bad_use(&sp_command_set, "'%s' can only be read; settings are " SETTING_NAMES,
+        return sp_bad_use(&sp_command_set, "'%s' can only be read; settings are " SP_SETTING_NAMES,
                           word);
     if (!setting)
-        return sp_bad_use(&sp_command_set, "unknown key '%s'; settings are " SETTING_NAMES, word);
+        return sp_bad_use(&sp_command_set, "unknown key '%s'; settings are " SP_SETTING_NAMES, word);
     if (!sp_parse_number(*value, setting->max, &number) || number < setting->min)
         return sp_bad_use(&sp_command_set,
                           "'%s' is no value for %s, which is a number from %" PRIu64 " to %" PRIu64,

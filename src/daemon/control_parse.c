@@ -8,20 +8,9 @@
 
 #include <json-c/json.h>
 
+#include "settings.h"
+
 #define DEPTH 4
-
-struct setting {
-    const char *key;
-    uint64_t min, max;
-};
-
-static const struct setting settings[] = {
-    {"run", 0, 2},
-    {"pages_to_scan", 1, UINT32_MAX},
-    {"sleep_millisecs", 0, UINT32_MAX},
-    {"max_kernel_pages", 0, UINT64_MAX},
-    {"max_mappings", 0, UINT32_MAX},
-};
 
 static const char *const op_name[] = {"status", "ps", "get", "set", "unmerge", "off"};
 
@@ -152,8 +141,8 @@ static int parse_value(const struct parse *p, struct json_object *root, struct s
 {
     const char *value = string_of(root, "value");
 
-    for (unsigned i = 0; i < sizeof(settings) / sizeof(settings[0]); i++) {
-        const struct setting *s = &settings[i];
+    for (unsigned i = 0; i < sizeof(sp_settings) / sizeof(sp_settings[0]); i++) {
+        const struct sp_setting *s = &sp_settings[i];
 
         if (strcmp(out->key, s->key))
             continue;
