@@ -73,6 +73,7 @@ struct sp_agent {
     uint64_t seed;
     bool rejoin; /* the next HELLO is not the first */
     bool leave;  /* end at the next chance */
+    bool arena_filled; /* mlockall() filled staging or the wait page: sp_arena_clean() */
     bool running; /* the agent process is up: its program's threads may be doing anything */
     bool serving; /* in sp_serve_gate() */
 
@@ -148,6 +149,8 @@ int sp_link_answer(const struct sp_msg *question, uint16_t type, const void *bod
 
 /* serve.c: answers one question. */
 void sp_serve(const struct sp_msg *msg, const uint8_t *body, int fd);
+/* With the gate closed: empties staging and the wait page again if mlockall() had them filled. */
+void sp_arena_clean(void);
 /* Serves what the program's threads wait for at the gate. */
 void sp_serve_gate(void);
 

@@ -316,6 +316,7 @@ static void lift(struct lift *l)
         sp_serve_gate();
         return;
     }
+    sp_arena_clean();
     sp_fault_point("gate-closed");
     if (!still_valid(l)) {
         decide_all(l, SP_GONE);

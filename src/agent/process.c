@@ -12,6 +12,7 @@
 #include "sys.h"
 
 #define LOOK_US 200000u   /* between two looks whether the program is still there */
+#define CLEAN_US 2000u    /* between two tries to clean what mlockall() filled */
 #define REJOIN_US 500000u /* between two tries to find a daemon */
 #define SETTLE_MS 24u     /* that a forked child may take to exec before its agent does anything */
 
@@ -105,6 +106,18 @@ static void look_after_program(void)
         leave(SP_GATE_NO_AGENT);
 }
 
+/* Not before the call that filled it is through: the gate closes only then. */
+static void clean_arena(void)
+{
+    if (!sp_gate_close(CLEAN_US)) {
+        sp_serve_gate();
+        return;
+    }
+    sp_arena_clean();
+    if (sp_gate_open())
+        sp_serve_gate();
+}
+
 __attribute__((noreturn)) static void loop(void)
 {
     uint64_t looked = 0, joined = sp_now_us();
@@ -114,7 +127,8 @@ __attribute__((noreturn)) static void loop(void)
         struct pollfd p[3] = {{.fd = sp_agent.pidfd, .events = POLLIN},
                               {.fd = sp_agent.uffd, .events = POLLIN},
                               {.fd = sp_agent.sock, .events = POLLIN}};
-        struct __kernel_timespec limit = {.tv_nsec = LOOK_US * 1000ll};
+        struct __kernel_timespec limit = {
+            .tv_nsec = (sp_agent.arena_filled ? CLEAN_US : LOOK_US) * 1000ll};
         uint64_t now;
 
         sp_sys(__NR_ppoll, p, 3, &limit, 0, 8);
@@ -122,6 +136,8 @@ __attribute__((noreturn)) static void loop(void)
             sp_sys(__NR_exit_group, 0); /* the program is dead (D4) */
         if (p[1].revents || sp_gate.waiters || sp_gate.posted)
             sp_serve_gate();
+        if (sp_agent.arena_filled)
+            clean_arena();
         now = sp_now_us();
         if (now - looked >= LOOK_US || execs != sp_gate.execs) {
             execs = sp_gate.execs;
@@ -169,6 +185,7 @@ static void start_forked(void)
     sp_agent.nranges = 0;
     sp_agent.ranges_at_us = 0;
     sp_agent.leave = false;
+    sp_agent.arena_filled = false;
     sp_agent.serving = false; /* the parent's agent may have been, when the program forked */
     sp_fault_set("");
     if (sp_setup_proc(why, sizeof(why)))

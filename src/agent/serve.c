@@ -204,9 +204,12 @@ static uint32_t waiters(void)
     return __atomic_load_n(&sp_gate.waiters, __ATOMIC_SEQ_CST);
 }
 
-/* Nobody but the agent, and threads at the gate, touches staging and the wait page, unless the
+/*
+ * Nobody but the agent, and threads at the gate, touches staging and the wait page, unless the
  * program has all of its memory filled: mlockall() would wait for these pages for ever. It gets
- * them, and they are unlocked again, for the agent must be able to take them away. */
+ * them, and keeps them until it is through (taken away at once, it would ask for ever);
+ * sp_arena_clean() takes them away.
+ */
 static void serve_touch(uint64_t addr)
 {
     struct uffdio_zeropage zero = {.range = {addr & ~((uint64_t)sp_agent.page_size - 1),
@@ -216,9 +219,18 @@ static void serve_touch(uint64_t addr)
         return; /* the program's, and a lift's: it was woken when that ended */
     if (waiters() && zero.range.start == (uint64_t)sp_gate.wait_page)
         return; /* they get it when the gate is open, and all requests are served */
-    sp_sys(__NR_munlock, sp_agent.arena, sp_agent.arena_end - sp_agent.arena);
+    sp_agent.arena_filled = true;
     sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_ZEROPAGE, &zero);
-    sp_sys(__NR_madvise, zero.range.start, sp_agent.page_size, 4);
+}
+
+void sp_arena_clean(void)
+{
+    if (!sp_agent.arena_filled)
+        return;
+    sp_sys(__NR_munlock, sp_agent.arena, sp_agent.arena_end - sp_agent.arena);
+    sp_sys(__NR_madvise, sp_agent.staging, SP_LIFT_PAGES << sp_agent.page_shift, 4);
+    sp_sys(__NR_madvise, sp_gate.wait_page, sp_agent.page_size, 4);
+    sp_agent.arena_filled = false;
 }
 
 static void drain_events(void)
@@ -259,7 +271,9 @@ void sp_serve_gate(void)
         sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_ZEROPAGE, &zero);
         for (uint32_t i = 0; i < WAKE_SPINS && waiters(); i++)
             sp_sys(__NR_sched_yield);
-        sp_sys(__NR_madvise, wait, sp_agent.page_size, 4);
+        /* Locked by mlockall(): it stays for now, and who waits spins until it is cleaned. */
+        if (sp_is_err(sp_sys(__NR_madvise, wait, sp_agent.page_size, 4)))
+            sp_agent.arena_filled = true;
     } while (__atomic_load_n(&sp_gate.posted, __ATOMIC_SEQ_CST));
     sp_agent.serving = false;
 }

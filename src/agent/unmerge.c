@@ -195,6 +195,7 @@ uint64_t sp_unmerge_plain(uint64_t max_runs)
 
     if (sp_program_threads() != 1 || !sp_gate_close(GATE_SPIN_US))
         return 0;
+    sp_arena_clean();
     while (runs < max_runs && sp_sitemap_next(at, ~0ull, &a, &b)) {
         if (b - a > (uint64_t)SP_LIFT_PAGES << sp_agent.page_shift)
             b = a + ((uint64_t)SP_LIFT_PAGES << sp_agent.page_shift);
