@@ -2,14 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 # Sees to it that all that building, testing and the demo need is there (Debian packages).
 # As root it installs what is missing, and starts no service; otherwise it says what to install.
-# Usage: deps.sh [--kernel] [--tests]
+# Usage: deps.sh [--kernel] [--tests] [--bench]
 #   --kernel  also checks for a kernel that can run samepage
 #   --tests   also what only the tests need
+#   --bench   also the programs that the bench merges; its guests boot Debian's cloud kernel
 set -eu
 
 packages=(
     make gcc libc6-dev binutils pkg-config meson ninja-build
-    libxxhash-dev libjson-c-dev libsystemd-dev
+    libxxhash-dev libjson-c-dev libsystemd-dev libinih-dev
     libcmocka-dev python3 python3-pytest
     redis-server redis-tools
 )
@@ -20,6 +21,9 @@ for option; do
     --kernel) kernel=yes ;;
     # The fuzz targets are clang's; tests with sanitizers have gcc's runtime with gcc.
     --tests) packages+=(clang libclang-rt-dev) ;;
+    # The kernel package makes /boot/vmlinuz-*, initramfs-tools /boot/initrd.img-*; no boot loader.
+    --bench) packages+=(qemu-system-x86 linux-image-cloud-amd64 initramfs-tools busybox
+        python3-pandas nodejs) ;;
     *)
         echo "deps.sh: $option: no such option" >&2
         exit 2
@@ -45,7 +49,7 @@ if ! command -v dpkg-query >/dev/null; then
     for tool in gcc meson ninja pkg-config python3; do
         command -v "$tool" >/dev/null || missing+=("$tool")
     done
-    for lib in libxxhash json-c libsystemd cmocka; do
+    for lib in libxxhash json-c libsystemd inih cmocka; do
         pkg-config --exists "$lib" 2>/dev/null || missing+=("$lib (development files)")
     done
     if [ ${#missing[@]} -gt 0 ]; then
