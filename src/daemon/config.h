@@ -6,36 +6,53 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define SP_MAX_CLIENTS 4096u      /* merged address spaces */
-#define SP_MAX_CONNECTIONS 512u   /* control connections, and those that said nothing yet */
-#define SP_HELLO_SECONDS 5u       /* a new connection must speak within */
-#define SP_CONTROL_SECONDS 60u    /* a control connection may be silent for */
-#define SP_ANSWER_MSECS 2000u     /* an agent must answer within, or counts as stalled */
-#define SP_SLOW_USECS 200000u     /* an answer that takes longer costs its client a rest, */
-#define SP_SLOW_REST 9u           /* so many times as long */
-#define SP_REJOIN_SECONDS 10u     /* after a takeover, agents have so long to come back (D1) */
-#define SP_SLICE_USECS 20000u     /* work done in one go before the event loop runs again */
-#define SP_IDLE_USECS_MIN 200000u /* sleep when nothing changes any more: from, */
-#define SP_IDLE_USECS_MAX 1000000u /* to */
-#define SP_STATE_DOMAINS 56u      /* domains whose seeds the keeper remembers */
+#include "users.h"
+
+#define SP_MAX_CLIENTS     4096u    /* merged address spaces */
+#define SP_MAX_CONNECTIONS 512u     /* control connections, and those that said nothing yet */
+#define SP_HELLO_SECONDS   5u       /* a new connection must speak within */
+#define SP_CONTROL_SECONDS 60u      /* a control connection may be silent for */
+#define SP_ANSWER_MSECS    2000u    /* an agent must answer within, or counts as stalled */
+#define SP_SLOW_USECS      200000u  /* an answer that takes longer costs its client a rest, */
+#define SP_SLOW_REST       9u       /* so many times as long */
+#define SP_REJOIN_SECONDS  10u      /* after a takeover, agents have so long to come back (D1) */
+#define SP_SLICE_USECS     20000u   /* work done in one go before the event loop runs again */
+#define SP_IDLE_USECS_MIN  200000u  /* sleep when nothing changes any more: from, */
+#define SP_IDLE_USECS_MAX  1000000u /* to */
+#define SP_STATE_DOMAINS   56u      /* domains whose seeds the keeper remembers */
 
 struct sp_config {
+    /* From the command line or the file (samepaged.conf(5)). */
+    char socket[108];            /* where to listen */
+    char log_file[256];          /* "": stderr in the foreground, else nowhere */
+    struct sp_users allow;       /* whose programs are merged, beside root's and the daemon's own */
+    struct sp_users userfaultfd; /* who gets the descriptor of /dev/userfaultfd, beside root */
+    uint32_t max_programs;       /* of one user, but root and the daemon's own */
+    uint32_t max_connections;    /* of the same, that are no programs (yet) */
+
     /* From the command line. */
-    char socket[108];     /* where to listen */
-    const char *log_file; /* NULL: stderr in the foreground, else nowhere */
+    char file[256];    /* the configuration file that was read or looked for, "": none */
+    bool check_config; /* only read the file, and say what is wrong */
     bool foreground;
 
     /* Set at run time too (docs/control.md). */
-    uint32_t run;               /* enum sp_engine_run */
-    uint32_t pages_to_scan;     /* pages looked into before each sleep */
-    uint32_t sleep_millisecs;   /* that sleep */
-    uint64_t max_kernel_pages;  /* frames in the pool at most, 0: no limit (K10) */
-    uint32_t max_mappings;      /* mappings a process, 0: the agents' built-in budget */
+    uint32_t run;              /* enum sp_engine_run */
+    uint32_t pages_to_scan;    /* pages looked into before each sleep */
+    uint32_t sleep_millisecs;  /* that sleep */
+    uint64_t max_kernel_pages; /* frames in the pool at most, 0: no limit (K10) */
+    uint32_t max_mappings;     /* mappings a process, 0: the agents' built-in budget */
 };
 
+/*
+ * Everybody is served, a domain each; nobody gets userfaultfd from us, which would undo what the
+ * kernel forbids. A quarter of the places is enough for one user; and as a user's connections are
+ * accepted 64 at a time, of twice as many none has to go before it was heard.
+ */
 #define SP_CONFIG_DEFAULT                                                                          \
     {                                                                                              \
-        .run = 1, .pages_to_scan = 5000, .sleep_millisecs = 20                                     \
+        .allow = {.everybody = true}, .max_programs = SP_MAX_CLIENTS / 4,                          \
+        .max_connections = SP_MAX_CONNECTIONS / 4, .run = 1, .pages_to_scan = 5000,                \
+        .sleep_millisecs = 20                                                                      \
     }
 
 #endif

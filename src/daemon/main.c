@@ -260,7 +260,7 @@ static int open_log(const struct sp_config *config)
 {
     int err = 0;
 
-    if (config->log_file)
+    if (config->log_file[0])
         err = sp_log_to_file(config->log_file);
     else if (config->foreground)
         sp_log_to_stderr();
@@ -277,7 +277,7 @@ static int serve(const struct sp_config *config, int report)
     int err = daemon ? daemon_open(daemon, why, sizeof(why)) : -ENOMEM;
 
     if (err) {
-        if (!config->foreground || config->log_file) /* else the log is on stderr */
+        if (!config->foreground || config->log_file[0]) /* else the log is on stderr */
             fprintf(stderr, "samepaged: %s\n", why);
         sp_log(SP_LOG_ERROR, "%s", why);
     } else {

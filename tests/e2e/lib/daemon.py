@@ -22,8 +22,9 @@ class Daemon:
     anybody may enter. close() ends all that was started here and fails the test if anything of
     samepage is left afterwards (D4)."""
 
-    def __init__(self, build=BUILD, cgroup=None, uid=None):
+    def __init__(self, build=BUILD, cgroup=None, uid=None, options=()):
         need_build(build)
+        self.options, self.pass_socket = list(options), True
         self.build, self.cgroup, self.uid = build, cgroup, uid
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="sp-e2e-"))
         self.directory.chmod(0o755)
@@ -45,8 +46,9 @@ class Daemon:
     def start(self):
         with open(self.directory / "samepaged.log", "ab") as log:
             self.popen = subprocess.Popen(
-                [self.build / "samepaged", "--foreground"], stdin=subprocess.DEVNULL, stdout=log,
-                stderr=log, cwd=self.directory, env={**os.environ, **self.env},
+                [self.build / "samepaged", "--foreground", *[str(o) for o in self.options]],
+                env={**os.environ, **(self.env if self.pass_socket else {})},
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory,
                 start_new_session=True, preexec_fn=become(self.uid, self.cgroup))
         wait_for(lambda: f"samepaged does not answer (status {self.popen.poll()}): {self.log()}",
                  self._answers, 10)

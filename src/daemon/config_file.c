@@ -1,0 +1,315 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * inih cuts the lines; what it would let pass is found here: lines that are too long for it, bytes
+ * that no text has, sections that nobody knows. The first error counts.
+ */
+#include "config_file.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <ini.h>
+
+#include "control_parse.h"
+#include "log.h"
+#include "settings.h"
+
+#define SHOWN_MAX 64 /* bytes of a wrong word that are shown */
+#define WHAT_MAX  256
+
+/* Keys that may stand there once only. */
+enum { SEEN_SOCKET = 5, SEEN_LOG, SEEN_PROGRAMS, SEEN_CONNECTIONS, SEEN_ALLOW };
+
+struct reading {
+    struct sp_config *config;
+    const char *at, *end;
+    int line;
+    uint32_t seen;  /* bits: numbers of sp_settings, then SEEN_* */
+    int wrong_line; /* 0: nothing was wrong */
+    char what[WHAT_MAX];
+};
+
+__attribute__((format(printf, 2, 3))) static int wrong(struct reading *r, const char *format, ...)
+{
+    va_list args;
+
+    if (r->wrong_line)
+        return 0;
+    r->wrong_line = r->line;
+    va_start(args, format);
+    vsnprintf(r->what, sizeof(r->what), format, args);
+    va_end(args);
+    return 0;
+}
+
+struct shown {
+    char text[SHOWN_MAX];
+};
+
+/* A word of the file as it may be printed. */
+static struct shown shown(const char *word)
+{
+    struct shown s;
+
+    sp_log_name(s.text, sizeof(s.text), word, strlen(word));
+    return s;
+}
+
+static bool twice(struct reading *r, unsigned bit)
+{
+    bool was = r->seen & (1u << bit);
+
+    r->seen |= 1u << bit;
+    return was;
+}
+
+static void put_setting(struct sp_config *config, const char *key, uint64_t value)
+{
+    if (!strcmp(key, "run"))
+        config->run = (uint32_t)value;
+    else if (!strcmp(key, "pages_to_scan"))
+        config->pages_to_scan = (uint32_t)value;
+    else if (!strcmp(key, "sleep_millisecs"))
+        config->sleep_millisecs = (uint32_t)value;
+    else if (!strcmp(key, "max_mappings"))
+        config->max_mappings = (uint32_t)value;
+    else
+        config->max_kernel_pages = value;
+}
+
+static int take_setting(struct reading *r, const struct sp_setting *setting, const char *value)
+{
+    uint64_t number;
+
+    if (!sp_parse_number(value, setting->max, &number) || number < setting->min)
+        return wrong(r, "%s takes a number from %" PRIu64 " to %" PRIu64 ", not \"%s\"",
+                     setting->key, setting->min, setting->max, shown(value).text);
+    if (twice(r, (unsigned)(setting - sp_settings)))
+        return wrong(r, "%s is given twice", setting->key);
+    put_setting(r->config, setting->key, number);
+    return 1;
+}
+
+static int take_path(struct reading *r, const char *key, const char *value, char *to, size_t size,
+                     unsigned bit)
+{
+    if (value[0] != '/')
+        return wrong(r, "%s takes a path that starts with /, not \"%s\"", key, shown(value).text);
+    if (strlen(value) >= size)
+        return wrong(r, "the path of %s is longer than %zu bytes", key, size - 1);
+    if (twice(r, bit))
+        return wrong(r, "%s is given twice", key);
+    memcpy(to, value, strlen(value) + 1);
+    return 1;
+}
+
+static int take_daemon(struct reading *r, const char *key, const char *value)
+{
+    const struct sp_setting *setting = sp_setting_find(key);
+    struct sp_config *config = r->config;
+
+    if (setting)
+        return take_setting(r, setting, value);
+    if (!strcmp(key, "socket"))
+        return take_path(r, key, value, config->socket, sizeof(config->socket), SEEN_SOCKET);
+    if (!strcmp(key, "log"))
+        return take_path(r, key, value, config->log_file, sizeof(config->log_file), SEEN_LOG);
+    return wrong(r, "there is no key \"%s\" in [samepaged]; it has socket, log, " SP_SETTING_NAMES,
+                 shown(key).text);
+}
+
+static int take_limit(struct reading *r, const char *key, const char *value, uint32_t max,
+                      uint32_t *to, unsigned bit)
+{
+    uint64_t number;
+
+    if (!sp_parse_number(value, max, &number) || number < 1)
+        return wrong(r, "%s takes a number from 1 to %" PRIu32 ", not \"%s\"", key, max,
+                     shown(value).text);
+    if (twice(r, bit))
+        return wrong(r, "%s is given twice", key);
+    *to = (uint32_t)number;
+    return 1;
+}
+
+/* The first line of allow replaces "everybody"; later ones add, as those of userfaultfd do. */
+static int take_users(struct reading *r, const char *key, const char *value)
+{
+    struct sp_config *config = r->config;
+    bool allow = !strcmp(key, "allow");
+    char why[WHAT_MAX / 2];
+
+    if (allow && !twice(r, SEEN_ALLOW))
+        config->allow.everybody = false;
+    if (sp_users_add(allow ? &config->allow : &config->userfaultfd, value, why, sizeof(why)))
+        return wrong(r, "%s: %s", key, why);
+    return 1;
+}
+
+static int take_user_key(struct reading *r, const char *key, const char *value)
+{
+    struct sp_config *config = r->config;
+
+    if (!strcmp(key, "allow") || !strcmp(key, "userfaultfd"))
+        return take_users(r, key, value);
+    if (!strcmp(key, "max_programs"))
+        return take_limit(r, key, value, SP_MAX_CLIENTS, &config->max_programs, SEEN_PROGRAMS);
+    if (!strcmp(key, "max_connections"))
+        return take_limit(r, key, value, SP_MAX_CONNECTIONS, &config->max_connections,
+                          SEEN_CONNECTIONS);
+    return wrong(r,
+                 "there is no key \"%s\" in [users]; it has allow, userfaultfd, max_programs, "
+                 "max_connections",
+                 shown(key).text);
+}
+
+static int take(void *arg, const char *section, const char *key, const char *value)
+{
+    struct reading *r = arg;
+
+    if (!strcmp(section, "samepaged"))
+        return take_daemon(r, key, value);
+    if (!strcmp(section, "users"))
+        return take_user_key(r, key, value);
+    if (!*section)
+        return wrong(r, "\"%s\" stands before any section; begin with [samepaged] or [users]",
+                     shown(key).text);
+    return 0; /* the section's own line told */
+}
+
+/* inih does not tell of a section without keys. */
+static void check_section(struct reading *r, const char *line)
+{
+    char name[SHOWN_MAX];
+    size_t len;
+
+    line += strspn(line, " \t");
+    if (*line != '[')
+        return;
+    len = strcspn(++line, "]\r\n");
+    snprintf(name, sizeof(name), "%.*s", (int)(len < sizeof(name) ? len : sizeof(name) - 1), line);
+    if (len >= sizeof(name) || (strcmp(name, "samepaged") && strcmp(name, "users")))
+        wrong(r, "there is no section \"%s\"; the sections are [samepaged] and [users]",
+              shown(name).text);
+}
+
+/* What fgets() is to a file. */
+static char *next_line(char *buf, int size, void *arg)
+{
+    struct reading *r = arg;
+    size_t left = (size_t)(r->end - r->at), len;
+    const char *newline;
+
+    if (left == 0 || r->wrong_line)
+        return NULL;
+    newline = memchr(r->at, '\n', left);
+    len = newline ? (size_t)(newline - r->at) + 1 : left;
+    r->line++;
+    if (memchr(r->at, 0, len)) {
+        wrong(r, "a byte 0 is in it, so it is no text file");
+        return NULL;
+    }
+    if (len >= (size_t)size) {
+        wrong(r, "the line is longer than %d bytes; break long lists into several lines", size - 2);
+        return NULL;
+    }
+    memcpy(buf, r->at, len);
+    buf[len] = 0;
+    r->at += len;
+    check_section(r, buf);
+    return buf;
+}
+
+int sp_config_parse(const char *name, const char *text, size_t size, struct sp_config *config,
+                    char *why, size_t why_size)
+{
+    struct reading r = {.config = config, .at = text, .end = text + size};
+    int line = ini_parse_stream(next_line, &r, take, &r);
+
+    if (line > 0 && (!r.wrong_line || line < r.wrong_line)) {
+        r.wrong_line = line;
+        snprintf(r.what, sizeof(r.what), "neither [SECTION] nor KEY = VALUE nor a comment");
+    } else if (line < 0 && !r.wrong_line) {
+        r.wrong_line = 1;
+        snprintf(r.what, sizeof(r.what), "memory is short");
+    }
+    if (!r.wrong_line)
+        return 0;
+    snprintf(why, why_size, "%s:%d: %s", name, r.wrong_line, r.what);
+    return -1;
+}
+
+/* Who can write it decides who gets what. */
+static int check_file(const char *path, int fd, char *why, size_t why_size)
+{
+    const char *what = NULL;
+    struct stat st;
+
+    if (fstat(fd, &st))
+        what = strerror(errno);
+    else if (!S_ISREG(st.st_mode))
+        what = "it is no plain file";
+    else if (st.st_uid != 0 && st.st_uid != geteuid())
+        what = "it belongs to neither root nor the daemon's user";
+    else if (st.st_mode & 022)
+        what = "others can write it; chmod go-w";
+    else if (st.st_size > (off_t)SP_CONFIG_FILE_MAX)
+        what = "it is longer than 65536 bytes";
+    if (what)
+        snprintf(why, why_size, "cannot use %s: %s", path, what);
+    return what ? -1 : 0;
+}
+
+/* Up to size bytes; -1 with errno. */
+static ssize_t read_all(int fd, char *text, size_t size)
+{
+    size_t got = 0;
+
+    while (got < size) {
+        ssize_t n = read(fd, text + got, size - got);
+
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return -1;
+        if (n == 0)
+            break;
+        got += (size_t)n;
+    }
+    return (ssize_t)got;
+}
+
+int sp_config_file_read(const char *path, bool must_exist, struct sp_config *config, char *why,
+                        size_t why_size)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    char *text = NULL;
+    ssize_t size;
+    int err = -1;
+
+    if (fd < 0 && errno == ENOENT && !must_exist)
+        return 0;
+    if (fd < 0) {
+        snprintf(why, why_size, "cannot read %s: %s", path, strerror(errno));
+        return -1;
+    }
+    if (check_file(path, fd, why, why_size))
+        goto out;
+    text = malloc(SP_CONFIG_FILE_MAX);
+    size = text ? read_all(fd, text, SP_CONFIG_FILE_MAX) : -1;
+    if (size < 0)
+        snprintf(why, why_size, "cannot read %s: %s", path, strerror(errno));
+    else
+        err = sp_config_parse(path, text, (size_t)size, config, why, why_size);
+out:
+    free(text);
+    close(fd);
+    return err;
+}
