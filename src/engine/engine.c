@@ -5,6 +5,7 @@
 #include "types.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 /* Scans in a row that look at nothing and do not finish, before the next mm gets its turn. */
 #define SP_EMPTY_ANSWERS 16u
@@ -295,7 +296,9 @@ void sp_engine_mm_counters(const struct sp_mm *mm, struct sp_mm_counters *out)
         .tracked = mm->tracked,
         .sites = mm->sites,
         .candidates = mm->candidates,
+        .met = mm->met,
         .mappings = mm->mappings,
         .mappings_budget = mm->mappings_budget,
     };
+    memcpy(out->refused, mm->refused, sizeof(out->refused));
 }

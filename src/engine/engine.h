@@ -3,8 +3,8 @@
  * The engine: decides what merges with what. One engine is one domain.
  *
  * What exists. An **mm** is one address space. For each of its tracked pages there is one **rmap
- * item**: nothing known, candidate (its fingerprint stands in the table of candidates), or site of
- * a frame. A **stable node** is a frame with its fingerprint and its number of sites. The
+ * item**: nothing known, candidate (its fingerprint stands in the table of candidates), site of a
+ * frame, or refused (it was not merged, for a reason that is kept until it is reported again). A **stable node** is a frame with its fingerprint and its number of sites. The
  * **cursor** goes round the mms (K2).
  *
  * Two tables, one of which may be wrong. Stable nodes are found by a fingerprint of bytes that
@@ -108,10 +108,28 @@ void sp_engine_set_max_kernel_pages(struct sp_engine *engine, uint64_t pages);
 
 void sp_engine_counters(const struct sp_engine *engine, struct sp_engine_counters *out);
 
+/* Why a page that was reported quiet is neither a site nor a candidate. */
+enum sp_refusal {
+    SP_REFUSED_CHANGED,    /* its bytes changed before the merge */
+    SP_REFUSED_PINNED,     /* device or kernel I/O refers to it (K6) */
+    SP_REFUSED_GONE,       /* could not be reached: gone, or its mapping is being changed */
+    SP_REFUSED_FORK,       /* fork shares it, and replacing it would save nothing (K8) */
+    SP_REFUSED_ATTRIBUTES, /* the mapping would lose some (K17) */
+    SP_REFUSED_MAPPINGS,   /* the mm has no mapping left for it */
+    SP_REFUSED_SHORT_RUN,  /* it has, but few, and keeps them for longer runs */
+    SP_REFUSED_LIMIT,      /* max_kernel_pages (K10) */
+    SP_REFUSED_MEMORY,     /* memory was short: the kernel's, the pool's or the engine's */
+    SP_REFUSED_LIKE,       /* the page it equals could not be merged, and waits as a candidate */
+    SP_REFUSALS
+};
+
+/* All are numbers of pages at present, not of events. */
 struct sp_mm_counters {
     uint64_t tracked;
     uint64_t sites;      /* pages of this mm that map frames */
     uint64_t candidates; /* pages waiting for a partner */
+    uint64_t met;        /* candidates that met an equal page, which could not be merged */
+    uint64_t refused[SP_REFUSALS];
     uint32_t mappings, mappings_budget;
 };
 void sp_engine_mm_counters(const struct sp_mm *mm, struct sp_mm_counters *out);

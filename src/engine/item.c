@@ -100,8 +100,12 @@ static uint32_t sp_chunk_number(struct sp_engine *engine)
 
 static bool sp_chunk_worth(const struct sp_mm *mm)
 {
+    uint64_t items = mm->sites + mm->candidates;
+
+    for (unsigned i = 0; i < SP_REFUSALS; i++)
+        items += mm->refused[i];
     return mm->nchunks < SP_CHUNKS_FREE ||
-           mm->sites + mm->candidates >= (uint64_t)(mm->nchunks - SP_CHUNKS_FREE) * SP_CHUNK_FILL;
+           items >= (uint64_t)(mm->nchunks - SP_CHUNKS_FREE) * SP_CHUNK_FILL;
 }
 
 static struct sp_chunk *sp_chunk_add(struct sp_mm *mm, uint32_t at, uint64_t base, bool must)
@@ -180,10 +184,14 @@ void sp_item_forget(struct sp_engine *engine, uint32_t item)
     case SP_ITEM_CANDIDATE:
         sp_table_remove(engine, &engine->candidates, &sp_candidates, item);
         chunk->mm->candidates--;
+        chunk->mm->met -= sp_item(engine, item)->met;
         break;
     case SP_ITEM_SITE:
         sp_stable_site_removed(engine, (sp_frame)sp_item_key(engine, item));
         chunk->mm->sites--;
+        break;
+    case SP_ITEM_REFUSED:
+        chunk->mm->refused[sp_item_key(engine, item)]--;
         break;
     }
     sp_item(engine, item)->state = SP_ITEM_UNKNOWN;
@@ -215,6 +223,7 @@ static void sp_item_set(struct sp_engine *engine, uint32_t item, enum sp_item_st
     struct sp_item *at = sp_item(engine, item);
 
     at->state = state & 3;
+    at->met = 0;
     at->key_low = (uint32_t)key;
     at->key_high = key >> 32 & (SP_ITEM_KEY_MASK >> 32);
 }
@@ -248,6 +257,26 @@ bool sp_item_set_candidate(struct sp_engine *engine, uint32_t item, uint64_t fin
     chunk->used++;
     chunk->mm->candidates++;
     return true;
+}
+
+void sp_item_set_met(struct sp_engine *engine, uint32_t item)
+{
+    struct sp_item *at = sp_item(engine, item);
+
+    if (at->state != SP_ITEM_CANDIDATE || at->met)
+        return;
+    at->met = 1;
+    sp_item_mm(engine, item)->met++;
+}
+
+void sp_item_refuse(struct sp_engine *engine, uint32_t item, enum sp_refusal why)
+{
+    struct sp_chunk *chunk = sp_item_chunk(engine, item);
+
+    sp_item_forget(engine, item);
+    sp_item_set(engine, item, SP_ITEM_REFUSED, why);
+    chunk->used++;
+    chunk->mm->refused[why]++;
 }
 
 bool sp_item_is_other_candidate(const struct sp_engine *engine, uint32_t item, uint64_t fingerprint)

@@ -132,12 +132,16 @@ static void sp_match_page(struct sp_engine *engine, uint32_t i)
     if (partner == plan->item)
         return;
     if (partner == SP_NONE) {
-        if (!sp_item_set_candidate(engine, plan->item, plan->hash.lo))
+        if (!sp_item_set_candidate(engine, plan->item, plan->hash.lo)) {
+            sp_item_refuse(engine, plan->item, SP_REFUSED_MEMORY);
             sp_policy_retry_later(batch->mm);
+        }
     } else if (sp_match_room(engine, 1)) {
         sp_match_join(plan, (uint16_t)batch->njobs);
         sp_match_add_job(batch, &plan->hash, true)->partner = partner;
     } else {
+        sp_item_refuse(engine, plan->item, SP_REFUSED_LIMIT);
+        sp_item_set_met(engine, partner);
         sp_policy_retry_later(batch->mm);
     }
 }
@@ -218,7 +222,8 @@ static void sp_match_load(struct sp_engine *engine, const struct sp_scan *scan)
         frame = sp_item_frame(batch->mm, page->addr);
         if (frame && sp_stable_holds(engine, frame, page->hash.lo))
             continue;
-        if (frame || sp_item_is_other_candidate(engine, item, page->hash.lo))
+        if (frame || sp_item_state(engine, item) == SP_ITEM_REFUSED ||
+            sp_item_is_other_candidate(engine, item, page->hash.lo))
             sp_item_forget(engine, item);
         *plan = (struct sp_plan){.addr = page->addr,
                                  .hash = page->hash,

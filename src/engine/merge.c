@@ -42,7 +42,8 @@ static void sp_fill_accept(struct sp_engine *engine, uint32_t plan, sp_frame fra
     engine->ops->frame_free_unused(engine->ctx, frame, 1);
     if (ok)
         return;
-    sp_item_forget(engine, source->item); /* it changed: it will be reported when it is quiet */
+    /* It will be reported when it is quiet. */
+    sp_item_refuse(engine, source->item, SP_REFUSED_CHANGED);
     source->kind = SP_PLAN_NOTHING;
 }
 
@@ -57,8 +58,11 @@ static void sp_fill_run(struct sp_engine *engine, uint32_t first, uint32_t n)
     for (; n; first += got, n -= got) {
         sp_frame frame = engine->ops->frame_alloc(engine->ctx, n, &got);
 
-        if (!frame)
+        if (!frame) {
+            for (uint32_t i = 0; i < n; i++)
+                batch->job[batch->plan[first + i].job].no_frame = true;
             return;
+        }
         sp_assert(got >= 1 && got <= n);
         for (unsigned i = 0; i < got; i++) {
             want[i] = batch->plan[first + i].hash;
@@ -120,12 +124,27 @@ static bool sp_merge_ask(struct sp_engine *engine, struct sp_target *target, uin
     return true;
 }
 
+static enum sp_refusal sp_merge_refusal(uint8_t result)
+{
+    static const enum sp_refusal why[] = {
+        [SP_CHANGED] = SP_REFUSED_CHANGED,
+        [SP_PINNED] = SP_REFUSED_PINNED,
+        [SP_GONE] = SP_REFUSED_GONE,
+        [SP_SHARED_BY_FORK] = SP_REFUSED_FORK,
+        [SP_ATTRIBUTES] = SP_REFUSED_ATTRIBUTES,
+        [SP_OUT_OF_MAPPINGS] = SP_REFUSED_MAPPINGS,
+        [SP_OUT_OF_MEMORY] = SP_REFUSED_MEMORY,
+    };
+
+    return why[result];
+}
+
 /* The page is not merged for a reason of its own. */
 static void sp_merge_reject(struct sp_engine *engine, uint32_t item, uint8_t result)
 {
     struct sp_mm *mm = sp_item_mm(engine, item);
 
-    sp_item_forget(engine, item);
+    sp_item_refuse(engine, item, sp_merge_refusal(result));
     if (result == SP_CHANGED || result == SP_GONE || result == SP_ATTRIBUTES)
         return;
     sp_policy_retry_later(mm);
@@ -315,14 +334,30 @@ static void sp_merge_break_fork(struct sp_engine *engine)
 
 /* ---- 5. undo ---- */
 
+/* The page found its like, but both could not be merged: it waits for a third as a candidate; or,
+ * if its like waits as one, it is refused, for the reason why. */
+static void sp_merge_wait(struct sp_engine *engine, uint32_t item, const struct sp_hash *hash,
+                          enum sp_refusal why)
+{
+    uint32_t candidate;
+
+    if (!sp_item_set_candidate(engine, item, hash->lo)) {
+        candidate = sp_item_candidate(engine, hash->lo);
+        if (candidate != SP_NONE)
+            sp_item_set_met(engine, candidate);
+        sp_item_refuse(engine, item, candidate == SP_NONE ? SP_REFUSED_MEMORY : why);
+        sp_policy_retry_later(sp_item_mm(engine, item));
+    }
+    sp_item_set_met(engine, item);
+}
+
 /* The first is un-merged: it is the candidate again that it was. */
 static void sp_undo_one(struct sp_engine *engine, const struct sp_target *target)
 {
     struct sp_job *job = sp_target_job(engine, target);
 
     sp_item_forget(engine, target->item);
-    if (!sp_item_set_candidate(engine, target->item, job->hash.lo))
-        sp_policy_retry_later(target->mm);
+    sp_merge_wait(engine, target->item, &job->hash, SP_REFUSED_LIKE);
     engine->undone++;
     if (job->maybe_mapped)
         return;
@@ -395,6 +430,15 @@ static void sp_merge_return_frames(struct sp_engine *engine)
     }
 }
 
+static enum sp_refusal sp_merge_settled(const struct sp_engine *engine, const struct sp_plan *plan)
+{
+    const struct sp_job *job = &engine->batch.job[plan->job];
+
+    if (!job->no_frame)
+        return SP_REFUSED_LIKE;
+    return engine->max_kernel_pages ? SP_REFUSED_LIMIT : SP_REFUSED_MEMORY;
+}
+
 static void sp_merge_settle(struct sp_engine *engine)
 {
     struct sp_batch *batch = &engine->batch;
@@ -405,8 +449,7 @@ static void sp_merge_settle(struct sp_engine *engine)
         if (plan->kind != SP_PLAN_SETTLE &&
             (plan->kind != SP_PLAN_JOB || plan->result != SP_NOT_ASKED))
             continue;
-        if (!sp_item_set_candidate(engine, plan->item, plan->hash.lo))
-            sp_policy_retry_later(batch->mm);
+        sp_merge_wait(engine, plan->item, &plan->hash, sp_merge_settled(engine, plan));
     }
     if (batch->mm_failed)
         sp_policy_retry_later(batch->mm);

@@ -85,6 +85,26 @@ static void sp_policy_find_runs(struct sp_engine *engine)
     }
 }
 
+/* Why a run of this mm was too short. */
+static enum sp_refusal sp_policy_refusal(const struct sp_mm *mm)
+{
+    return sp_policy_shortest_run(mm) == UINT32_MAX ? SP_REFUSED_MAPPINGS : SP_REFUSED_SHORT_RUN;
+}
+
+/* One page of a run that is too short. As a candidate it stays one, for who has mappings left. */
+static void sp_policy_decline(struct sp_engine *engine, struct sp_plan *plan)
+{
+    const struct sp_batch *batch = &engine->batch;
+
+    if (plan->kind == SP_PLAN_JOB && batch->job[plan->job].partner != SP_NONE)
+        sp_item_set_met(engine, batch->job[plan->job].partner);
+    if (sp_item_state(engine, plan->item) == SP_ITEM_CANDIDATE)
+        sp_item_set_met(engine, plan->item);
+    else
+        sp_item_refuse(engine, plan->item, sp_policy_refusal(batch->mm));
+    plan->kind = SP_PLAN_NOTHING;
+}
+
 /* Long runs choose first. */
 static void sp_policy_apply_scanned(struct sp_engine *engine)
 {
@@ -97,7 +117,7 @@ static void sp_policy_apply_scanned(struct sp_engine *engine)
                 batch->plan[i].run = 0;
     for (uint32_t i = 0; i < batch->nplans; i++) {
         for (uint32_t k = 0; k < batch->plan[i].run; k++)
-            batch->plan[i + k].kind = SP_PLAN_NOTHING;
+            sp_policy_decline(engine, &batch->plan[i + k]);
         if (batch->plan[i].run)
             sp_policy_retry_later(batch->mm);
     }
@@ -119,7 +139,7 @@ static bool sp_policy_partner_continues(const struct sp_engine *engine, uint32_t
 static void sp_policy_drop_partner(struct sp_engine *engine, struct sp_job *job)
 {
     sp_policy_retry_later(sp_item_mm(engine, job->partner));
-    sp_item_forget(engine, job->partner);
+    sp_item_refuse(engine, job->partner, sp_policy_refusal(sp_item_mm(engine, job->partner)));
     job->partner = SP_NONE;
     if (job->npages > 1)
         return;

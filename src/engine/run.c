@@ -94,6 +94,7 @@ static int sp_unmerge_finish(struct sp_engine *engine)
 {
     for (struct sp_mm *mm = engine->first; mm; mm = mm->next) {
         sp_item_forget_range(mm, 0, UINT64_MAX, SP_ITEM_CANDIDATE);
+        sp_item_forget_range(mm, 0, UINT64_MAX, SP_ITEM_REFUSED);
         mm->from = 0;
         mm->restart = true;
     }

@@ -13,7 +13,7 @@
  * while it waits for its like, and 21 to 22.3 once it shares a frame with one other page, which is
  * the worst case (bookkeeping_is_at_most_24_bytes_a_page; where chunks are full).
  *
- * What is kept of a hash, and compared when a page is looked up: its lo; of a candidate, 62 bits of
+ * What is kept of a hash, and compared when a page is looked up: its lo; of a candidate, 61 bits of
  * that. More would buy nothing: chance makes no two contents agree in so much, and against clients,
  * who know the seed, the other half of a hash that is not cryptographic is no guard either. Such a
  * pair costs a merge that is answered SP_CHANGED, once for each report of the page, and never
@@ -48,16 +48,18 @@ enum sp_item_state {
     SP_ITEM_UNKNOWN = 0,   /* nothing is known of the page */
     SP_ITEM_CANDIDATE = 1, /* key is the fingerprint, link the chain in the candidates' table */
     SP_ITEM_SITE = 2,      /* key is the frame */
+    SP_ITEM_REFUSED = 3,   /* key is an enum sp_refusal: for explain, nothing is decided by it */
 };
 
-/* The key, 62 bits, in two parts: one number of 64 bits would cost four bytes of padding. */
+/* The key, 61 bits, in two parts: one number of 64 bits would cost four bytes of padding. */
 struct sp_item {
     uint32_t key_low;
-    uint32_t key_high : 30;
+    uint32_t key_high : 29;
+    uint32_t met : 1; /* a candidate that met its like in vain: for explain, too */
     uint32_t state : 2;
     uint32_t link;
 };
-#define SP_ITEM_KEY_MASK ((UINT64_C(1) << 62) - 1)
+#define SP_ITEM_KEY_MASK ((UINT64_C(1) << 61) - 1)
 
 struct sp_chunk {
     struct sp_mm *mm;
@@ -104,6 +106,8 @@ struct sp_mm {
     uint32_t nchunks, chunk_room;
     uint64_t from; /* where the next scan goes on, 0: a new pass over this mm */
     uint64_t tracked, sites, candidates;
+    uint64_t met;                  /* candidates that are */
+    uint64_t refused[SP_REFUSALS]; /* items in that state, by reason */
     uint32_t mappings, mappings_budget;
     uint32_t empty_answers; /* scans in a row that looked at nothing and did not finish */
     uint32_t retry_wait;    /* passes left until pages that were passed over are asked for again */
@@ -153,6 +157,7 @@ struct sp_job {
     uint8_t partner_result;
     bool mapped;       /* some site mapped it: it goes by frame_forget, not by frame_free_unused */
     bool maybe_mapped; /* an answer was lost: the frame stays until the sweep */
+    bool no_frame;     /* the pool had none, or K10 left none */
     bool both_forked;  /* fork shares both, but not with one another: they lie at two addresses */
 };
 
@@ -288,8 +293,13 @@ void sp_item_forget_range(struct sp_mm *mm, uint64_t start, uint64_t end, enum s
 /* Makes the page a site of a live node (K11, K12). */
 void sp_item_set_site(struct sp_engine *engine, uint32_t item, sp_frame frame);
 /* Makes the page a candidate (K5). False if one with this fingerprint exists, or there is no room:
- * the page is unknown then. Of fingerprints, here and below, the low 62 bits count. */
+ * the page is unknown then. Of fingerprints, here and below, the low 61 bits count. */
 bool sp_item_set_candidate(struct sp_engine *engine, uint32_t item, uint64_t fingerprint);
+/* Notes of a candidate that it met an equal page and both could not be merged. Of others: nothing.
+ */
+void sp_item_set_met(struct sp_engine *engine, uint32_t item);
+/* Makes the page a refused one: not merged for this reason. A candidate is none any more. */
+void sp_item_refuse(struct sp_engine *engine, uint32_t item, enum sp_refusal why);
 /* The page is a candidate with another fingerprint. */
 bool sp_item_is_other_candidate(const struct sp_engine *engine, uint32_t item,
                                 uint64_t fingerprint);

@@ -372,6 +372,7 @@ void fake_check(struct fake_world *world)
     struct sp_engine *engine = world->engine;
     uint32_t *sites = calloc(world->nframes, sizeof(*sites));
     uint64_t candidates = 0, nsites = 0, mm_sites = 0, mm_candidates = 0;
+    uint64_t met = 0, refused = 0, mm_met = 0, mm_refused = 0;
 
     assert_non_null(sites);
     for (uint32_t c = 0; c < engine->nchunks; c++) {
@@ -381,6 +382,8 @@ void fake_check(struct fake_world *world)
         for (uint32_t i = 0; chunk && i < SP_CHUNK_PAGES; i++) {
             used += chunk->item[i].state != SP_ITEM_UNKNOWN;
             candidates += chunk->item[i].state == SP_ITEM_CANDIDATE;
+            met += chunk->item[i].state == SP_ITEM_CANDIDATE && chunk->item[i].met;
+            refused += chunk->item[i].state == SP_ITEM_REFUSED;
             if (chunk->item[i].state == SP_ITEM_CANDIDATE)
                 assert_int_equal(sp_item_candidate(engine, sp_item_key(engine, first + i)),
                                  first + i);
@@ -398,7 +401,12 @@ void fake_check(struct fake_world *world)
     for (const struct sp_mm *mm = engine->first; mm; mm = mm->next) {
         mm_sites += mm->sites;
         mm_candidates += mm->candidates;
+        mm_met += mm->met;
+        for (unsigned i = 0; i < SP_REFUSALS; i++)
+            mm_refused += mm->refused[i];
     }
+    assert_int_equal(met, mm_met);
+    assert_int_equal(refused, mm_refused);
     assert_int_equal(candidates, engine->candidates.count);
     assert_int_equal(candidates, mm_candidates);
     assert_int_equal(nsites, mm_sites);
