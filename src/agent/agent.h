@@ -86,6 +86,7 @@ struct sp_agent {
     uint64_t ranges_at_us; /* when, and how long it took */
     uint64_t ranges_cost_us;
     uint64_t tracked;
+    uint64_t left[SP_LEFT_KINDS]; /* bytes that are not tracked, by reason */
     uint32_t all_mappings; /* of this address space */
     uint32_t own_mappings; /* of them the program's: merging's not counted */
     uint32_t mappings;     /* that merging uses */
@@ -188,6 +189,9 @@ struct sp_report_out {
     struct sp_run gone[SP_REPORT_RUNS];
 };
 void sp_track_scan(const struct sp_scan_ask *ask, struct sp_report_out *out);
+/* Adds up what the tracked pages from `from` on are at present, so many of them as take some ten
+ * milliseconds; out->next says where to go on. */
+void sp_track_explain(uint64_t from, struct sp_explained *out);
 /* Notes that pages are not tracked any more, for the next report. */
 void sp_track_gone(uint64_t addr, uint64_t end);
 

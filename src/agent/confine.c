@@ -54,6 +54,7 @@ static struct sock_filter filter[] = {
     ALLOW_NR(__NR_clock_gettime),
     ALLOW_NR(__NR_clock_nanosleep),
     ALLOW_NR(__NR_sched_yield),
+    ALLOW_NR(__NR_get_mempolicy),
     ALLOW_NR(__NR_exit),
     ALLOW_NR(__NR_exit_group),
     ALLOW_NR(__NR_rt_sigreturn),

@@ -40,6 +40,10 @@ struct sp_pm_scan_arg {
 #define SP_PAGE_PFNZERO (1u << 5)
 #define SP_PAGE_HUGE (1u << 6)
 
+/* <linux/mempolicy.h>, whose enums are not all needed */
+#define SP_MPOL_DEFAULT 0
+#define SP_MPOL_F_ADDR 2
+
 #define SP_MADV_POPULATE_READ 22
 #define SP_MADV_POPULATE_WRITE 23
 

@@ -4,6 +4,7 @@
 #include "agent.h"
 #include "mem.h"
 #include "sys.h"
+#include "wire.h"
 
 #define BUFFER 65536u
 
@@ -22,16 +23,38 @@ static bool flag_kept(const char *f)
     return false;
 }
 
+static uint8_t why_not_kept(const char *f)
+{
+    static const struct {
+        char flag[3];
+        uint8_t left;
+    } known[] = {
+        {"lo", SP_LEFT_LOCKED},      {"wf", SP_LEFT_WIPEONFORK},  {"dc", SP_LEFT_DONTFORK},
+        {"dd", SP_LEFT_DONTDUMP},    {"sl", SP_LEFT_SEALED},      {"ht", SP_LEFT_HUGETLB},
+        {"sr", SP_LEFT_READ_ADVICE}, {"rr", SP_LEFT_READ_ADVICE}, {"gd", SP_LEFT_STACK},
+        {"um", SP_LEFT_USERFAULTFD}, {"ui", SP_LEFT_USERFAULTFD}, {"io", SP_LEFT_DEVICE},
+        {"pf", SP_LEFT_DEVICE},
+    };
+
+    for (unsigned i = 0; i < sizeof(known) / sizeof(known[0]); i++)
+        if (known[i].flag[0] == f[0] && known[i].flag[1] == f[1])
+            return known[i].left;
+    return SP_LEFT_OTHER_FLAG;
+}
+
 static void read_flags(struct sp_mapping *m, const char *p, const char *end)
 {
-    m->merge_keeps = true;
+    m->merge_keeps = !m->lost; /* a key stands in a line before */
     while (p + 1 < end) {
         if (*p == ' ') {
             p++;
             continue;
         }
-        if (!flag_kept(p))
+        if (!flag_kept(p)) {
             m->merge_keeps = false;
+            if (!m->lost)
+                m->lost = why_not_kept(p);
+        }
         if (p[0] == 'm' && p[1] == 'g')
             m->advised = true;
         if (p[0] == 'u' && p[1] == 'w')
@@ -73,6 +96,8 @@ static bool read_head(struct sp_mapping *m, const char *p, const char *end)
         p++;
     m->named = p < end && !(end - p >= 6 && sp_starts(p, "[heap]")) &&
                !(end - p >= 6 && sp_starts(p, "[anon:"));
+    m->stack = end - p >= 6 && sp_starts(p, "[stack");
+    m->special = m->named && *p == '[' && !m->stack;
     return true;
 }
 
@@ -106,6 +131,13 @@ int sp_maps_read(bool (*fn)(void *arg, const struct sp_mapping *m), void *arg)
                 break;
             if (is_head(p, eol)) {
                 have = read_head(&m, p, eol);
+            } else if (have && eol - p > 14 && sp_starts(p, "ProtectionKey:")) {
+                const char *number = p + 14;
+
+                while (number < eol && *number == ' ')
+                    number++;
+                if (sp_parse_dec(&number, eol))
+                    m.lost = SP_LEFT_KEYED;
             } else if (have && eol - p > 8 && sp_starts(p, "VmFlags:")) {
                 read_flags(&m, p + 8, eol);
                 have = false;

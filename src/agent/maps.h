@@ -11,7 +11,9 @@ struct sp_mapping {
     uint64_t start, end, offset, inode;
     bool readable, writable, executable, shared;
     bool named;      /* a file, [stack], [vdso]: anything but [heap] and [anon:…] */
-    bool merge_keeps; /* every flag is one that a merge keeps (K17) */
+    bool stack, special; /* of the named ones: [stack]; [vdso] and the like */
+    bool merge_keeps; /* every flag is one that a merge keeps (K17), and there is no key */
+    uint8_t lost; /* if not: enum sp_left of the first that is not */
     bool advised;    /* MADV_MERGEABLE */
     bool tracked;    /* registered for write tracking: ours, as far as we know */
     bool noreserve, no_huge, huge; /* nr, nh, hg */

@@ -35,6 +35,7 @@ struct build {
     bool keep; /* however small: advised, or with sites in it */
     uint32_t n, mappings, pool_mappings;
     uint64_t tracked;
+    uint64_t left[SP_LEFT_KINDS];
 };
 
 static uint64_t total_vm(void)
@@ -101,13 +102,54 @@ static uint64_t behind_stacks(const struct sp_mapping *m)
     return at > m->start ? at : m->end;
 }
 
-static bool is_eligible(const struct sp_mapping *m)
+/*
+ * Has the program bound this memory to nodes (K17)? A frame's mapping would have no policy. What a
+ * call of mbind() does from now on the gate notes. The policy of the whole process (set_mempolicy)
+ * is no matter: a private page that a write to a site makes follows it, and where frames lie is the
+ * daemon's choice. A kernel without NUMA does not know the call, and has no policies.
+ */
+static bool is_bound(const struct sp_mapping *m)
 {
-    if (m->shared || m->named || m->inode || !m->readable || !m->writable || m->executable)
-        return false;
-    if (!m->merge_keeps || is_ours(m) || is_released(m))
-        return false;
-    return sp_agent.all || sp_gate.advise_all || is_advised(m);
+    int mode = 0;
+    long ret = sp_sys(__NR_get_mempolicy, &mode, 0, 0, m->start, SP_MPOL_F_ADDR);
+
+    return !sp_is_err(ret) && mode != SP_MPOL_DEFAULT;
+}
+
+/* What kind of memory never is looked at, whatever its flags. */
+static enum sp_left why_not_plain(const struct sp_mapping *m)
+{
+    if (is_ours(m))
+        return SP_LEFT_OURS;
+    if (m->shared)
+        return SP_LEFT_SHARED;
+    if (m->stack)
+        return SP_LEFT_STACK;
+    if (m->special)
+        return SP_LEFT_SPECIAL;
+    if (m->named || m->inode)
+        return SP_LEFT_FILE;
+    if (!m->readable && !m->writable && !m->executable)
+        return SP_LEFT_NO_ACCESS;
+    if (m->executable)
+        return SP_LEFT_EXECUTABLE;
+    return m->readable && m->writable ? SP_LEFT_NOT : SP_LEFT_READ_ONLY;
+}
+
+/* Why a mapping is left alone (K17); SP_LEFT_NOT: it is not. */
+static enum sp_left why_left(const struct sp_mapping *m)
+{
+    enum sp_left left = why_not_plain(m);
+
+    if (left != SP_LEFT_NOT)
+        return left;
+    if (!m->merge_keeps)
+        return (enum sp_left)m->lost;
+    if (is_released(m))
+        return SP_LEFT_USERFAULTFD;
+    if (!sp_agent.all && !sp_gate.advise_all && !is_advised(m))
+        return SP_LEFT_NOT_ADVISED;
+    return is_bound(m) ? SP_LEFT_BOUND : SP_LEFT_NOT;
 }
 
 static void finish_range(struct build *b)
@@ -118,7 +160,11 @@ static void finish_range(struct build *b)
         if (b->n < SP_AGENT_RANGES) {
             sp_agent.range[b->n++] = (struct sp_range){b->start, b->end, b->flags};
             b->tracked += pages;
+        } else {
+            b->left[SP_LEFT_TOO_MANY] += b->end - b->start;
         }
+    } else {
+        b->left[SP_LEFT_SMALL] += b->end - b->start;
     }
     b->start = b->end = b->flags = 0;
     b->keep = false;
@@ -136,15 +182,23 @@ static bool add_mapping(void *arg, const struct sp_mapping *mapping)
     struct sp_mapping cut = *mapping;
     const struct sp_mapping *m = &cut;
     bool pool = m->inode && sp_view_by_inode(m->inode), eligible;
+    enum sp_left left = SP_LEFT_NOT;
 
     if (!pool && m->start == b->guard_end)
         cut.start = behind_stacks(m);
     if (!m->readable && !m->writable)
         b->guard_end = m->end;
-    eligible = !pool && m->start < m->end && is_eligible(m);
+    if (!pool && m->start < m->end)
+        left = why_left(m);
+    eligible = !pool && m->start < m->end && left == SP_LEFT_NOT;
     b->mappings++;
+    b->left[SP_LEFT_STACK] += m->start - mapping->start;
     if (pool && m->shared)
-        return true; /* a view of our own */
+        left = SP_LEFT_OURS; /* a view of our own */
+    if (left != SP_LEFT_NOT)
+        b->left[left] += m->end - m->start;
+    if (pool && m->shared)
+        return true;
     if (pool)
         b->pool_mappings++;
     if (b->end && (m->start != b->end || (!eligible && !pool)))
@@ -249,6 +303,7 @@ bool sp_ranges_refresh(bool force)
     finish_range(&b);
     sp_agent.nranges = b.n;
     sp_agent.tracked = b.tracked;
+    memcpy(sp_agent.left, b.left, sizeof(sp_agent.left));
     sp_agent.mappings = 2 * b.pool_mappings;
     sp_agent.all_mappings = b.mappings;
     sp_agent.own_mappings =

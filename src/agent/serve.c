@@ -96,6 +96,23 @@ static void serve_unmerge(const struct sp_msg *msg, const struct sp_unmerge_ask 
     sp_link_answer(msg, SP_MSG_UNMERGE, &u, sizeof(u));
 }
 
+static void serve_explain(const struct sp_msg *msg, const struct sp_from *ask)
+{
+    static struct sp_explained e;
+
+    memset(&e, 0, sizeof(e));
+    if (ask->from == 0) {
+        sp_ranges_refresh(true);
+        memcpy(e.left, sp_agent.left, sizeof(e.left));
+    }
+    sp_track_explain(ask->from, &e);
+    e.flags = (sp_gate.locks_future ? SP_EXPLAINED_LOCKS_FUTURE : 0) |
+              (sp_agent.gave_back ? SP_EXPLAINED_GAVE_BACK : 0) |
+              (sp_mappings_short() ? SP_EXPLAINED_SHORT : 0) |
+              (sp_agent.stay_unmerged ? SP_EXPLAINED_STAYS : 0);
+    sp_link_answer(msg, SP_MSG_EXPLAIN, &e, sizeof(e));
+}
+
 static size_t body_size(uint16_t type)
 {
     switch (type) {
@@ -103,6 +120,7 @@ static size_t body_size(uint16_t type)
     case SP_MSG_DROP_SEGMENT:
         return sizeof(struct sp_segment);
     case SP_MSG_SITES:
+    case SP_MSG_EXPLAIN:
         return sizeof(struct sp_from);
     case SP_MSG_SCAN:
         return sizeof(struct sp_scan_ask);
@@ -151,6 +169,9 @@ void sp_serve(const struct sp_msg *msg, const uint8_t *body, int fd)
         break;
     case SP_MSG_UNMERGE:
         serve_unmerge(msg, (const void *)body);
+        break;
+    case SP_MSG_EXPLAIN:
+        serve_explain(msg, (const void *)body);
         break;
     case SP_MSG_QUIT:
         done(msg, 0);

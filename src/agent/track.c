@@ -21,6 +21,7 @@
 #define WINDOW_BLOCKS 32u /* that one look at the kernel's bitmap covers */
 #define REGIONS 512u
 #define GONE_MAX 512u
+#define EXPLAIN_BLOCKS 512u /* of one part: 1 GiB */
 
 struct block {
     uint64_t key; /* address >> block shift, plus 1; 0: unused */
@@ -401,6 +402,58 @@ static uint64_t scan_range(uint64_t at, uint64_t end, const struct sp_scan_ask *
         }
     }
     return at;
+}
+
+static enum sp_now kind_of(const struct block *b, uint32_t i, const uint64_t *present,
+                                 const uint64_t *own, const uint64_t *pool)
+{
+    if (get(pool, i))
+        return get(own, i) ? SP_NOW_PRIVATE : SP_NOW_MERGED;
+    if (!get(own, i))
+        return SP_NOW_ABSENT;
+    if (!get(present, i))
+        return SP_NOW_SWAPPED;
+    if (!b)
+        return SP_NOW_NEW;
+    if (get(b->fresh, i))
+        return SP_NOW_CHANGED;
+    if (get(b->pending, i))
+        return SP_NOW_SETTLING;
+    return get(b->hashed, i) ? SP_NOW_REPORTED : SP_NOW_NEW;
+}
+
+/* The pages of [at, end), all of one block. */
+static void explain_block(uint64_t at, uint64_t end, struct sp_explained *out)
+{
+    uint64_t present[BLOCK_WORDS], own[BLOCK_WORDS], pool[BLOCK_WORDS];
+    const struct block *b = find(at, false);
+
+    bitmap_of_own(at, end, present, own);
+    bitmap_of_pool(at, end, pool);
+    for (; at < end; at += sp_agent.page_size)
+        out->page[kind_of(b, index_of(at), present, own, pool)]++;
+}
+
+void sp_track_explain(uint64_t from, struct sp_explained *out)
+{
+    uint64_t size = 1ull << block_shift();
+    uint32_t blocks = 0;
+
+    for (uint32_t i = 0; i < sp_agent.nranges; i++) {
+        const struct sp_range *r = &sp_agent.range[i];
+        uint64_t at = r->start > from ? r->start : from, stop;
+
+        for (; at < r->end; at = stop) {
+            if (blocks++ == EXPLAIN_BLOCKS) {
+                out->next = at;
+                return;
+            }
+            stop = (at & ~(size - 1)) + size;
+            if (stop > r->end)
+                stop = r->end;
+            explain_block(at, stop, out);
+        }
+    }
 }
 
 /* Sorts runs and joins those that touch or overlap: a report is ascending. They are nearly sorted

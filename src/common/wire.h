@@ -5,7 +5,8 @@
  * The model. One SOCK_SEQPACKET connection for each address space (mm) that is merged. The client
  * speaks once, HELLO; from then on the daemon asks and the agent answers, one question at a time,
  * every answer carrying the question's seq. An agent never speaks unasked, so the daemon can wait
- * for an answer with a time limit and needs no thread for it. A packet is one message: a struct
+ * for an answer with a time limit and needs no thread for it. (Before HELLO, on a connection of its
+ * own, a client that gets no userfaultfd from the kernel may ask the daemon for one.) A packet is one message: a struct
  * sp_msg and length bytes of body. Both sides treat what arrives as hostile: magic, type, length
  * and every count are checked against the bytes that came before anything is read (X, "Trust").
  *
@@ -48,6 +49,9 @@ enum sp_msg_type {
     SP_MSG_UNMERGE,      /* daemon: struct sp_unmerge_ask; answer: struct sp_unmerged */
     SP_MSG_QUIT,         /* daemon: no body; answer: DONE; the agent ends between lifts (D5) */
     SP_MSG_DONE,         /* answer: struct sp_done */
+    SP_MSG_EXPLAIN,      /* daemon: struct sp_from; answer: struct sp_explained */
+    SP_MSG_WANT_UFFD,    /* client, instead of HELLO: no body; may it have /dev/userfaultfd? */
+    SP_MSG_UFFD,         /* daemon: no body, one fd: that device; or REFUSE. The connection ends */
 };
 
 struct sp_msg {
@@ -197,6 +201,62 @@ struct sp_unmerged {
 
 struct sp_done {
     int32_t status; /* 0 or a negative errno */
+    uint32_t reserved;
+};
+
+/* What a tracked page is at present: each is one of these. */
+enum sp_now {
+    SP_NOW_MERGED,   /* maps a frame */
+    SP_NOW_PRIVATE,  /* was merged, then written: stays in its mapping of the pool */
+    SP_NOW_ABSENT,   /* no memory: never written, given back, or the kernel's page of zeros */
+    SP_NOW_SWAPPED,
+    SP_NOW_CHANGED,  /* written since the last pass but one */
+    SP_NOW_SETTLING, /* quiet, to be hashed when its turn comes */
+    SP_NOW_NEW,      /* not looked at yet */
+    SP_NOW_REPORTED, /* hashed and reported: what became of it is the daemon's knowledge */
+    SP_NOW_KINDS
+};
+
+/* Why memory is not tracked; what a flag of smaps says (K17) from SP_LEFT_LOCKED on. */
+enum sp_left {
+    SP_LEFT_NOT, /* it is tracked */
+    SP_LEFT_OURS,
+    SP_LEFT_SHARED,
+    SP_LEFT_FILE,
+    SP_LEFT_STACK, /* and thread control blocks */
+    SP_LEFT_SPECIAL,
+    SP_LEFT_NO_ACCESS,
+    SP_LEFT_READ_ONLY,
+    SP_LEFT_EXECUTABLE,
+    SP_LEFT_USERFAULTFD, /* the program's own */
+    SP_LEFT_NOT_ADVISED,
+    SP_LEFT_BOUND, /* to nodes, by mbind */
+    SP_LEFT_SMALL,
+    SP_LEFT_TOO_MANY, /* ranges */
+    SP_LEFT_LOCKED,
+    SP_LEFT_WIPEONFORK,
+    SP_LEFT_DONTFORK,
+    SP_LEFT_DONTDUMP,
+    SP_LEFT_SEALED,
+    SP_LEFT_KEYED, /* a protection key */
+    SP_LEFT_HUGETLB,
+    SP_LEFT_READ_ADVICE, /* MADV_SEQUENTIAL, MADV_RANDOM */
+    SP_LEFT_DEVICE,
+    SP_LEFT_OTHER_FLAG,
+    SP_LEFT_KINDS
+};
+
+/* Why nothing is merged in all of this mm, as far as its agent knows. */
+#define SP_EXPLAINED_LOCKS_FUTURE 0x1u /* mlockall(MCL_FUTURE) is in force */
+#define SP_EXPLAINED_GAVE_BACK 0x2u    /* it ran out of mappings once */
+#define SP_EXPLAINED_SHORT 0x4u        /* it needs its mappings itself */
+#define SP_EXPLAINED_STAYS 0x8u        /* un-merged on request, to stay so */
+
+struct sp_explained {
+    uint64_t next; /* 0: that was all */
+    uint64_t page[SP_NOW_KINDS]; /* tracked pages before next, by kind */
+    uint64_t left[SP_LEFT_KINDS]; /* bytes of the whole mm, by reason; 0 unless from was 0 */
+    uint32_t flags;
     uint32_t reserved;
 };
 
