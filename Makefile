@@ -3,6 +3,7 @@
 #
 #   make            installs what is missing (as root; else says what), builds
 #   make demo       builds, merges the memory of real programs, prints what that saved
+#   make bench      builds, measures samepage beside ksmd (as root); BENCH=name,... ROUNDS=n
 #   make test       builds and runs every test
 #   make install    PREFIX=/usr/local, DESTDIR for packages
 #   make clean      removes the build folders
@@ -10,7 +11,10 @@
 PREFIX ?= /usr/local
 BUILD = build
 
-.PHONY: all deps demo test install clean format format-check
+BENCH ?=
+ROUNDS ?=
+
+.PHONY: all deps demo bench test install clean format format-check
 .NOTPARALLEL:
 
 all: deps
@@ -22,6 +26,11 @@ deps:
 demo: all
 	@scripts/deps.sh --kernel
 	@/usr/bin/python3 demo/demo.py --build $(BUILD)
+
+bench: all
+	@scripts/deps.sh --kernel --bench
+	@/usr/bin/python3 bench/bench.py --build $(BUILD) $(if $(BENCH),--only "$(BENCH)") \
+		$(if $(ROUNDS),--rounds "$(ROUNDS)")
 
 test:
 	@scripts/deps.sh --kernel --tests
