@@ -4,24 +4,12 @@
 #include "agent.h"
 #include "mem.h"
 #include "sys.h"
+#include "vmflags.h"
 #include "wire.h"
 
 #define BUFFER 65536u
 
 static char buffer[BUFFER];
-
-/* The two-letter flags of VmFlags that a mapping of a frame has too, or does not need (K17; the
- * list is DESIGN.md's, with nr, which the frame's mapping is given as well, sd, which means
- * nothing to a program, mg, the advice itself, and uw, our own tracking). */
-static bool flag_kept(const char *f)
-{
-    static const char kept[] = "rd wr mr mw me ac nh hg nr sd mg uw ";
-
-    for (const char *k = kept; *k; k += 3)
-        if (k[0] == f[0] && k[1] == f[1])
-            return true;
-    return false;
-}
 
 static uint8_t why_not_kept(const char *f)
 {
@@ -50,7 +38,7 @@ static void read_flags(struct sp_mapping *m, const char *p, const char *end)
             p++;
             continue;
         }
-        if (!flag_kept(p)) {
+        if (!sp_vmflag_kept(p)) {
             m->merge_keeps = false;
             if (!m->lost)
                 m->lost = why_not_kept(p);
