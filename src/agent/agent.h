@@ -116,7 +116,8 @@ void sp_agent_main(bool forked) __attribute__((noreturn));
 
 /* setup.c */
 int sp_setup_arena(void);
-/* Opens the userfaultfds; returns 0, or a negative errno with the reason in why. */
+/* Opens the userfaultfds; returns 0, or a negative errno with the reason in why: -EAGAIN if only a
+ * daemon could give them, and none answers. */
 int sp_setup_uffd(char *why, size_t why_size);
 int sp_setup_proc(char *why, size_t why_size);
 /* Registers wait page and staging with the userfaultfd. */
@@ -143,6 +144,9 @@ bool sp_program_here(void);
 /* Connects and says HELLO; waits for WELCOME at most a second. 0, or a negative errno with why. */
 int sp_link_join(uint32_t flags, char *why, size_t why_size);
 void sp_link_drop(void);
+/* Asks the daemon for the descriptor of /dev/userfaultfd, on a connection of its own: before HELLO.
+ * The descriptor, or a negative errno with why: -EAGAIN if no daemon answers. */
+int sp_link_want_uffd(char *why, size_t why_size);
 /* Receives one packet into buf: its length, 0 for end of file, or a negative errno. *fd is a
  * descriptor that came along, or -1. */
 long sp_link_receive(void *buf, size_t size, int *fd);

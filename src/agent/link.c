@@ -141,43 +141,69 @@ static int take_welcome(const struct sp_welcome *w, int fd)
     return 0;
 }
 
-static int wait_welcome(char *why, size_t why_size)
+/* What the daemon answers before it asks. */
+struct reply {
+    struct sp_msg msg;
+    union {
+        struct sp_welcome welcome;
+        struct sp_refuse refuse;
+    };
+};
+
+/* The reply's bytes, -1: none in time, and why. */
+static long receive_reply(struct reply *in, int *fd, struct sp_text *why)
 {
-    struct {
-        struct sp_msg msg;
-        union {
-            struct sp_welcome welcome;
-            struct sp_refuse refuse;
-        };
-    } in;
     struct pollfd p = {.fd = sp_agent.sock, .events = POLLIN};
     struct __kernel_timespec limit = {.tv_sec = JOIN_TIMEOUT_S};
-    struct sp_text text;
-    int fd = -1, ret;
-    long n;
 
-    sp_text_init(&text, why, why_size);
-    n = sp_sys(__NR_ppoll, &p, 1, &limit, 0, 8);
-    if (n <= 0) {
-        sp_text_str(&text, "samepaged does not answer; see \"samepage status\"");
-        return -110;
+    *fd = -1;
+    if (sp_sys(__NR_ppoll, &p, 1, &limit, 0, 8) <= 0) {
+        sp_text_str(why, "samepaged does not answer; see \"samepage status\"");
+        return -1;
     }
-    n = sp_link_receive(&in, sizeof(in), &fd);
-    ret = -71;
-    if (n == (long)(sizeof(in.msg) + sizeof(in.refuse)) && in.msg.type == SP_MSG_REFUSE) {
-        in.refuse.why[sizeof(in.refuse.why) - 1] = 0;
-        sp_text_str(&text, in.refuse.why);
-    } else if (n == (long)(sizeof(in.msg) + sizeof(in.welcome)) &&
-               in.msg.magic == SP_WIRE_MAGIC && in.msg.version == SP_WIRE_VERSION &&
-               in.msg.type == SP_MSG_WELCOME) {
-        return take_welcome(&in.welcome, fd);
-    } else {
-        sp_text_str(&text, "samepaged answered what this version does not understand; are both of "
-                           "the same installation?");
-    }
+    return sp_link_receive(in, sizeof(*in), fd);
+}
+
+/* Is it of this type, with a body of so many bytes? */
+static bool is_reply(const struct reply *in, long n, uint16_t type, size_t length)
+{
+    return n == (long)(sizeof(in->msg) + length) && in->msg.magic == SP_WIRE_MAGIC &&
+           in->msg.version == SP_WIRE_VERSION && in->msg.type == type;
+}
+
+/* A reply that was not hoped for. */
+static void explain_reply(struct reply *in, long n, int fd, struct sp_text *why)
+{
     if (fd >= 0)
         sp_sys(__NR_close, fd);
-    return ret;
+    if (is_reply(in, n, SP_MSG_REFUSE, sizeof(in->refuse))) {
+        in->refuse.why[sizeof(in->refuse.why) - 1] = 0;
+        sp_text_str(why, in->refuse.why);
+    } else {
+        sp_text_str(why, "samepaged answered what this version does not understand; are both of "
+                         "the same installation?");
+    }
+}
+
+static int wait_welcome(struct sp_text *why)
+{
+    struct reply in;
+    int fd;
+    long n = receive_reply(&in, &fd, why);
+
+    if (n < 0)
+        return -110;
+    if (is_reply(&in, n, SP_MSG_WELCOME, sizeof(in.welcome)))
+        return take_welcome(&in.welcome, fd);
+    explain_reply(&in, n, fd, why);
+    return -71;
+}
+
+static void no_daemon(struct sp_text *why)
+{
+    sp_text_str(why, "no samepaged answers at ");
+    sp_text_str(why, sp_agent.socket_path);
+    sp_text_str(why, "; start one, or start the program with \"samepage run\"");
 }
 
 int sp_link_join(uint32_t flags, char *why, size_t why_size)
@@ -185,17 +211,40 @@ int sp_link_join(uint32_t flags, char *why, size_t why_size)
     struct sp_text text;
     int ret = dial();
 
+    sp_text_init(&text, why, why_size);
     if (ret) {
-        sp_text_init(&text, why, why_size);
-        sp_text_str(&text, "no samepaged answers at ");
-        sp_text_str(&text, sp_agent.socket_path);
-        sp_text_str(&text, "; start one, or start the program with \"samepage run\"");
+        no_daemon(&text);
     } else {
         ret = say_hello(flags);
         if (!ret)
-            ret = wait_welcome(why, why_size);
+            ret = wait_welcome(&text);
     }
     if (ret)
         sp_link_drop();
+    return ret;
+}
+
+int sp_link_want_uffd(char *why, size_t why_size)
+{
+    struct sp_msg msg = {.magic = SP_WIRE_MAGIC, .version = SP_WIRE_VERSION,
+                         .type = SP_MSG_WANT_UFFD};
+    struct sp_text text;
+    struct reply in;
+    int fd = -1, ret = -11;
+    long n;
+
+    sp_text_init(&text, why, why_size);
+    if (dial() || sp_is_err(send_packet(&msg, NULL, -1))) {
+        no_daemon(&text);
+    } else {
+        n = receive_reply(&in, &fd, &text);
+        if (n >= 0 && fd >= 0 && is_reply(&in, n, SP_MSG_UFFD, 0)) {
+            ret = fd;
+        } else if (n >= 0) {
+            explain_reply(&in, n, fd, &text);
+            ret = -13;
+        }
+    }
+    sp_link_drop(); /* HELLO goes over a connection of its own */
     return ret;
 }

@@ -14,6 +14,7 @@
 #define LOOK_US 200000u   /* between two looks whether the program is still there */
 #define CLEAN_US 2000u    /* between two tries to clean what mlockall() filled */
 #define REJOIN_US 500000u /* between two tries to find a daemon */
+#define PATIENCE_MS 10000u /* that a forked child's agent waits for a daemon's userfaultfd */
 #define SETTLE_MS 24u     /* that a forked child may take to exec before its agent does anything */
 
 static uint8_t packet[SP_WIRE_MAX];
@@ -175,6 +176,21 @@ static int own_statm(void)
     return (int)sp_sys(__NR_openat, -100, "/proc/self/statm", 02000000);
 }
 
+/* Where the daemon must give the userfaultfd, and none is there now, one may come (D1). */
+static int setup_uffd_patiently(void)
+{
+    char why[256];
+    int ret = sp_setup_uffd(why, sizeof(why));
+
+    for (uint32_t ms = 0; ret == -11 && ms < PATIENCE_MS; ms += REJOIN_US / 1000) {
+        wait_ms(REJOIN_US / 1000);
+        if (!sp_program_here())
+            sp_sys(__NR_exit_group, 0);
+        ret = sp_setup_uffd(why, sizeof(why));
+    }
+    return ret;
+}
+
 static void start_forked(void)
 {
     char why[256];
@@ -196,7 +212,7 @@ static void start_forked(void)
         set_gate_agent(SP_GATE_FILTERED);
         sp_sys(__NR_exit_group, 0);
     }
-    if (sp_setup_uffd(why, sizeof(why)) || sp_setup_areas())
+    if (setup_uffd_patiently() || sp_setup_areas())
         sp_sys(__NR_exit_group, 0);
     sp_track_init();
     sp_link_join(SP_HELLO_FORKED, why, sizeof(why)); /* without a daemon: tried again in the loop */

@@ -17,6 +17,7 @@
 #define AT_CWD (-100)
 #define STACK_PAGES 32u
 #define MADV_NOHUGEPAGE_ADVICE 15
+#define USERFAULTFD_IOC_NEW_NR _IO(0xAA, 0x00)
 
 static uint64_t clock_us(int id)
 {
@@ -62,21 +63,18 @@ int sp_setup_arena(void)
     return 0;
 }
 
-static int open_uffd(uint64_t features)
+/* From the device if there is one (-1: none), else from the kernel. */
+static int open_uffd(int device, uint64_t features)
 {
     struct uffdio_api api = {.api = UFFD_API, .features = features};
-    long fd = sp_sys(__NR_userfaultfd, O_CLOEXEC_FLAG | O_NONBLOCK_FLAG), ret;
+    long fd, ret;
 
-    if (sp_is_err(fd)) {
-        long dev = sp_sys(__NR_openat, AT_CWD, "/dev/userfaultfd", 02000002);
-
-        if (sp_is_err(dev))
-            return (int)fd;
-        fd = sp_sys(__NR_ioctl, dev, _IO(0xAA, 0x00), O_CLOEXEC_FLAG | O_NONBLOCK_FLAG);
-        sp_sys(__NR_close, dev);
-        if (sp_is_err(fd))
-            return (int)fd;
-    }
+    if (device >= 0)
+        fd = sp_sys(__NR_ioctl, device, USERFAULTFD_IOC_NEW_NR, O_CLOEXEC_FLAG | O_NONBLOCK_FLAG);
+    else
+        fd = sp_sys(__NR_userfaultfd, O_CLOEXEC_FLAG | O_NONBLOCK_FLAG);
+    if (sp_is_err(fd))
+        return (int)fd;
     ret = sp_sys(__NR_ioctl, fd, UFFDIO_API, &api);
     if (sp_is_err(ret)) {
         sp_sys(__NR_close, fd);
@@ -85,7 +83,25 @@ static int open_uffd(uint64_t features)
     return (int)fd;
 }
 
-int sp_setup_uffd(char *why, size_t why_size)
+/*
+ * Where userfaultfds come from: the kernel (-1), /dev/userfaultfd, or the same device from the
+ * daemon, if its configuration says so. The descriptor, or below -1 a negative errno, and why.
+ */
+static int uffd_source(char *why, size_t why_size)
+{
+    long fd = sp_sys(__NR_userfaultfd, O_CLOEXEC_FLAG | O_NONBLOCK_FLAG);
+
+    if (!sp_is_err(fd)) {
+        sp_sys(__NR_close, fd);
+        return -1;
+    }
+    fd = sp_sys(__NR_openat, AT_CWD, "/dev/userfaultfd", O_CLOEXEC_FLAG | 02);
+    if (sp_is_err(fd))
+        fd = sp_link_want_uffd(why, why_size);
+    return (int)fd;
+}
+
+static int setup_uffds(int device, char *why, size_t why_size)
 {
     struct sp_text text;
     uint64_t features = SP_UFFD_MOVE | SP_UFFD_WP_ASYNC | SP_UFFD_WP_UNPOPULATED;
@@ -95,27 +111,33 @@ int sp_setup_uffd(char *why, size_t why_size)
     if (sp_agent.test_features)
         features |= 1ull << 62; /* a feature that no kernel has */
 #endif
-    sp_agent.uffd = open_uffd(features);
+    sp_agent.uffd = open_uffd(device, features);
     if (sp_agent.uffd == -95) {
         sp_text_str(&text, "this kernel's userfaultfd cannot move pages (UFFDIO_MOVE); samepage "
                            "needs Linux 6.8 or later");
         return -95;
     }
     if (sp_agent.uffd < 0) {
-        sp_text_str(&text,
-                    sp_agent.uffd == -38
-                        ? "this kernel has no userfaultfd; one built with CONFIG_USERFAULTFD is "
-                          "needed"
-                        : "it may not use userfaultfd; run it as root, set "
-                          "vm.unprivileged_userfaultfd=1, or give its user access to "
-                          "/dev/userfaultfd");
+        sp_text_str(&text, "the kernel makes no userfaultfd for it (too many open files?)");
         return sp_agent.uffd;
     }
-    sp_agent.uffd_sync = open_uffd(SP_UFFD_WP_SHMEM | SP_UFFD_WP_UNPOPULATED);
+    sp_agent.uffd_sync = open_uffd(device, SP_UFFD_WP_SHMEM | SP_UFFD_WP_UNPOPULATED);
     if (sp_agent.uffd_sync < 0)
         sp_text_str(&text, "this kernel's userfaultfd cannot write-protect shared memory; samepage "
                            "needs Linux 6.8 or later");
     return sp_agent.uffd_sync < 0 ? sp_agent.uffd_sync : 0;
+}
+
+int sp_setup_uffd(char *why, size_t why_size)
+{
+    int device = uffd_source(why, why_size), ret;
+
+    if (device < -1)
+        return device;
+    ret = setup_uffds(device, why, why_size);
+    if (device >= 0)
+        sp_sys(__NR_close, device); /* the program is not to make any of its own with it */
+    return ret;
 }
 
 static int open_proc(uint64_t pid, const char *name)

@@ -168,9 +168,12 @@ static int check_answer(struct sp_client *client, struct sp_packet *packet, uint
     return 0;
 }
 
-/* Questions of merging, which can wait. */
+/* Questions of merging can wait; and any can, of one that was slow again and again just now: a long
+ * list of sites, or of pages un-merged, comes in many answers. */
 static bool is_put_off(const struct sp_client *client, uint16_t type, uint64_t now)
 {
+    if (client->slow_serial == client->daemon->serial && client->slow_us > SP_SLOW_TOTAL)
+        return true;
     return now < client->rest_until &&
            (type == SP_MSG_SCAN || type == SP_MSG_FILL || type == SP_MSG_MERGE);
 }
@@ -180,8 +183,13 @@ static void note_slowness(struct sp_client *client, uint64_t asked)
 {
     uint64_t now = sp_now_usecs();
 
-    if (now - asked > SP_SLOW_USECS)
-        client->rest_until = now + (now - asked) * SP_SLOW_REST;
+    if (now - asked <= SP_SLOW_USECS)
+        return;
+    client->rest_until = now + (now - asked) * SP_SLOW_REST;
+    if (client->slow_serial != client->daemon->serial)
+        client->slow_us = 0;
+    client->slow_serial = client->daemon->serial;
+    client->slow_us += now - asked;
 }
 
 int sp_ask(struct sp_client *client, uint16_t type, const void *question, size_t length, int fd,

@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "admit.h"
 #include "answers.h"
 #include "ask.h"
 #include "domain.h"
@@ -312,6 +313,8 @@ void sp_client_hello(struct sp_daemon *daemon, int sock, const struct sp_hello_p
 
     if (packet->size >= sizeof(struct sp_msg))
         seq = ((const struct sp_msg *)packet->packet)->seq;
+    if (!why)
+        why = sp_admit_check(daemon, sock, (pid_t)hello.program_pid);
     if (!why) {
         client = client_of_hello(daemon, sock, packet, &hello);
         if (!client || welcome(client, &hello, seq))

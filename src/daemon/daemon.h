@@ -83,6 +83,7 @@ struct sp_client {
     uint32_t stalls;
     uint64_t join_at; /* CLOCK_MONOTONIC, us: a client that stalls again and again must wait */
     uint64_t rest_until; /* us: it kept the daemon waiting, and is not asked to merge (ask.c) */
+    uint64_t slow_serial, slow_us; /* by slow answers, in the present go of the event loop */
     uint8_t *segments; /* bit by segment id: the client has its descriptor */
     uint32_t segments_size;
     unsigned unmerge_serial; /* of the last unmerge job that did this client */
@@ -107,6 +108,7 @@ struct sp_domain {
     bool pass_done;   /* in the present round */
     bool all_unmerged; /* run 2: nothing left to do */
     uint64_t pass_scanned, pass_looked; /* pages_scanned when the pass began; of the last pass */
+    uint64_t passes, rest_until;        /* turns.h; us */
     uint64_t unmerged; /* pages un-merged, ever */
     /* Frames of merges whose answer was lost: they may be mapped (engine_ops.c). */
     sp_frame *suspect;
@@ -136,6 +138,7 @@ struct sp_daemon {
     uint32_t next_client_id;
     struct sp_domain_list domains;
     struct sp_domain *turn; /* next domain that works */
+    uint64_t round_at;      /* us: turns.h */
     struct sp_pool *pool;
     uint64_t pool_id;
     struct sp_keeper *keeper;
@@ -144,6 +147,7 @@ struct sp_daemon {
     /* passes.c */
     uint64_t quota;      /* pages left to look into before the next sleep */
     uint64_t idle_us;    /* present idle sleep, 0: not idle */
+    uint64_t serial;     /* of this go of the event loop */
     unsigned sweep_tries; /* in a row, for domains without clients */
     bool run2_busy;      /* a client could not be asked while all was un-merged */
     bool off;            /* run goes to 0 when all is un-merged */

@@ -11,6 +11,7 @@
 #include "client.h"
 #include "engine_ops.h"
 #include "log.h"
+#include "turns.h"
 
 static struct sp_domain *domain_find(struct sp_daemon *daemon, const char *full_name)
 {
@@ -77,6 +78,7 @@ static struct sp_domain *domain_new(struct sp_daemon *daemon, const char *full_n
     if (!domain)
         return NULL;
     domain->daemon = daemon;
+    domain->passes = sp_turns_passes_begin(daemon);
     domain->id = id;
     domain->seed = seed;
     snprintf(domain->name, sizeof(domain->name), "%s", full_name);

@@ -12,6 +12,7 @@
 #include "client.h"
 #include "engine_ops.h"
 #include "log.h"
+#include "turns.h"
 
 #define SITES_ANSWERS_MAX 1024u /* of one client: two million runs */
 
@@ -109,11 +110,22 @@ static void join(struct sp_client *client)
     }
     if (client->adopt && adopt_sites(client)) {
         sp_client_remove_mm(client);
+        client->join_at = client->rest_until; /* if it was only slow */
         return; /* marked: stalled or gone, as sp_clients_reap() finds it */
     }
     client->adopt = false;
     client->state = SP_CLIENT_READY;
     domain->all_unmerged = false; /* T3 */
+}
+
+static void join_charged(struct sp_client *client)
+{
+    uint64_t began = sp_now_usecs(), took;
+
+    join(client);
+    took = sp_now_usecs() - began;
+    if (took > SP_SLOW_USECS)
+        sp_turns_charge(client->daemon, client->uid, took);
 }
 
 uint64_t sp_clients_join(struct sp_daemon *daemon)
@@ -122,8 +134,10 @@ uint64_t sp_clients_join(struct sp_daemon *daemon)
     uint64_t now = sp_now_usecs(), due = 0;
 
     TAILQ_FOREACH(client, &daemon->clients, link) {
+        if (client->state == SP_CLIENT_JOINING && client->join_at < client->domain->rest_until)
+            client->join_at = client->domain->rest_until; /* its user had a turn just now */
         if (client->state == SP_CLIENT_JOINING && !client->failed && client->join_at <= now)
-            join(client);
+            join_charged(client);
         if (client->state == SP_CLIENT_JOINING && !client->failed &&
             (due == 0 || client->join_at < due))
             due = client->join_at;

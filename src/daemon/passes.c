@@ -11,6 +11,8 @@
 #include "domain.h"
 #include "engine_ops.h"
 #include "log.h"
+#include "status.h"
+#include "turns.h"
 
 #define STEP_COST     64u     /* pages that a step counts for at least: it costs a message */
 #define IDLE_LOOKED   16u     /* pages looked into in an idle round, or one in a thousand */
@@ -26,7 +28,12 @@ uint64_t sp_now_usecs(void)
     return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
 }
 
-uint64_t sp_passes_quiet(const struct sp_daemon *daemon)
+static bool is_of(uid_t asked, uid_t uid)
+{
+    return asked == SP_EVERYBODY || asked == uid;
+}
+
+uint64_t sp_passes_quiet(const struct sp_daemon *daemon, uid_t uid)
 {
     uint64_t quiet = daemon->empty_rounds;
     const struct sp_domain *domain;
@@ -34,13 +41,13 @@ uint64_t sp_passes_quiet(const struct sp_daemon *daemon)
     bool any = false;
 
     TAILQ_FOREACH(client, &daemon->clients, link) {
-        if (client->state == SP_CLIENT_JOINING)
+        if (client->state == SP_CLIENT_JOINING && is_of(uid, client->uid))
             return 0;
     }
     TAILQ_FOREACH(domain, &daemon->domains, link) {
         struct sp_engine_counters c;
 
-        if (!domain->engine)
+        if (!domain->engine || !is_of(uid, domain->uid))
             continue;
         sp_engine_counters(domain->engine, &c);
         quiet = any && quiet < c.quiet_passes ? quiet : c.quiet_passes;
@@ -49,31 +56,12 @@ uint64_t sp_passes_quiet(const struct sp_daemon *daemon)
     return quiet;
 }
 
-/* The next domain whose pass of this round is not complete; NULL: the round is. */
-static struct sp_domain *next_domain(struct sp_daemon *daemon)
-{
-    struct sp_domain *start = daemon->turn ? daemon->turn : TAILQ_FIRST(&daemon->domains);
-    struct sp_domain *domain = start;
-
-    while (domain) {
-        struct sp_domain *next = TAILQ_NEXT(domain, link);
-
-        if (!next)
-            next = TAILQ_FIRST(&daemon->domains);
-        daemon->turn = next;
-        if (domain->engine && !domain->pass_done)
-            return domain;
-        domain = next != start ? next : NULL;
-    }
-    return NULL;
-}
-
 static void note_pass(struct sp_domain *domain)
 {
     struct sp_engine_counters c;
 
     sp_engine_counters(domain->engine, &c);
-    domain->pass_done = true;
+    sp_turns_pass_done(domain);
     domain->pass_looked = c.pages_scanned - domain->pass_scanned;
     domain->pass_scanned = c.pages_scanned;
 }
@@ -83,6 +71,7 @@ static void step(struct sp_daemon *daemon, struct sp_domain *domain)
     uint32_t budget =
         daemon->quota < SP_REPORT_PAGES ? (uint32_t)daemon->quota : SP_REPORT_PAGES;
     bool done = false;
+    uint64_t began = sp_now_usecs();
     uint64_t looked = sp_engine_step(domain->engine, budget, &done);
 
     sp_engine_call_done(domain);
@@ -91,6 +80,7 @@ static void step(struct sp_daemon *daemon, struct sp_domain *domain)
     daemon->quota -= looked < daemon->quota ? looked : daemon->quota;
     if (done)
         note_pass(domain);
+    sp_turns_charge(daemon, domain->uid, sp_now_usecs() - began);
     sp_clients_reap(daemon); /* may free the domain */
 }
 
@@ -136,12 +126,12 @@ static void end_round(struct sp_daemon *daemon)
         sp_engine_counters(domain->engine, &c);
         tracked += c.pages_tracked;
         looked += domain->pass_looked;
-        domain->pass_done = false;
         any = true;
     }
+    sp_turns_new_round(daemon);
     daemon->full_scans++;
     daemon->empty_rounds = any ? 0 : daemon->empty_rounds + 1;
-    set_idle(daemon, looked <= IDLE_LOOKED + tracked / 1000 && (!any || sp_passes_quiet(daemon) > 1));
+    set_idle(daemon, looked <= IDLE_LOOKED + tracked / 1000 && (!any || sp_passes_quiet(daemon, SP_EVERYBODY) > 1));
     if (daemon->idle_us)
         empty_offers(daemon);
     sp_domains_sweep_live(daemon);
@@ -156,7 +146,7 @@ static uint64_t merge_slice(struct sp_daemon *daemon)
     if (daemon->quota == 0)
         daemon->quota = daemon->config.pages_to_scan;
     while (daemon->quota && sp_now_usecs() < deadline) {
-        struct sp_domain *domain = next_domain(daemon);
+        struct sp_domain *domain = sp_turns_next(daemon);
 
         if (!domain) {
             end_round(daemon);
@@ -244,7 +234,10 @@ static void sweep(struct sp_daemon *daemon, uint64_t *at)
 static int on_pass(sd_event_source *source, uint64_t usec, void *arg)
 {
     struct sp_daemon *daemon = arg;
-    uint64_t at = sp_clients_join(daemon);
+    uint64_t at;
+
+    daemon->serial++;
+    at = sp_clients_join(daemon);
 
     if (sp_control_work(daemon))
         earlier(&at, sp_now_usecs());

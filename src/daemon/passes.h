@@ -26,7 +26,8 @@ void sp_passes_set_run(struct sp_daemon *daemon, enum sp_engine_run run, bool of
 /* K10, for all domains. */
 void sp_passes_set_max_kernel_pages(struct sp_daemon *daemon, uint64_t pages);
 
-/* Whole rounds in a row, up to now, that merged next to nothing. 0 while a client is joining. */
-uint64_t sp_passes_quiet(const struct sp_daemon *daemon);
+/* Whole passes in a row, up to now, that merged next to nothing: of this user's domains, or of all
+ * (SP_EVERYBODY). 0 while a client of them is joining. */
+uint64_t sp_passes_quiet(const struct sp_daemon *daemon, uid_t uid);
 
 #endif

@@ -74,21 +74,21 @@ struct memory {
 
 /* A process that its own user may not look into, a set-user-id program say, is not this client any
  * more. The descriptor's owner is that of the process now. */
-static bool is_clients(const struct sp_client *client, int fd)
+static bool is_clients(uid_t uid, int fd)
 {
     struct stat st;
 
-    return client->uid == 0 || (fstat(fd, &st) == 0 && st.st_uid == client->uid);
+    return uid == 0 || (fstat(fd, &st) == 0 && st.st_uid == uid);
 }
 
-static int open_file(const struct sp_client *client, const char *name)
+static int open_file(pid_t program, uid_t uid, const char *name)
 {
     char path[64];
     struct stat st;
 
-    snprintf(path, sizeof(path), "/proc/%d/%s", (int)client->program, name);
+    snprintf(path, sizeof(path), "/proc/%d/%s", (int)program, name);
     /* Asked before and after: in between it could be another program. */
-    if (client->uid != 0 && stat(path, &st) == 0 && st.st_uid != client->uid) {
+    if (uid != 0 && stat(path, &st) == 0 && st.st_uid != uid) {
         errno = EPERM;
         return -1;
     }
@@ -98,13 +98,24 @@ static int open_file(const struct sp_client *client, const char *name)
 /* 0, or a negative errno. */
 static int open_memory(const struct sp_client *client, struct memory *memory)
 {
-    memory->mem = open_file(client, "mem");
+    memory->mem = open_file(client->program, client->uid, "mem");
     if (memory->mem < 0)
         return -errno;
-    memory->pagemap = open_file(client, "pagemap");
+    memory->pagemap = open_file(client->program, client->uid, "pagemap");
     if (memory->pagemap < 0)
         return -errno;
-    return is_clients(client, memory->mem) && is_clients(client, memory->pagemap) ? 0 : -EPERM;
+    if (!is_clients(client->uid, memory->mem) || !is_clients(client->uid, memory->pagemap))
+        return -EPERM;
+    return 0;
+}
+
+int sp_repair_possible(pid_t program, uid_t uid)
+{
+    int fd = open_file(program, uid, "mem"), err = fd < 0 ? -errno : 0;
+
+    if (fd >= 0)
+        close(fd);
+    return err;
 }
 
 /* 1: this staging page holds a page in the air; 0: it does not; negative: could not be seen. */

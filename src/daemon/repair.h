@@ -18,6 +18,8 @@
  * memory no longer than some milliseconds: a child process does the work (repair.c).
  */
 bool sp_repair(struct sp_client *client);
+/* Whether that could be done for a program of this user: 0, or a negative errno. Asked at HELLO. */
+int sp_repair_possible(pid_t program, uid_t uid);
 /* Once a second: buries children that ended late. */
 void sp_repair_reap(void);
 

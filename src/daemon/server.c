@@ -14,10 +14,13 @@
 
 #include <json-c/json.h>
 
+#include "admit.h"
+#include "answers.h"
 #include "ask.h"
 #include "client.h"
 #include "control.h"
 #include "log.h"
+#include "status.h"
 
 #define BACKLOG      512
 #define ACCEPT_BATCH 64
@@ -90,6 +93,15 @@ void sp_conn_reply(struct sp_conn *conn, struct json_object *object)
     set_events(conn);
 }
 
+/* The packet asks for /dev/userfaultfd. */
+static bool wants_uffd(const struct sp_daemon *daemon, const struct sp_packet *packet)
+{
+    struct sp_msg msg;
+
+    return sp_check_header(daemon->packet, packet->size, &msg) == 0 &&
+           msg.type == SP_MSG_WANT_UFFD && msg.length == 0 && packet->fd < 0;
+}
+
 /* A first packet that is no JSON: a client, or nobody. The connection is over for us. */
 static void become_client(struct sp_conn *conn, const struct sp_packet *packet)
 {
@@ -113,6 +125,11 @@ static void on_packet(struct sp_conn *conn, struct sp_packet *packet)
 {
     const char *data = (const char *)conn->daemon->packet;
 
+    if (!conn->control && wants_uffd(conn->daemon, packet)) {
+        sp_admit_pass_uffd(conn->daemon, conn->fd, ((const struct sp_msg *)data)->seq);
+        conn_free(conn);
+        return;
+    }
     if (!conn->control && data[0] != '{') {
         become_client(conn, packet);
         return;
@@ -158,6 +175,52 @@ static int on_conn(sd_event_source *source, int fd, uint32_t events, void *arg)
     return 0;
 }
 
+/* The connection that a new one may push out, of that user or of everybody: the oldest that said
+ * nothing yet; if there is none, that whose request is the longest ago. NULL: all wait for an
+ * answer. */
+static struct sp_conn *least_missed(struct sp_daemon *daemon, uid_t uid)
+{
+    struct sp_conn *conn, *least = NULL;
+
+    TAILQ_FOREACH(conn, &daemon->conns, link) {
+        if (uid != SP_EVERYBODY && uid != conn->uid)
+            continue;
+        if (!conn->control)
+            return conn;
+        if (conn->wait == SP_WAIT_NOTHING && (!least || conn->heard_at < least->heard_at))
+            least = conn;
+    }
+    return least;
+}
+
+static bool push_out(struct sp_daemon *daemon, uid_t uid)
+{
+    struct sp_conn *conn = least_missed(daemon, uid);
+
+    if (conn)
+        conn_free(conn);
+    return conn != NULL;
+}
+
+static unsigned connections_of(const struct sp_daemon *daemon, uid_t uid)
+{
+    const struct sp_conn *conn;
+    unsigned n = 0;
+
+    TAILQ_FOREACH(conn, &daemon->conns, link)
+        n += conn->uid == uid;
+    return n;
+}
+
+/* Nobody takes more than a share, so that the others find room too. */
+static bool make_room(struct sp_daemon *daemon, uid_t uid)
+{
+    if (sp_admit_is_limited(daemon, uid) &&
+        connections_of(daemon, uid) >= daemon->config.max_connections)
+        return push_out(daemon, uid);
+    return daemon->nconns < SP_MAX_CONNECTIONS || push_out(daemon, SP_EVERYBODY);
+}
+
 static void conn_new(struct sp_daemon *daemon, int fd)
 {
     struct sp_conn *conn = calloc(1, sizeof(*conn));
@@ -166,6 +229,7 @@ static void conn_new(struct sp_daemon *daemon, int fd)
     int on = 1;
 
     if (!conn || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &size) ||
+        !make_room(daemon, cred.uid) ||
         setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on))) {
         free(conn);
         close(fd);
@@ -182,33 +246,6 @@ static void conn_new(struct sp_daemon *daemon, int fd)
         conn_free(conn);
 }
 
-/* The connection that a new one may push out: the oldest that said nothing yet; if there is none,
- * that whose request is the longest ago. NULL: all wait for an answer. */
-static struct sp_conn *least_missed(struct sp_daemon *daemon)
-{
-    struct sp_conn *conn, *least = NULL;
-
-    TAILQ_FOREACH(conn, &daemon->conns, link) {
-        if (!conn->control)
-            return conn;
-        if (conn->wait == SP_WAIT_NOTHING && (!least || conn->heard_at < least->heard_at))
-            least = conn;
-    }
-    return least;
-}
-
-static bool make_room(struct sp_daemon *daemon)
-{
-    struct sp_conn *conn;
-
-    if (daemon->nconns < SP_MAX_CONNECTIONS)
-        return true;
-    conn = least_missed(daemon);
-    if (conn)
-        conn_free(conn);
-    return conn != NULL;
-}
-
 static int on_listen(sd_event_source *source, int listen_fd, uint32_t events, void *arg)
 {
     struct sp_daemon *daemon = arg;
@@ -218,10 +255,7 @@ static int on_listen(sd_event_source *source, int listen_fd, uint32_t events, vo
 
         if (fd < 0)
             break;
-        if (make_room(daemon))
-            conn_new(daemon, fd);
-        else
-            close(fd);
+        conn_new(daemon, fd);
     }
     return 0;
 }

@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "passes.h"
+#include "turns.h"
 
 #define MAPPING_BYTES 270 /* of kernel memory, for one mapping (docs/design.md) */
 
@@ -155,7 +156,7 @@ struct json_object *sp_status_json(struct sp_daemon *daemon, uid_t uid)
     add_u64(to, "pages_sharing", sums.e.pages_sharing);
     add_u64(to, "pages_unshared", sums.e.pages_unshared);
     add_u64(to, "pages_volatile", sums.e.pages_volatile);
-    add_u64(to, "full_scans", daemon->full_scans);
+    add_u64(to, "full_scans", sp_turns_passes(daemon, uid));
     add_u64(to, "pages_scanned", sums.past.pages_scanned);
     add_u64(to, "kernel_pages_allocated", sums.e.pages_shared);
     add_u64(to, "pages_tracked", sums.e.pages_tracked);
@@ -169,7 +170,7 @@ struct json_object *sp_status_json(struct sp_daemon *daemon, uid_t uid)
     add_u64(to, "domains", sums.domains);
     add_u64(to, "processes", sums.processes);
     add_u64(to, "mappings", sums.mappings);
-    add_u64(to, "quiet_passes", sp_passes_quiet(daemon));
+    add_u64(to, "quiet_passes", sp_passes_quiet(daemon, uid));
     add_merges(to, &sums.past);
     add_u64(to, "frames_lingering", sums.pool.frames_lingering);
     add_u64(to, "segments", sums.pool.segments);

@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "turns.h"
+
+#define ROUND_USECS 1000000u /* after so long who is done with a pass may begin another one */
+
+static bool has_work(const struct sp_domain *domain)
+{
+    return domain->engine && !domain->pass_done;
+}
+
+/* In turn; of those that rest the one whose rest ends first, and only if no other has work. */
+static struct sp_domain *pick(struct sp_daemon *daemon, uint64_t now)
+{
+    struct sp_domain *start = daemon->turn ? daemon->turn : TAILQ_FIRST(&daemon->domains);
+    struct sp_domain *domain = start, *resting = NULL;
+
+    while (domain) {
+        struct sp_domain *next = TAILQ_NEXT(domain, link);
+
+        if (!next)
+            next = TAILQ_FIRST(&daemon->domains);
+        if (has_work(domain) && domain->rest_until <= now) {
+            daemon->turn = next;
+            return domain;
+        }
+        if (has_work(domain) && (!resting || domain->rest_until < resting->rest_until))
+            resting = domain;
+        domain = next != start ? next : NULL;
+    }
+    return resting;
+}
+
+/* Who is done need not wait for those who take so long. */
+static bool restart_done(struct sp_daemon *daemon, uint64_t now)
+{
+    struct sp_domain *domain;
+    bool any = false;
+
+    if (now - daemon->round_at < ROUND_USECS)
+        return false;
+    daemon->round_at = now;
+    TAILQ_FOREACH(domain, &daemon->domains, link)
+    {
+        any = any || (domain->engine && domain->pass_done);
+        domain->pass_done = false;
+    }
+    return any;
+}
+
+struct sp_domain *sp_turns_next(struct sp_daemon *daemon)
+{
+    uint64_t now = sp_now_usecs();
+    struct sp_domain *domain = pick(daemon, now);
+
+    if (domain && domain->rest_until > now && restart_done(daemon, now))
+        domain = pick(daemon, now);
+    return domain;
+}
+
+void sp_turns_pass_done(struct sp_domain *domain)
+{
+    domain->pass_done = true;
+    domain->passes++;
+}
+
+void sp_turns_new_round(struct sp_daemon *daemon)
+{
+    struct sp_domain *domain;
+
+    TAILQ_FOREACH(domain, &daemon->domains, link)
+    domain->pass_done = false;
+    daemon->round_at = sp_now_usecs();
+}
+
+void sp_turns_charge(struct sp_daemon *daemon, uid_t uid, uint64_t usecs)
+{
+    uint64_t until = sp_now_usecs() + usecs;
+    struct sp_domain *domain;
+
+    TAILQ_FOREACH(domain, &daemon->domains, link)
+    {
+        if (domain->uid == uid)
+            domain->rest_until = until;
+    }
+}
+
+uint64_t sp_turns_passes_begin(const struct sp_daemon *daemon)
+{
+    const struct sp_domain *domain;
+    uint64_t passes = daemon->full_scans;
+
+    TAILQ_FOREACH(domain, &daemon->domains, link)
+    passes = domain->passes > passes ? domain->passes : passes;
+    return passes;
+}
+
+uint64_t sp_turns_passes(const struct sp_daemon *daemon, uid_t uid)
+{
+    const struct sp_domain *domain;
+    uint64_t passes = UINT64_MAX;
+
+    if (uid == (uid_t)-1)
+        return daemon->full_scans;
+    TAILQ_FOREACH(domain, &daemon->domains, link)
+    {
+        if (domain->engine && domain->uid == uid && domain->passes < passes)
+            passes = domain->passes;
+    }
+    return passes == UINT64_MAX ? daemon->full_scans : passes;
+}
