@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * samepage explain: why pages of a process are not merged. The daemon counts (docs/control.md); here
- * is what each count means and what one can do. Of a process that the daemon does not know, /proc
- * tells why.
+ * samepage explain: why pages of a process are not merged. The daemon counts (docs/control.md);
+ * here is what each count means and what one can do. Of a process that the daemon does not know,
+ * /proc tells why.
  */
 #include "control_client.h"
 
@@ -28,8 +28,9 @@ static const struct reason of_process[] = {
     {"joining", "it has just begun, or was given up for a while; ask again in some seconds"},
     {"stalled", "its agent does not answer; is the process samepage-agent stopped, or the machine "
                 "overloaded?"},
-    {"agent_gone", "its agent has ended: what is merged stays so, nothing more is; start the program "
-                   "anew"},
+    {"agent_gone",
+     "its agent has ended: what is merged stays so, nothing more is; start the program "
+     "anew"},
     {"unmerged_on_request", "it was un-merged on request; \"samepage set run=1\" merges it again"},
     {"locks_future_memory", "mlockall(MCL_FUTURE) is in force in it: locked memory must not wait"},
     {"ran_out_of_mappings", "it ran out of mappings once and was given them back; raise "
@@ -45,7 +46,7 @@ static const struct reason of_pages[] = {
     {"partner_refused", "a page with the same content was found, but could not be merged"},
     {"volatile", "volatile: changed within the last passes, or not quiet for a whole one yet"},
     {"changed_during_merge", "changed while it was to be merged; tried again when it is quiet"},
-    {"pinned", "pinned: device or kernel I/O refers to it (O_DIRECT, io_uring, vmsplice, ...)"},
+    {"pinned", "pinned: device or kernel I/O refers to it (O_DIRECT, io_uring, RDMA, ...)"},
     {"shared_by_fork", "shared by fork already: replacing it would save nothing"},
     {"mappings", "budget: this process has no mappings left for it; raise max_mappings or "
                  "vm.max_map_count"},
@@ -128,7 +129,8 @@ static void print_head(json_object *answer)
     int64_t size = sp_answer_number(answer, "page_size");
     char comm[32], state[32], tracked[32], merged[32];
 
-    printf("%s (pid %" PRId64 "): %s", printable(sp_answer_text(answer, "comm"), comm, sizeof(comm)),
+    printf("%s (pid %" PRId64 "): %s",
+           printable(sp_answer_text(answer, "comm"), comm, sizeof(comm)),
            sp_answer_number(answer, "pid"),
            printable(sp_answer_text(answer, "state"), state, sizeof(state)));
     if (pages)
@@ -266,9 +268,10 @@ static int explain_unknown(uint64_t pid)
     else if (library < 0)
         sp_say("process %" PRIu64 " is not under samepage here, and you may not look into it", pid);
     else if (library)
-        sp_say("process %" PRIu64 " was started under samepage but is not merged here: it is under "
-               "another daemon, its agent could not start or has ended (the program's own line on "
-               "stderr, or the daemon's log, says why), or it gave up rights since; start it anew",
+        sp_say("process %" PRIu64
+               " was started under samepage but is not merged: its agent could not "
+               "start, or has ended (killed, or the program changed its rights), or another daemon "
+               "serves it; what was merged stays so; start it anew",
                pid);
     else
         sp_say("process %" PRIu64 " is not under samepage: start it with \"samepage run\"", pid);

@@ -194,6 +194,28 @@ int sp_check_done(const void *body, size_t length, int32_t *status)
     return 0;
 }
 
+int sp_check_explained(const void *body, size_t length, uint32_t page_size, uint64_t from,
+                       struct sp_explained *out)
+{
+    const uint32_t known = SP_EXPLAINED_LOCKS_FUTURE | SP_EXPLAINED_GAVE_BACK | SP_EXPLAINED_SHORT |
+                           SP_EXPLAINED_STAYS;
+
+    if (length != sizeof(*out))
+        return -EPROTO;
+    memcpy(out, body, sizeof(*out));
+    if (!next_ok(out->next, from, page_size) || (out->flags & ~known))
+        return -EPROTO;
+    for (unsigned i = 0; i < SP_NOW_KINDS; i++) {
+        if (out->page[i] > COUNT_MAX)
+            return -EPROTO;
+    }
+    for (unsigned i = 0; i < SP_LEFT_KINDS; i++) {
+        if (out->left[i] > SP_ADDRESS_END)
+            return -EPROTO;
+    }
+    return 0;
+}
+
 int sp_check_journal(const struct sp_journal *journal, uint32_t page_size)
 {
     if (journal->state != SP_JOURNAL_LIFT || journal->npages > SP_LIFT_PAGES ||

@@ -39,6 +39,9 @@ int sp_check_filled(const void *body, size_t length, uint32_t npages, uint64_t *
 int sp_check_unmerged(const void *body, size_t length, uint32_t page_size, uint64_t from,
                       uint64_t end, struct sp_unmerged *out);
 int sp_check_done(const void *body, size_t length, int32_t *status);
+/* Counts and bytes so small that sums of them over one mm do not overflow; next beyond from. */
+int sp_check_explained(const void *body, size_t length, uint32_t page_size, uint64_t from,
+                       struct sp_explained *out);
 
 /* A journal copied out of the shared memory of a dead agent (D2). */
 int sp_check_journal(const struct sp_journal *journal, uint32_t page_size);

@@ -10,6 +10,7 @@
 #include "client.h"
 #include "control_parse.h"
 #include "engine_ops.h"
+#include "explain.h"
 #include "passes.h"
 #include "status.h"
 
@@ -24,7 +25,7 @@ static void reply_ok(struct sp_conn *conn)
     sp_conn_reply(conn, to);
 }
 
-static void reply_error(struct sp_conn *conn, int exit_status, const char *error)
+void sp_control_error(struct sp_conn *conn, int exit_status, const char *error)
 {
     struct json_object *to = json_object_new_object();
 
@@ -36,19 +37,19 @@ static void reply_error(struct sp_conn *conn, int exit_status, const char *error
     sp_conn_reply(conn, to);
 }
 
-static bool may_all(const struct sp_conn *conn)
+bool sp_control_may_all(const struct sp_conn *conn)
 {
     return conn->uid == 0 || conn->uid == conn->daemon->uid;
 }
 
 static uid_t asked_uid(const struct sp_conn *conn)
 {
-    return may_all(conn) ? SP_EVERYBODY : conn->uid;
+    return sp_control_may_all(conn) ? SP_EVERYBODY : conn->uid;
 }
 
 static bool may_see(const struct sp_conn *conn, const struct sp_client *client)
 {
-    return may_all(conn) || client->uid == conn->uid;
+    return sp_control_may_all(conn) || client->uid == conn->uid;
 }
 
 static struct json_object *ps_packet(struct json_object *processes, bool more)
@@ -97,7 +98,7 @@ static void do_get(struct sp_conn *conn, const char *key)
         json_object_put(to);
         snprintf(error, sizeof(error), "unknown key \"%.31s\": \"samepage status --json\" shows all",
                  key);
-        reply_error(conn, 2, error);
+        sp_control_error(conn, 2, error);
     } else {
         json_object_object_add(to, "ok", json_object_new_boolean(true));
         json_object_object_add(to, "value",
@@ -170,13 +171,13 @@ void sp_control_run2_done(struct sp_daemon *daemon, int status)
         if (status == 0)
             reply_ok(conn);
         else if (status == -ENOMEM)
-            reply_error(conn, 1,
+            sp_control_error(conn, 1,
                         "memory is short: not everything is un-merged, nothing is lost, run is 0 "
                         "now; free memory and try again");
         else if (status == -ECANCELED)
-            reply_error(conn, 1, "run was set to another value meanwhile");
+            sp_control_error(conn, 1, "run was set to another value meanwhile");
         else
-            reply_error(conn, 1,
+            sp_control_error(conn, 1,
                         "not everything is un-merged: a process did not answer; try again");
     }
 }
@@ -200,7 +201,7 @@ static void start_unmerge(struct sp_conn *conn, const struct sp_request *request
         snprintf(error, sizeof(error),
                  "process %d is not merged here, or is not yours: \"samepage ps\" lists yours",
                  (int)conn->pid);
-        reply_error(conn, 1, error);
+        sp_control_error(conn, 1, error);
         return;
     }
     conn->wait = SP_WAIT_UNMERGE;
@@ -222,7 +223,7 @@ static void reply_unmerged(struct sp_conn *conn)
                  conn->failed == 1 ? " is" : "es are",
                  conn->error == -ENOMEM ? "memory is short; nothing is lost, free some and try again"
                                         : "no answer in time; try again");
-        reply_error(conn, 1, error);
+        sp_control_error(conn, 1, error);
         return;
     }
     to = json_object_new_object();
@@ -262,6 +263,8 @@ bool sp_control_work(struct sp_daemon *daemon)
     struct sp_client *client;
     struct sp_conn *conn;
 
+    if (sp_explain_work(daemon))
+        return true;
     TAILQ_FOREACH(conn, &daemon->conns, link) {
         if (conn->wait == SP_WAIT_UNMERGE)
             break;
@@ -294,11 +297,11 @@ void sp_control_request(struct sp_conn *conn, const void *data, size_t size)
     int wrong = sp_control_parse(data, size, &request, error, sizeof(error));
 
     if (wrong) {
-        reply_error(conn, wrong, error);
+        sp_control_error(conn, wrong, error);
         return;
     }
-    if (changes_all(&request) && !may_all(conn)) {
-        reply_error(conn, 1, "only root and the user whom the daemon runs as may change settings");
+    if (changes_all(&request) && !sp_control_may_all(conn)) {
+        sp_control_error(conn, 1, "only root and the user whom the daemon runs as may change settings");
         return;
     }
     switch (request.op) {
@@ -319,6 +322,9 @@ void sp_control_request(struct sp_conn *conn, const void *data, size_t size)
         break;
     case SP_OP_OFF:
         start_run2(conn, true);
+        break;
+    case SP_OP_EXPLAIN:
+        sp_explain_start(conn, request.pid);
         break;
     }
 }

@@ -12,12 +12,14 @@
 
 #define DEPTH 4
 
-static const char *const op_name[] = {"status", "ps", "get", "set", "unmerge", "off"};
+static const char *const op_name[] = {"status", "ps",  "get",    "set",
+                                      "unmerge", "off", "explain"};
 
 /* Which keys a request may have beside op. */
 static const char *const op_keys[][3] = {
     [SP_OP_STATUS] = {NULL},       [SP_OP_PS] = {NULL},         [SP_OP_GET] = {"key", NULL},
     [SP_OP_SET] = {"key", "value", NULL}, [SP_OP_UNMERGE] = {"pid", NULL}, [SP_OP_OFF] = {NULL},
+    [SP_OP_EXPLAIN] = {"pid", NULL},
 };
 
 struct parse {
@@ -89,14 +91,14 @@ static int parse_op(const struct parse *p, struct json_object *root, struct sp_r
     const char *op = string_of(root, "op");
 
     if (!op)
-        return wrong(p, "the request has no \"op\": use status, ps, get, set, unmerge or off");
+        return wrong(p, "the request has no \"op\": use status, ps, get, set, unmerge, off or explain");
     for (unsigned i = 0; i < sizeof(op_name) / sizeof(op_name[0]); i++) {
         if (!strcmp(op, op_name[i])) {
             out->op = (enum sp_request_op)i;
             return 0;
         }
     }
-    return wrong(p, "unknown op \"%.32s\": use status, ps, get, set, unmerge or off", op);
+    return wrong(p, "unknown op \"%.32s\": use status, ps, get, set, unmerge, off or explain", op);
 }
 
 static bool key_known(enum sp_request_op op, const char *key)
@@ -190,8 +192,10 @@ int sp_control_parse(const void *data, size_t size, struct sp_request *out, char
         ret = parse_key(&p, root, out);
     if (!ret && out->op == SP_OP_SET)
         ret = parse_value(&p, root, out);
-    if (!ret && out->op == SP_OP_UNMERGE)
+    if (!ret && (out->op == SP_OP_UNMERGE || out->op == SP_OP_EXPLAIN))
         ret = parse_pid(&p, root, out);
+    if (!ret && out->op == SP_OP_EXPLAIN && !out->has_pid)
+        ret = wrong(&p, "\"pid\" is missing: name the process");
     json_object_put(root);
     return ret;
 }

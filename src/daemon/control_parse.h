@@ -10,13 +10,21 @@
 
 #define SP_REQUEST_MAX 4096u /* bytes */
 
-enum sp_request_op { SP_OP_STATUS, SP_OP_PS, SP_OP_GET, SP_OP_SET, SP_OP_UNMERGE, SP_OP_OFF };
+enum sp_request_op {
+    SP_OP_STATUS,
+    SP_OP_PS,
+    SP_OP_GET,
+    SP_OP_SET,
+    SP_OP_UNMERGE,
+    SP_OP_OFF,
+    SP_OP_EXPLAIN,
+};
 
 struct sp_request {
     enum sp_request_op op;
     char key[32];   /* get, set */
     uint64_t value; /* set */
-    bool has_pid;   /* unmerge */
+    bool has_pid;   /* unmerge, explain */
     pid_t pid;
 };
 

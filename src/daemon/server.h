@@ -11,6 +11,7 @@ enum sp_conn_wait {
     SP_WAIT_NOTHING,
     SP_WAIT_RUN2,    /* until all is un-merged */
     SP_WAIT_UNMERGE, /* until the processes asked for are un-merged */
+    SP_WAIT_EXPLAIN, /* until the agent has counted all pages */
 };
 
 struct sp_conn_reply {
@@ -34,6 +35,7 @@ struct sp_conn {
     uint64_t pages;
     unsigned failed;
     int error;
+    struct sp_explained explained; /* SP_WAIT_EXPLAIN, with pid: the sums so far */
     STAILQ_HEAD(, sp_conn_reply) replies; /* not sent yet */
 };
 

@@ -37,6 +37,7 @@ static void check(unsigned which, const void *body, size_t size)
     const struct sp_merged *merged;
     const struct sp_sites *sites;
     struct sp_report_view view;
+    struct sp_explained explained;
     struct sp_unmerged unmerged;
     struct sp_journal journal;
     struct sp_hello hello;
@@ -44,7 +45,7 @@ static void check(unsigned which, const void *body, size_t size)
     uint64_t ok;
     int32_t status;
 
-    switch (which % 9) {
+    switch (which % 10) {
     case 0:
         if (!sp_check_header(body, size, &msg))
             expect(msg.length + sizeof(msg) == size);
@@ -83,6 +84,10 @@ static void check(unsigned which, const void *body, size_t size)
             if (!sp_check_journal(&journal, PAGE))
                 expect(journal.npages >= 1 && journal.npages <= SP_LIFT_PAGES);
         }
+        break;
+    case 9:
+        if (!sp_check_explained(body, size, PAGE, 0x1000, &explained))
+            expect(explained.next == 0 || explained.next > 0x1000);
         break;
     }
 }

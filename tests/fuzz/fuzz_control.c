@@ -18,8 +18,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         expect(error[0] != 0 && strlen(error) < sizeof(error));
         return 0;
     }
-    expect(size <= SP_REQUEST_MAX && request.op <= SP_OP_OFF);
+    expect(size <= SP_REQUEST_MAX && request.op <= SP_OP_EXPLAIN);
     expect(memchr(request.key, 0, sizeof(request.key)) != NULL);
     expect(!request.has_pid || request.pid > 0);
+    expect(request.op != SP_OP_EXPLAIN || request.has_pid);
     return 0;
 }
