@@ -102,7 +102,7 @@ static void serve_explain(const struct sp_msg *msg, const struct sp_from *ask)
 
     memset(&e, 0, sizeof(e));
     if (ask->from == 0) {
-        sp_ranges_refresh(true);
+        sp_ranges_refresh(false); /* as seldom as a scan does: the daemon waits meanwhile */
         memcpy(e.left, sp_agent.left, sizeof(e.left));
     }
     sp_track_explain(ask->from, &e);

@@ -28,6 +28,8 @@ static const struct reason of_process[] = {
     {"joining", "it has just begun, or was given up for a while; ask again in some seconds"},
     {"stalled", "its agent does not answer; is the process samepage-agent stopped, or the machine "
                 "overloaded?"},
+    {"rests", "its agent is slow (very many mappings, or an overloaded machine) and rests for a "
+              "while; ask again in some seconds"},
     {"agent_gone",
      "its agent has ended: what is merged stays so, nothing more is; start the program "
      "anew"},
@@ -171,7 +173,7 @@ static void print_left(json_object *left)
         if (!n)
             continue;
         if (!any)
-            printf("Memory that is left alone, by reason:\n");
+            printf("Address space that is left alone, by reason:\n");
         any = true;
         printf("%12s %10s        %s\n", "", sp_human_bytes(n, bytes, sizeof(bytes)),
                of_memory[i].text);

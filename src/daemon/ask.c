@@ -175,7 +175,8 @@ static bool is_put_off(const struct sp_client *client, uint16_t type, uint64_t n
     if (client->slow_serial == client->daemon->serial && client->slow_us > SP_SLOW_TOTAL)
         return true;
     return now < client->rest_until &&
-           (type == SP_MSG_SCAN || type == SP_MSG_FILL || type == SP_MSG_MERGE);
+           (type == SP_MSG_SCAN || type == SP_MSG_FILL || type == SP_MSG_MERGE ||
+            type == SP_MSG_EXPLAIN);
 }
 
 /* Everybody waits for one answer: who is slow, just within the limit, gets a tenth of the time. */

@@ -141,6 +141,7 @@ static struct json_object *because_json(const struct sp_client *client,
     add_if(list, client->state == SP_CLIENT_JOINING, "joining");
     add_if(list, client->state == SP_CLIENT_STALLED, "stalled");
     add_if(list, client->state == SP_CLIENT_LEFT, "agent_gone");
+    add_if(list, sp_now_usecs() < client->rest_until, "rests");
     add_if(list, client->held || (e->flags & SP_EXPLAINED_STAYS), "unmerged_on_request");
     add_if(list, e->flags & SP_EXPLAINED_LOCKS_FUTURE, "locks_future_memory");
     add_if(list, e->flags & SP_EXPLAINED_GAVE_BACK, "ran_out_of_mappings");

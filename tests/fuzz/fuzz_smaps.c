@@ -26,6 +26,7 @@ static bool take(void *arg, const struct sp_mapping *m)
     struct found *found = arg;
 
     expect(!m->advised || m->merge_keeps || found->n < MAPPINGS); /* reads every field */
+    expect(m->merge_keeps == !m->lost && m->lost < SP_LEFT_KINDS);
     found->mapping[found->n++] = *m;
     return found->n < MAPPINGS;
 }
@@ -45,6 +46,7 @@ static bool is_same(const struct sp_mapping *a, const struct sp_mapping *b)
     return a->start == b->start && a->end == b->end && a->offset == b->offset &&
            a->inode == b->inode && a->readable == b->readable && a->writable == b->writable &&
            a->executable == b->executable && a->shared == b->shared && a->named == b->named &&
+           a->stack == b->stack && a->special == b->special && a->lost == b->lost &&
            a->merge_keeps == b->merge_keeps && a->advised == b->advised &&
            a->tracked == b->tracked && a->noreserve == b->noreserve && a->no_huge == b->no_huge &&
            a->huge == b->huge;
