@@ -9,30 +9,39 @@ const readline = require('readline');
 
 const factor = Number(process.argv[2]);
 
-// The same bytes for the same label.
-function bytes(label, size) {
+const LARGE = 1 << 20, SMALL = 1 << 16, SERIES = 100000;
+
+// Fills a buffer with the same bytes for the same label.
+function fill(buffer, label) {
     const key = crypto.createHash('sha256').update(label).digest();
     const cipher = crypto.createCipheriv('aes-256-ctr', key, Buffer.alloc(16));
-    const buffer = Buffer.allocUnsafeSlow(size);
+    const zeros = Buffer.alloc(SMALL);
 
-    cipher.update(Buffer.alloc(size)).copy(buffer);
-    return buffer;
+    for (let at = 0; at < buffer.length; at += SMALL)
+        cipher.update(zeros).copy(buffer, at);
 }
 
+// What is large comes first, before there is garbage: so that the allocator gives it the same
+// place in every process, however the collector's timing differs.
 function make() {
     const made = { records: [], series: [], buffers: [] };
 
+    for (let i = 0; i < 512 * factor; i++)
+        made.buffers.push(Buffer.allocUnsafeSlow(SMALL));
+    for (let i = 0; i < 48 * factor; i++)
+        made.buffers.push(Buffer.allocUnsafeSlow(LARGE));
+    for (let i = 0; i < 20 * factor; i++)
+        made.series.push(new Array(SERIES).fill(0.5));
+    made.buffers.forEach((buffer, i) => fill(buffer, 'buffer' + i));
+    made.series.forEach((numbers, i) => {
+        for (let k = 0; k < SERIES; k++)
+            numbers[k] = Math.sin(i * SERIES + k);
+    });
     for (let i = 0; i < 120000 * factor; i++)
         made.records.push({
             id: i, user: 'user-' + (i * 7919) % 100003, active: i % 3 === 0,
             score: i * 31 % 1000, ratio: i / 7, tags: ['t' + i % 17, 't' + i % 23],
         });
-    for (let i = 0; i < 200 * factor; i++)
-        made.series.push(Array.from({ length: 10000 }, (_, k) => Math.sin(i * 10000 + k)));
-    for (let i = 0; i < 48 * factor; i++)
-        made.buffers.push(bytes('large' + i, 1 << 20));
-    for (let i = 0; i < 512 * factor; i++)
-        made.buffers.push(bytes('small' + i, 1 << 16));
     return made;
 }
 
