@@ -4,7 +4,6 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,39 +13,9 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
+#include "mount_userns.h"
+
 #define SP_TMPFS_MAGIC 0x01021994
-
-static int write_text(const char *path, const char *text)
-{
-    int fd = open(path, O_WRONLY | O_CLOEXEC);
-    if (fd < 0)
-        return -errno;
-    ssize_t n = write(fd, text, strlen(text));
-    int err = n == (ssize_t)strlen(text) ? 0 : n < 0 ? -errno : -EIO;
-    close(fd);
-    return err;
-}
-
-/* Becomes the owner of a new user and mount namespace, the ids unchanged. Only before threads. */
-static int enter_namespace(void)
-{
-    unsigned uid = geteuid(), gid = getegid();
-    char map[64];
-    int err;
-
-    if (unshare(CLONE_NEWUSER | CLONE_NEWNS))
-        return -errno;
-    snprintf(map, sizeof(map), "%u %u 1", uid, uid);
-    err = write_text("/proc/self/uid_map", map);
-    if (err)
-        return err;
-    /* An unprivileged gid_map is only accepted after setgroups is given up. */
-    err = write_text("/proc/self/setgroups", "deny");
-    if (err && err != -ENOENT)
-        return err;
-    snprintf(map, sizeof(map), "%u %u 1", gid, gid);
-    return write_text("/proc/self/gid_map", map);
-}
 
 static int mount_tmpfs(const char *size)
 {
@@ -90,27 +59,11 @@ static int clone_readonly(int rw)
     return ro;
 }
 
-int sp_pool_mount_open(struct sp_pool_mount *mount, char *why, size_t why_size)
+int sp_pool_mount_make(const char *size, struct sp_pool_mount *mount, char *why, size_t why_size)
 {
-    char page[32];
     int err;
 
-    *mount = (struct sp_pool_mount){.rw = -1, .ro = -1, .limited = true};
-    /* A tmpfs that starts without a limit never gets one, so it starts with the least. */
-    snprintf(page, sizeof(page), "%ld", sysconf(_SC_PAGESIZE));
-    mount->rw = mount_tmpfs(page);
-    if (mount->rw == -EPERM || mount->rw == -EACCES) {
-        err = enter_namespace();
-        if (err) {
-            snprintf(why, why_size,
-                     "making the pool's tmpfs needs root or a user namespace, and entering one "
-                     "failed: %s",
-                     strerror(-err));
-            return err;
-        }
-        mount->limited = false;
-        mount->rw = mount_tmpfs("0");
-    }
+    mount->rw = mount_tmpfs(size);
     if (mount->rw < 0) {
         snprintf(why, why_size, "making the pool's tmpfs failed: %s", strerror(-mount->rw));
         return mount->rw;
@@ -124,6 +77,21 @@ int sp_pool_mount_open(struct sp_pool_mount *mount, char *why, size_t why_size)
         return err;
     }
     return 0;
+}
+
+int sp_pool_mount_open(struct sp_pool_mount *mount, char *why, size_t why_size)
+{
+    char page[32];
+    int err;
+
+    *mount = (struct sp_pool_mount){.rw = -1, .ro = -1, .limited = true};
+    /* A tmpfs that starts without a limit never gets one, so it starts with the least. */
+    snprintf(page, sizeof(page), "%ld", sysconf(_SC_PAGESIZE));
+    err = sp_pool_mount_make(page, mount, why, why_size);
+    if (err != -EPERM && err != -EACCES)
+        return err;
+    mount->limited = false;
+    return sp_pool_mount_userns(mount, why, why_size);
 }
 
 int sp_pool_mount_adopt(struct sp_pool_mount *mount, int rw, int ro)

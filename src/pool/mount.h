@@ -20,10 +20,13 @@ struct sp_pool_mount {
     bool limited; /* the size limit follows the segments */
 };
 
+/* Makes both mounts, limited to size as tmpfs has it. 0, or a negative errno with a sentence in
+ * why. */
+int sp_pool_mount_make(const char *size, struct sp_pool_mount *mount, char *why, size_t why_size);
 /*
- * Makes both mounts. Without the right to mount it enters a user and mount namespace first; there
- * the size is not limited, for a later daemon, in another namespace, could not raise the limit.
- * 0, or a negative errno with a sentence in why.
+ * The same. Without the right to mount it is done in a user and mount namespace, by a child
+ * process; there the size is not limited, for nobody stays in that namespace who could raise the
+ * limit.
  */
 int sp_pool_mount_open(struct sp_pool_mount *mount, char *why, size_t why_size);
 /* Takes over two mounts that another process made. -EINVAL if they are not what they should be. */

@@ -39,8 +39,8 @@ struct sp_pool_set;
 
 /*
  * Makes the tmpfs. Needs the right to mount: root, or (as an unprivileged user) a user and mount
- * namespace that it then enters, which only works before threads exist. Returns 0 and *out, or a
- * negative errno with a sentence for the log in why.
+ * namespace that a child process of ours may enter. Returns 0 and *out, or a negative errno with a
+ * sentence for the log in why.
  */
 int sp_pool_new(struct sp_pool **out, char *why, size_t why_size);
 /* Unmaps and closes everything. The memory itself lives as long as clients map it. */
