@@ -115,7 +115,7 @@ static int absolute_socket(char *path, size_t size, char *why, size_t why_size)
 {
     char given[256], cwd[PATH_MAX];
 
-    if (sp_socket_path(given, sizeof(given)) < 0) {
+    if (sp_socket_choose(given, sizeof(given)) < 0) {
         snprintf(why, why_size, "the socket's path is too long; set SAMEPAGE_SOCKET to another");
         return -1;
     }
@@ -218,7 +218,7 @@ const struct sp_command sp_command_run = {
     .name = "run",
     .usage = "run [--domain D] [--all] [--] CMD [ARGUMENT]...",
     .summary = "Runs a program whose memory is merged",
-    .help = "Starts a daemon for this user if none runs. Without --all only memory is merged that\n"
+    .help = "Starts a daemon for this user if none serves them. Without --all only memory is merged that\n"
             "the program itself advises (MADV_MERGEABLE, PR_SET_MEMORY_MERGE).\n"
             "  --all       merge all large private memory of the program\n"
             "  --domain D  share only with programs of the same domain; 1 to 31 letters, digits,\n"

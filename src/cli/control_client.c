@@ -39,7 +39,7 @@ static int connect_or_explain(int seconds)
     char path[256];
     int fd, ret;
 
-    ret = sp_socket_path(path, sizeof(path));
+    ret = sp_socket_choose(path, sizeof(path));
     fd = ret < 0 ? ret : sp_control_connect(path);
     if (fd >= 0) {
         setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));

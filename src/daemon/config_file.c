@@ -294,7 +294,8 @@ int sp_config_file_read(const char *path, bool must_exist, struct sp_config *con
     ssize_t size;
     int err = -1;
 
-    if (fd < 0 && errno == ENOENT && !must_exist)
+    /* A folder that may not be entered is not this user's home: su keeps HOME. */
+    if (fd < 0 && !must_exist && (errno == ENOENT || errno == ENOTDIR || errno == EACCES))
         return 0;
     if (fd < 0) {
         snprintf(why, why_size, "cannot read %s: %s", path, strerror(errno));

@@ -12,9 +12,9 @@
 
 /*
  * Reads the file at path into config; what the file does not name stays as it is. 0, also where
- * there is no file and it need not be there; else -1, with file, line and what is wrong in why, and
- * config is of no use. The file must be a plain one that only root and the daemon's own user can
- * write: it says who gets what.
+ * there is no file, or none that may be read, and it need not be there; else -1, with file, line
+ * and what is wrong in why, and config is of no use. The file must be a plain one that only root
+ * and the daemon's own user can write: it says who gets what.
  */
 int sp_config_file_read(const char *path, bool must_exist, struct sp_config *config, char *why,
                         size_t why_size);
