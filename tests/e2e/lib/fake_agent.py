@@ -81,12 +81,12 @@ class FakeAgent:
     """pages: {address: bytes}. lie: {question type: function(agent, seq, body) -> packet, or None
     for no answer}."""
 
-    def __init__(self, path, pages=None, lie=None, domain=b""):
+    def __init__(self, path, pages=None, lie=None, domain=b"", flags=0):
         self.pages, self.lie = dict(pages or {}), lie or {}
         self.sites, self.segments, self.reported = {}, {}, set()
         self.sock = connect(path)
         uffd = userfaultfd()
-        send_fd(self.sock, packet(HELLO, hello_body(domain=domain)), uffd)
+        send_fd(self.sock, packet(HELLO, hello_body(domain=domain, flags=flags)), uffd)
         os.close(uffd)
         kind, _, body, fd = receive(self.sock)
         if kind == REFUSE:

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One daemon for all users: none takes all places, all connections or all of its time from the
+others, and each sees and changes only what is their own."""
+
+import json
+import os
+import time
+
+import pytest
+
+from lib import fake_agent, place
+from lib.place import wait_for
+from lib.users import Agent, ask_as
+
+NOBODY, OTHER = 65534, 12345
+
+
+@pytest.fixture
+def serve(make_daemon, tmp_path):
+    """serve(users): root's daemon at full speed with these lines in [users]."""
+    place.need_root()
+    place.need_kernel_6_8()
+
+    def start(users):
+        path = tmp_path / "samepaged.conf"
+        path.write_text("[users]\n" + users)
+        path.chmod(0o644)
+        daemon = make_daemon(options=["--config", path]).start()
+        daemon.set_full_speed()
+        return daemon
+
+    return start
+
+
+@pytest.fixture
+def agents():
+    made = []
+    yield made
+    for agent in made:
+        agent.close()
+
+
+def test_programs_of_one_user(serve, agents):
+    """The next one is refused, with the reason; other users, and root, still have room; when one
+    ends there is room again."""
+    daemon = serve("max_programs = 3\n")
+    for _ in range(3):
+        agents.append(Agent(daemon.socket, NOBODY))
+        assert agents[-1].said == "welcome"
+    agents.append(Agent(daemon.socket, NOBODY))
+    assert "3 merged programs" in agents[-1].said and "max_programs" in agents[-1].said
+    for uid in (OTHER, 0, 0, 0, 0):
+        agents.append(Agent(daemon.socket, uid))
+        assert agents[-1].said == "welcome"
+    agents.pop(0).close()
+
+    def has_room():
+        agents.append(Agent(daemon.socket, NOBODY))
+        return agents[-1].said == "welcome"
+
+    wait_for(lambda: agents[-1].said, has_room, 5)
+
+
+def test_domains_are_no_way_round_the_limit(serve, agents):
+    daemon = serve("max_programs = 2\n")
+    for i in range(3):
+        agents.append(Agent(daemon.socket, NOBODY, domain=b"d%d" % i))
+    assert [agent.said == "welcome" for agent in agents] == [True, True, False]
+
+
+def test_connections_of_one_user(serve):
+    """A user's own oldest connections go, nobody else's."""
+    daemon = serve("max_connections = 20\n")
+    ours = [fake_agent.connect(daemon.socket) for _ in range(30)]
+
+    def many():
+        socks = [fake_agent.connect(daemon.socket) for _ in range(60)]
+        wait_for("they all stay", lambda: closed(socks) >= 40, 4)
+        return closed(socks), closed(socks[:40])
+
+    def closed(socks):
+        n = 0
+        for sock in socks:
+            sock.setblocking(False)
+            try:
+                n += sock.recv(10) == b""
+            except BlockingIOError:
+                pass
+            except ConnectionResetError:
+                n += 1
+        return n
+
+    assert ask_as(NOBODY, many) == (40, 40)
+    assert closed(ours) == 0
+    assert daemon.status("processes") == 0
+    for sock in ours:
+        sock.close()
+
+
+@pytest.fixture
+def slow(serve, agents):
+    """slow(n, ndomains): a daemon with so many programs of NOBODY that are, from now on, just below
+    what counts as slow."""
+    flags = []
+
+    def scan(agent, seq, body):
+        if flags[0].exists():
+            time.sleep(0.19)
+        return fake_agent.packet(fake_agent.SCAN, agent.report(looked=10, tracked=1000), seq)
+
+    def start(n, ndomains):
+        daemon = serve("max_programs = 100\n")
+        flags.append(daemon.directory / "slow")
+        for i in range(n):
+            agents.append(Agent(daemon.socket, NOBODY, lie={fake_agent.SCAN: scan},
+                                domain=b"d%d" % (i % ndomains)))
+            assert agents[-1].said == "welcome"
+        flags[0].touch()
+        return daemon
+
+    return start
+
+
+def test_slow_programs_of_one_user_starve_nobody(slow, compiled):
+    """Sixty slow programs, in several domains, take twelve seconds for a pass; root's two programs
+    are merged all the same."""
+    daemon = slow(60, 8)
+    programs = [daemon.run(compiled("x_rows"), "hold") for _ in range(2)]
+    for program in programs:
+        program.area = program.region()
+    for program in programs:
+        daemon.wait_merged(program, program.area, timeout=15)
+    for program in programs:
+        program.say()
+        program.must_finish(0)
+
+
+def test_a_slow_user_does_not_hold_up_the_passes_of_another(slow, agents):
+    """The passes that another user's `wait` counts go on, each second or so: three of those with all
+    the slow programs would take half a minute."""
+    daemon = slow(60, 1)
+    agents.append(Agent(daemon.socket, OTHER))
+    daemon.cli("wait", "--timeout", "15", uid=OTHER, timeout=20)
+
+
+def test_endless_sites_hold_nobody_up(serve, agents):
+    """A list of sites that comes slowly and never ends (FORKED, so it is asked for)."""
+    def sites(agent, seq, body):
+        start = int.from_bytes(body[:8], "little")
+        time.sleep(1.0)
+        return fake_agent.packet(fake_agent.SITES, (start + 4096).to_bytes(8, "little") +
+                                 bytes(8), seq)
+
+    daemon = serve("")
+    agents.append(Agent(daemon.socket, NOBODY, lie={fake_agent.SITES: sites}, flags=2))
+    assert agents[-1].said == "welcome"
+    began = time.monotonic()
+    for _ in range(4):
+        daemon.status()
+    assert time.monotonic() - began < 20 * place.SLACK
+
+
+def control(daemon, **request):
+    sock = fake_agent.connect(daemon.socket)
+    sock.send(json.dumps(request).encode())
+    answer = json.loads(sock.recv(65536))
+    sock.close()
+    return answer
+
+
+def test_each_sees_and_changes_only_their_own(serve, agents):
+    """The control protocol, as user and as root."""
+    daemon = serve("")
+    for uid in (NOBODY, OTHER, 0):
+        agents.append(Agent(daemon.socket, uid, pages={0x10000 * (i + 1): bytes([i]) * 4096
+                                                       for i in range(uid % 7 + 1)}))
+        assert agents[-1].said == "welcome"
+    nobody, other, root = (agent.pid for agent in agents)
+
+    def as_nobody(**request):
+        return ask_as(NOBODY, lambda: control(daemon, **request))
+
+    assert [p["pid"] for p in as_nobody(op="ps")["processes"]] == [nobody]
+    assert {p["pid"] for p in control(daemon, op="ps")["processes"]} == {nobody, other, root}
+    assert as_nobody(op="status")["processes"] == 1 and as_nobody(op="status")["domains"] == 1
+    assert control(daemon, op="status")["processes"] == 3
+    for pid in (other, root, 1, os.getpid()):
+        answer = as_nobody(op="unmerge", pid=pid)
+        assert answer["ok"] is False and "not yours" in answer["error"], answer
+    for key, value in (("run", "0"), ("run", "2"), ("pages_to_scan", "1"), ("max_mappings", "5")):
+        assert as_nobody(op="set", key=key, value=value)["ok"] is False
+    assert as_nobody(op="off")["ok"] is False
+    assert as_nobody(op="unmerge", pid=nobody)["ok"] is True
+    assert daemon.get("run") == "1" and daemon.get("max_mappings") == "0"
