@@ -403,6 +403,11 @@ static int tally_user(struct sp_estimate_process *process, size_t n, uid_t uid,
 
 /* ---- all ---- */
 
+static int64_t bytes_of(double pages)
+{
+    return (int64_t)(pages * (double)sysconf(_SC_PAGESIZE) + (pages < 0 ? -0.5 : 0.5));
+}
+
 static uint64_t agent_bytes(const struct sp_estimate_process *p, uint64_t page_size)
 {
     uint64_t blocks = 0, last = UINT64_MAX;
@@ -452,12 +457,11 @@ int sp_estimate_tally(struct sp_estimate_process *process, size_t n, uint64_t ze
     sum->own_bytes = DAEMON_BYTES + sum->engine_bytes;
     for (size_t i = 0; i < n; i++)
         add_process(sum, &process[i], page_size);
-    sum->bytes_saved =
-        (int64_t)(sum->pages_saved * (double)page_size) - (int64_t)sum->own_bytes;
+    sum->bytes_saved = bytes_of(sum->pages_saved) - (int64_t)sum->own_bytes;
     return 0;
 }
 
 int64_t sp_estimate_process_bytes(const struct sp_estimate_process *process)
 {
-    return (int64_t)(process->pages_saved * (double)sysconf(_SC_PAGESIZE));
+    return bytes_of(process->pages_saved);
 }

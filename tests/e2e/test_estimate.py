@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`samepage estimate` changes nothing and says beforehand what merging then saves, within 10 %; it
+counts what is merged already, and refuses what it cannot look at."""
+
+import json
+import os
+import signal
+import subprocess
+
+import pytest
+
+from lib import place, proc
+from lib.place import wait_for
+
+PROGRAMS = 4
+NOBODY = 65534
+# 24 MB the same in each, in runs of 64 and of 2 pages; 4 MB of zeros that were written; 8 MB of its
+# own. "go" on stdin: changes the first MB for as long as it lives.
+DATA = """
+import os, random, sys
+same, own = random.Random(1), random.Random(os.getpid())
+area = bytearray()
+for i in range(64):
+    area += same.randbytes(64 * 4096)
+for i in range(1024):
+    area += same.randbytes(2 * 4096) + own.randbytes(2 * 4096)
+area += bytes(4 << 20)
+print("ready", flush=True)
+sys.stdin.readline()
+print("going", flush=True)
+while True:
+    for i in range(0, 1 << 20, 4096):
+        area[i] = (area[i] + 1) & 255
+"""
+
+
+@pytest.fixture
+def programs(daemon, make_programs):
+    """Four programs under samepage, with nothing merged yet."""
+    daemon.set(run=0)
+    return make_programs(daemon.run)
+
+
+@pytest.fixture
+def make_programs():
+    def make(run, **how):
+        started = [run("/usr/bin/python3", "-c", DATA, **how) for _ in range(PROGRAMS)]
+        for program in started:
+            assert program.line() == "ready"
+        return started
+
+    return make
+
+
+def estimate(daemon, *args, **how):
+    return json.loads(daemon.cli("estimate", "--json", *args, **how).stdout)
+
+
+def pids(programs):
+    return [program.pid for program in programs]
+
+
+def test_is_what_is_then_saved(cgroup, make_daemon, make_programs):
+    place.need_kernel_6_8()
+    place.need_userfaultfd()
+    daemon = make_daemon(cgroup=cgroup).start()
+    daemon.set_full_speed()
+    daemon.set(run=0)
+    programs = make_programs(daemon.run)
+    before = cgroup.used()
+    said = estimate(daemon, *pids(programs))
+    assert abs(cgroup.used() - before) < 1 << 20, "estimate changed the programs' memory"
+    daemon.set(run=1)
+    daemon.wait()
+    status, saved = daemon.status(), before - cgroup.used()
+    print(said, status, saved)
+    assert said["pages_sharing"] == pytest.approx(status["pages_sharing"], rel=0.1)
+    assert said["pages_shared"] == pytest.approx(status["pages_shared"], rel=0.1)
+    assert said["mappings"] == pytest.approx(status["mappings"], rel=0.2)
+    assert said["bytes_saved"] + said["own_bytes"] == \
+        pytest.approx(status["pages_sharing"] * 4096, rel=0.1)
+    # The agents run before and after; the daemon's part of what samepage needs comes in between.
+    assert said["bytes_saved"] == pytest.approx(saved, rel=0.1)
+    assert said["zero_pages"] >= PROGRAMS * 1000
+    assert said["complete"] and sum(p["pages_sharing"] for p in said["processes"]) == \
+        pytest.approx(said["pages_sharing"], abs=PROGRAMS)
+
+
+def test_after_merging_it_says_the_same(daemon, programs):
+    before = estimate(daemon, *pids(programs))
+    daemon.set(run=1)
+    daemon.wait()
+    after = estimate(daemon, *pids(programs))
+    assert before["merged_pages"] == 0
+    assert after["merged_pages"] > 0.9 * before["pages_sharing"]
+    assert after["pages_sharing"] == pytest.approx(before["pages_sharing"], rel=0.1)
+
+
+def test_without_a_daemon(make_daemon, make_programs):
+    daemon = make_daemon()
+    said = estimate(daemon, *pids(make_programs(daemon.plain)))
+    assert said["pages_sharing"] > 3 * 5500
+    assert len(said["processes"]) == PROGRAMS
+
+
+def test_settle_leaves_out_what_changes(make_daemon, make_programs):
+    daemon = make_daemon()
+    programs = make_programs(daemon.plain)
+    for program in programs:
+        program.say()
+        assert program.line() == "going"
+    said = estimate(daemon, "--settle", 1, *pids(programs))
+    assert said["volatile_pages"] > PROGRAMS * 200
+    assert said["pages_sharing"] > 3 * 5000
+
+
+def test_advised_only(make_daemon, make_programs):
+    daemon = make_daemon()
+    said = estimate(daemon, "--advised", *pids(make_programs(daemon.plain)))
+    assert said["pages"] == said["pages_sharing"] == 0
+
+
+def test_users_are_kept_apart(make_daemon, make_programs):
+    place.need_root()
+    daemon = make_daemon()
+    mine = make_programs(daemon.plain)[:1]
+    theirs = make_programs(daemon.plain, uid=NOBODY)[:1]
+    wait_for("no other user", lambda: os.stat(f"/proc/{theirs[0].pid}").st_uid == NOBODY)
+    said = estimate(daemon, *pids(mine + theirs))
+    assert {p["uid"] for p in said["processes"]} == {0, NOBODY}
+    assert said["pages_sharing"] < 2200, "only each one's own zeros are equal"
+
+
+def test_all_that_may_be_read(make_daemon, make_programs):
+    """As another user: only that user's programs, the others are counted."""
+    place.need_root()
+    daemon = make_daemon()
+    theirs = make_programs(daemon.plain, uid=NOBODY)
+    wait_for("no other user", lambda: os.stat(f"/proc/{theirs[0].pid}").st_uid == NOBODY)
+    said = estimate(daemon, uid=NOBODY)
+    seen = {p["pid"]: p for p in said["processes"]}
+    assert set(pids(theirs)) <= set(seen)
+    assert {p["uid"] for p in said["processes"]} == {NOBODY}
+    assert said["skipped"]["denied"] > 0
+    assert daemon.cli("estimate", uid=NOBODY).stdout.startswith("merging ")
+
+
+def must_refuse(done, status):
+    assert done.returncode == status, (done.args[1:], done.returncode, done.stderr)
+    assert done.stdout == "" and done.stderr.startswith("samepage: estimate: "), done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("args", [
+    ("x",), ("0",), ("-5",), ("1.5",), ("4194305",), ("--settle",), ("--settle", "-1"),
+    ("--settle", "x"), ("--settle", "99999999999"), ("--all", "--advised"), ("--nosuch",),
+    ("--json=1",), ("",)])
+def test_wrong_use(make_daemon, args):
+    must_refuse(make_daemon().cli("estimate", *args, check=False), 2)
+
+
+def test_pid_that_is_not_there(make_daemon):
+    must_refuse(make_daemon().cli("estimate", 4194304, check=False), 1)
+    must_refuse(make_daemon().cli("estimate", os.getpid(), 4194304, check=False), 1)
+
+
+def test_pid_of_another_user(make_daemon):
+    place.need_root()
+    must_refuse(make_daemon().cli("estimate", os.getpid(), check=False, uid=NOBODY), 1)
+
+
+def test_thread_of_the_kernel(make_daemon):
+    kthreadd = proc.look(2)
+    if not kthreadd or kthreadd.comm != "kthreadd":
+        pytest.skip("no threads of the kernel are seen here")
+    must_refuse(make_daemon().cli("estimate", 2, check=False), 1)
+
+
+def test_static_program(make_daemon, compiled):
+    daemon = make_daemon()
+    program = daemon.plain(compiled("exit_7", "-static"), 20)
+    wait_for("the program does not start", lambda: b"exit_7" in proc.look(program.pid).cmdline)
+    must_refuse(daemon.cli("estimate", program.pid, check=False), 1)
+
+
+def test_interrupted(make_daemon, make_programs):
+    """Ctrl-C while it waits for the second look: what was seen so far, and status 130."""
+    daemon = make_daemon()
+    programs = make_programs(daemon.plain)
+    process = subprocess.Popen(
+        [daemon.build / "samepage", "estimate", "--json", "--settle", "600",
+         *map(str, pids(programs))], stdout=subprocess.PIPE, env={**os.environ, **daemon.env})
+    wait_for("it does not wait", lambda: b"hrtimer" in _wchan(process.pid) or
+             b"nanosleep" in _wchan(process.pid))
+    process.send_signal(signal.SIGINT)
+    out = process.communicate(timeout=30 * place.SLACK)[0]
+    assert process.returncode == 130
+    said = json.loads(out)
+    assert not said["complete"] and said["pages_sharing"] > 3 * 5500
+
+
+def _wchan(pid):
+    try:
+        with open(f"/proc/{pid}/wchan", "rb") as f:
+            return f.read()
+    except OSError:
+        return b""
