@@ -198,6 +198,18 @@ static bool sp_match_ladder(struct sp_engine *engine, uint32_t i, uint32_t n)
     return true;
 }
 
+/* A lift that fails makes its pages new to the agent, which soon reports them again, though nobody
+ * wrote them: what was refused for long is left alone until it is asked for again (K6), or is
+ * reported as changed. */
+static bool sp_match_rests(const struct sp_batch *batch, const struct sp_engine *engine,
+                           uint32_t item)
+{
+    uint64_t why = sp_item_key(engine, item);
+
+    return sp_item_state(engine, item) == SP_ITEM_REFUSED && !batch->mm->retrying &&
+           (why == SP_REFUSED_PINNED || why == SP_REFUSED_ATTRIBUTES);
+}
+
 /* Plans for the pages of the answer that are not what they should be already. What is out of order,
  * or no page's address, is ignored: it comes from a client. */
 static void sp_match_load(struct sp_engine *engine, const struct sp_scan *scan)
@@ -219,6 +231,8 @@ static void sp_match_load(struct sp_engine *engine, const struct sp_scan *scan)
             sp_policy_retry_later(batch->mm);
             continue;
         }
+        if (sp_match_rests(batch, engine, item))
+            continue;
         frame = sp_item_frame(batch->mm, page->addr);
         if (frame && sp_stable_holds(engine, frame, page->hash.lo))
             continue;

@@ -48,7 +48,7 @@ enum sp_item_state {
     SP_ITEM_UNKNOWN = 0,   /* nothing is known of the page */
     SP_ITEM_CANDIDATE = 1, /* key is the fingerprint, link the chain in the candidates' table */
     SP_ITEM_SITE = 2,      /* key is the frame */
-    SP_ITEM_REFUSED = 3,   /* key is an enum sp_refusal: for explain, nothing is decided by it */
+    SP_ITEM_REFUSED = 3,   /* key is an enum sp_refusal */
 };
 
 /* The key, 61 bits, in two parts: one number of 64 bits would cost four bytes of padding. */

@@ -129,6 +129,8 @@ static uint8_t fake_merge_page(struct fake_mm *mm, const struct sp_merge_page *a
     assert_int_equal(frame->state, FAKE_FILLED);
     if (!page->present)
         return SP_GONE;
+    if (page->fault == SP_PINNED || page->fault == SP_ATTRIBUTES)
+        page->reported = 0; /* it was in the air: whether it was written there nobody knows */
     if (page->fault && !(page->fault == SP_SHARED_BY_FORK && ask->break_fork))
         return page->fault;
     if (page->content != frame->content)

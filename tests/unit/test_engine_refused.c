@@ -105,6 +105,30 @@ static void refused_page_that_is_tried_again_is_refused_once(void **state)
     fake_world_free(world);
 }
 
+/* After a lift that failed the agent reports the page again, as quiet: that is no reason to lift it
+ * again and again, and to keep the passes from becoming quiet. */
+static void k6_pinned_page_rests_between_retries(void **state)
+{
+    struct fake_world *world = fake_world_new(WORLD);
+    struct fake_mm *a = fake_mm_new(world, 200, 7), *b;
+
+    fake_passes(world, 2);
+    b = fake_mm_new(world, 200, 7);
+    for (uint32_t i = 0; i < 200; i++)
+        b->page[i].fault = SP_PINNED;
+    fake_passes(world, 130);
+    assert_true(fake_counters(world).merge_pinned <= 200 * (1 + b->restarts));
+    assert_true(b->restarts >= 2 && b->restarts <= 7);
+    assert_true(fake_counters(world).quiet_passes > 0);
+    assert_refused(b, SP_REFUSED_PINNED, 200);
+    fake_write(b, 3, 10); /* told as changed: it is looked at anew at once */
+    b->page[3].fault = 0;
+    fake_passes(world, 2);
+    assert_int_equal(counters_of(b).sites, 1);
+    assert_int_equal(b->page[3].frame, a->page[3].frame);
+    fake_world_free(world);
+}
+
 static void budget_used_up_and_run_too_short_are_two_reasons(void **state)
 {
     struct fake_world *world = fake_world_new(WORLD);
@@ -200,6 +224,7 @@ int main(void)
         cmocka_unit_test(each_answer_to_a_merge_is_a_reason),
         cmocka_unit_test(k8_shared_by_fork_is_a_reason),
         cmocka_unit_test(refused_page_that_is_tried_again_is_refused_once),
+        cmocka_unit_test(k6_pinned_page_rests_between_retries),
         cmocka_unit_test(budget_used_up_and_run_too_short_are_two_reasons),
         cmocka_unit_test(partner_without_budget_says_so),
         cmocka_unit_test(k10_limit_is_a_reason),
