@@ -1,7 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Reads one process from outside: which of its pages are in memory (PAGEMAP_SCAN), which of these
- * fork shares (pagemap), and their bytes (process_vm_readv), of which only a hash is kept.
+ * fork shares (pagemap), and their bytes (mem), of which only a hash is kept.
+ *
+ * Not process_vm_readv: it pins the pages that it reads, and before that the kernel gives the
+ * process a copy of its own of every page that fork or KSM shares.
  */
 #include "estimate.h"
 
@@ -13,7 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #ifndef static_assert
@@ -47,8 +49,8 @@ struct pm_scan_arg {
 struct reader {
     const struct sp_estimate_scan *scan;
     struct sp_estimate_process *process;
-    int pagemap;
-    bool gone, denied; /* what the last read ended with */
+    int pagemap, mem;
+    bool gone; /* it has no memory any more */
     size_t page_size;
     uint64_t zero;  /* hash of a page of zeros */
     char *buffer;   /* BATCH pages */
@@ -205,12 +207,9 @@ static void add_page(struct sp_estimate_process *p, uint64_t addr, uint64_t hash
  * read. */
 static size_t read_pages(struct reader *r, uint64_t addr, size_t n)
 {
-    struct iovec local = {r->buffer, n * r->page_size};
-    struct iovec remote = {(void *)(uintptr_t)addr, n * r->page_size};
-    ssize_t got = process_vm_readv(r->process->pid, &local, 1, &remote, 1, 0);
+    ssize_t got = pread(r->mem, r->buffer, n * r->page_size, (off_t)addr);
 
-    r->gone |= got < 0 && errno == ESRCH;
-    r->denied |= got < 0 && errno == EPERM;
+    r->gone |= got == 0;
     return got > 0 ? (size_t)got / r->page_size : 0;
 }
 
@@ -239,8 +238,6 @@ static int look_at_batch(struct reader *r, uint64_t addr, size_t n, bool pool)
 
     read_entries(r, addr, n, entry);
     got = read_pages(r, addr, n);
-    if (r->denied)
-        return -EPERM;
     for (size_t i = 0; i < got; i++) {
         uint64_t hash = hash_page(r->buffer + i * r->page_size, r->page_size, r->scan->seed);
         bool fork = !pool && !(entry[i] & PAGEMAP_EXCLUSIVE);
@@ -333,6 +330,8 @@ static void free_reader(struct reader *r)
         return;
     if (r->pagemap >= 0)
         close(r->pagemap);
+    if (r->mem >= 0)
+        close(r->mem);
     free(r->buffer);
     free(r);
 }
@@ -350,8 +349,13 @@ static int new_reader(const struct sp_estimate_scan *scan, struct sp_estimate_pr
     r->page_size = (size_t)sysconf(_SC_PAGESIZE);
     r->zero = sp_estimate_zero_hash(scan->seed);
     r->pagemap = open_of(process->pid, "pagemap");
+    r->mem = open_of(process->pid, "mem");
     r->buffer = malloc(BATCH * r->page_size);
-    err = r->pagemap < 0 ? r->pagemap : r->buffer ? 0 : -ENOMEM;
+    err = r->buffer ? 0 : -ENOMEM;
+    if (r->pagemap < 0)
+        err = r->pagemap;
+    else if (r->mem < 0)
+        err = r->mem;
     if (err) {
         free_reader(r);
         return err;

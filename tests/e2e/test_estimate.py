@@ -103,6 +103,31 @@ def test_without_a_daemon(make_daemon, make_programs):
     assert len(said["processes"]) == PROGRAMS
 
 
+FORKS = """
+import os, random, sys
+area = bytearray(random.Random(1).randbytes(32 << 20))
+for _ in range(2):
+    if os.fork() == 0:
+        break
+else:
+    print("ready", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_what_fork_shares_stays_shared(cgroup, make_daemon):
+    """Reading gives nobody a page of his own, and what fork shares is no saving (K8)."""
+    daemon = make_daemon(cgroup=cgroup)
+    program = daemon.plain("/usr/bin/python3", "-c", FORKS)
+    assert program.line() == "ready"
+    wait_for("no children", lambda: len(program.processes()) == 3)
+    before = cgroup.used()
+    said = estimate(daemon, *[p.pid for p in program.processes()])
+    assert abs(cgroup.used() - before) < 4 << 20
+    assert said["pages"] > 3 * 8192
+    assert said["bytes_saved"] < 4 << 20
+
+
 def test_settle_leaves_out_what_changes(make_daemon, make_programs):
     daemon = make_daemon()
     programs = make_programs(daemon.plain)
