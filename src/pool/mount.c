@@ -13,85 +13,14 @@
 #include <sys/statvfs.h>
 #include <unistd.h>
 
-#include "mount_userns.h"
+#include "mount_private.h"
 
 #define SP_TMPFS_MAGIC 0x01021994
 
-static int mount_tmpfs(const char *size)
-{
-    static const char *const option[][2] = {{"huge", "never"}, {"mode", "0700"}};
-    int mnt = -1, err = 0;
-    int fs = fsopen("tmpfs", FSOPEN_CLOEXEC);
-
-    if (fs < 0)
-        return -errno;
-    for (size_t i = 0; i < sizeof(option) / sizeof(option[0]); i++)
-        if (fsconfig(fs, FSCONFIG_SET_STRING, option[i][0], option[i][1], 0)) {
-            /* A kernel without huge pages in tmpfs knows no huge=, and has none. */
-            if (strcmp(option[i][0], "huge") != 0 || errno != EINVAL)
-                err = -errno;
-        }
-    if (!err && fsconfig(fs, FSCONFIG_SET_STRING, "size", size, 0))
-        err = -errno;
-    if (!err && fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0))
-        err = -errno;
-    if (!err) {
-        mnt = fsmount(fs, FSMOUNT_CLOEXEC, MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV);
-        if (mnt < 0)
-            err = -errno;
-    }
-    close(fs);
-    return err ? err : mnt;
-}
-
-static int clone_readonly(int rw)
-{
-    struct mount_attr attr = {.attr_set = MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID | MOUNT_ATTR_NODEV};
-    int ro = open_tree(rw, "", AT_EMPTY_PATH | OPEN_TREE_CLONE | OPEN_TREE_CLOEXEC);
-
-    if (ro < 0)
-        return -errno;
-    if (mount_setattr(ro, "", AT_EMPTY_PATH, &attr, sizeof(attr))) {
-        int err = -errno;
-        close(ro);
-        return err;
-    }
-    return ro;
-}
-
-int sp_pool_mount_make(const char *size, struct sp_pool_mount *mount, char *why, size_t why_size)
-{
-    int err;
-
-    mount->rw = mount_tmpfs(size);
-    if (mount->rw < 0) {
-        snprintf(why, why_size, "making the pool's tmpfs failed: %s", strerror(-mount->rw));
-        return mount->rw;
-    }
-    mount->ro = clone_readonly(mount->rw);
-    if (mount->ro < 0) {
-        err = mount->ro;
-        snprintf(why, why_size, "a read-only view of the pool's tmpfs failed: %s", strerror(-err));
-        close(mount->rw);
-        mount->rw = -1;
-        return err;
-    }
-    return 0;
-}
-
 int sp_pool_mount_open(struct sp_pool_mount *mount, char *why, size_t why_size)
 {
-    char page[32];
-    int err;
-
-    *mount = (struct sp_pool_mount){.rw = -1, .ro = -1, .limited = true};
-    /* A tmpfs that starts without a limit never gets one, so it starts with the least. */
-    snprintf(page, sizeof(page), "%ld", sysconf(_SC_PAGESIZE));
-    err = sp_pool_mount_make(page, mount, why, why_size);
-    if (err != -EPERM && err != -EACCES)
-        return err;
-    mount->limited = false;
-    return sp_pool_mount_userns(mount, why, why_size);
+    *mount = (struct sp_pool_mount){.rw = -1, .ro = -1};
+    return sp_pool_mount_private(mount, why, why_size);
 }
 
 int sp_pool_mount_adopt(struct sp_pool_mount *mount, int rw, int ro)

@@ -4,7 +4,9 @@
  *
  * Neither is attached to any tree, so no path leads to a frame. Clients only ever see descriptors
  * opened through the clone: a file remembers the mount it was opened through, and a reopen by way
- * of /proc goes through that mount again, which refuses to write (EROFS), root included.
+ * of /proc goes through that mount again, which refuses to write (EROFS), root included. The mounts
+ * come from a namespace that nobody is in, so nobody can make a mount of their own out of them
+ * (mount_private.c).
  *
  * The clone is not noexec: a program may make merged memory executable.
  */
@@ -20,13 +22,10 @@ struct sp_pool_mount {
     bool limited; /* the size limit follows the segments */
 };
 
-/* Makes both mounts, limited to size as tmpfs has it. 0, or a negative errno with a sentence in
- * why. */
-int sp_pool_mount_make(const char *size, struct sp_pool_mount *mount, char *why, size_t why_size);
 /*
- * The same. Without the right to mount it is done in a user and mount namespace, by a child
- * process; there the size is not limited, for nobody stays in that namespace who could raise the
- * limit.
+ * Makes both mounts. Without the right to mount it takes a user namespace; there the size is not
+ * limited, for nobody stays in that namespace who could raise the limit. 0, or a negative errno
+ * with a sentence in why.
  */
 int sp_pool_mount_open(struct sp_pool_mount *mount, char *why, size_t why_size);
 /* Takes over two mounts that another process made. -EINVAL if they are not what they should be. */
