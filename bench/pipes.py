@@ -13,10 +13,10 @@ class Pipes:
     def __init__(self):
         self.programs, self.sum = [], None
 
-    def start(self, place, argv, count):
+    def start(self, place, argv, count, env=None):
         """Starts them all, waits until all are ready, and lets each answer once, which may make its
         memory grow a little."""
-        self.programs = [place.launch(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.programs = [place.launch(argv, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
                          for _ in range(count)]
         for program in self.programs:
             said = self._line(program, READY_SECONDS)

@@ -4,7 +4,8 @@ workloads() that returns instances.
 
 An instance has name, about (one line), advises (True: its programs call madvise themselves), scale
 (1.0, or smaller for --quick), start(place), pids(), check() (AssertionError when a byte is wrong) and
-stop() (safe to call twice). after_merge() and at_end(), where there are any, return figures of its
+stop() (safe to call twice). It may have rounds (1 if not): how often it is measured where --rounds
+does not say. after_merge() and at_end(), where there are any, return figures of its
 own as {name: number}; they are called before and after the passes with nothing to do are measured.
 """
 

@@ -12,6 +12,7 @@ class Workload:
     about = f"{SERVERS} redis-servers, the same {VALUES:,} JSON values of about 2 KB in each"
     advises = False
     scale = 1.0
+    rounds = 3  # it has most of the targets
 
     def __init__(self):
         self.servers, self.digest = [], None
