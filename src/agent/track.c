@@ -434,6 +434,31 @@ static void explain_block(uint64_t at, uint64_t end, struct sp_explained *out)
         out->page[kind_of(b, index_of(at), present, own, pool)]++;
 }
 
+/* Where the first block from at on begins that holds a page of the process' own or of the pool; end
+ * if there is none. What is only reserved may be very large. */
+static uint64_t skip_absent(uint64_t at, uint64_t end)
+{
+    struct sp_page_region first;
+    struct sp_pm_scan_arg arg = {
+        .size = sizeof(arg),
+        .start = at,
+        .end = end,
+        .vec = (uintptr_t)&first,
+        .vec_len = 1,
+        .max_pages = 1,
+        .category_anyof_mask = SP_PAGE_PRESENT | SP_PAGE_SWAPPED,
+        .return_mask = SP_PAGE_PRESENT,
+    };
+    uint64_t found = end, pool, pool_end, base;
+
+    if (sp_sys(__NR_ioctl, sp_agent.pagemap, SP_PAGEMAP_SCAN, &arg) != 0)
+        found = arg.walk_end > at ? first.start : at;
+    if (sp_sitemap_next(at, end, &pool, &pool_end) && pool < found)
+        found = pool;
+    base = found & ~((1ull << block_shift()) - 1);
+    return found == end ? end : base > at ? base : at;
+}
+
 void sp_track_explain(uint64_t from, struct sp_explained *out)
 {
     uint64_t size = 1ull << block_shift();
@@ -444,6 +469,11 @@ void sp_track_explain(uint64_t from, struct sp_explained *out)
         uint64_t at = r->start > from ? r->start : from, stop;
 
         for (; at < r->end; at = stop) {
+            stop = skip_absent(at, r->end);
+            out->page[SP_NOW_ABSENT] += (stop - at) >> sp_agent.page_shift;
+            at = stop;
+            if (at == r->end)
+                break;
             if (blocks++ == EXPLAIN_BLOCKS) {
                 out->next = at;
                 return;

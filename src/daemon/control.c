@@ -263,8 +263,6 @@ bool sp_control_work(struct sp_daemon *daemon)
     struct sp_client *client;
     struct sp_conn *conn;
 
-    if (sp_explain_work(daemon))
-        return true;
     TAILQ_FOREACH(conn, &daemon->conns, link) {
         if (conn->wait == SP_WAIT_UNMERGE)
             break;

@@ -16,8 +16,8 @@ void sp_control_error(struct sp_conn *conn, int exit_status, const char *error);
 /* May the asker ask about everything: is it root, or the user whom the daemon runs as? */
 bool sp_control_may_all(const struct sp_conn *conn);
 
-/* Does one portion of what was asked for and takes time (explain; un-merging one process), and
- * answers when it is done. Returns true if there is more of this to do at once. */
+/* Un-merges one process of those asked for, and answers when none is left. Returns true if there
+ * is more of this to do at once. */
 bool sp_control_work(struct sp_daemon *daemon);
 
 #endif

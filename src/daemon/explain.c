@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "explain.h"
 
+#include <errno.h>
+
 #include <json-c/json.h>
 
 #include "answers.h"
@@ -9,6 +11,10 @@
 #include "control.h"
 #include "passes.h"
 #include "status.h"
+
+/* Answers of one agent at most: of an honest one each but the last holds a gigabyte that is in use.
+ */
+#define PARTS_MAX 512u
 
 static const char *const left_key[SP_LEFT_KINDS] = {
     [SP_LEFT_OURS] = "samepage",
@@ -211,6 +217,7 @@ void sp_explain_start(struct sp_conn *conn, pid_t pid)
 {
     conn->pid = pid;
     conn->explained = (struct sp_explained){0};
+    conn->parts = 0;
     conn->wait = SP_WAIT_EXPLAIN;
     if (find_client(conn))
         sp_passes_wake(conn->daemon);
@@ -255,7 +262,7 @@ static void work(struct sp_conn *conn)
         reply_unknown(conn);
         return;
     }
-    err = ask_part(conn, client);
+    err = conn->parts++ < PARTS_MAX ? ask_part(conn, client) : -E2BIG;
     if (err || conn->explained.next == 0)
         reply(conn, client, !err);
 }
@@ -274,13 +281,11 @@ static struct sp_conn *find_waiting(const struct sp_daemon *daemon)
 
 bool sp_explain_work(struct sp_daemon *daemon)
 {
-    static bool merges; /* every second time, however many ask and however often */
     struct sp_conn *conn = find_waiting(daemon);
 
     if (!conn)
         return false;
     work(conn);
     sp_clients_reap(daemon);
-    merges = !merges;
-    return !merges && find_waiting(daemon);
+    return find_waiting(daemon) != NULL;
 }

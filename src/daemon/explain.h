@@ -15,8 +15,8 @@
 /* Begins to answer why pages of process pid are not merged, or says that it is none of ours. */
 void sp_explain_start(struct sp_conn *conn, pid_t pid);
 
-/* Asks for one part, and answers when it was the last. Returns true if somebody still waits and it
- * is not the merging's turn. */
+/* Asks for one part, and answers when it was the last: merging goes on in between, however many ask
+ * and however often. Returns true if somebody still waits. */
 bool sp_explain_work(struct sp_daemon *daemon);
 
 #endif

@@ -10,6 +10,7 @@
 #include "control.h"
 #include "domain.h"
 #include "engine_ops.h"
+#include "explain.h"
 #include "log.h"
 #include "status.h"
 #include "turns.h"
@@ -234,16 +235,20 @@ static void sweep(struct sp_daemon *daemon, uint64_t *at)
 static int on_pass(sd_event_source *source, uint64_t usec, void *arg)
 {
     struct sp_daemon *daemon = arg;
+    bool explains;
     uint64_t at;
 
     daemon->serial++;
     at = sp_clients_join(daemon);
+    explains = sp_explain_work(daemon);
 
     if (sp_control_work(daemon))
         earlier(&at, sp_now_usecs());
     else if (daemon->config.run == SP_RUN_MERGE)
         earlier(&at, merge_slice(daemon) + sp_now_usecs());
     else if (daemon->config.run == SP_RUN_UNMERGE && next_merged(daemon) && unmerge_slice(daemon))
+        earlier(&at, sp_now_usecs());
+    if (explains)
         earlier(&at, sp_now_usecs());
     sweep(daemon, &at);
     if (at)

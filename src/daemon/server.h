@@ -35,7 +35,8 @@ struct sp_conn {
     uint64_t pages;
     unsigned failed;
     int error;
-    struct sp_explained explained; /* SP_WAIT_EXPLAIN, with pid: the sums so far */
+    struct sp_explained explained; /* SP_WAIT_EXPLAIN, with pid: the sums so far, */
+    unsigned parts;                /* and of how many answers */
     STAILQ_HEAD(, sp_conn_reply) replies; /* not sent yet */
 };
 

@@ -5,14 +5,17 @@ import json
 import os
 import re
 import signal
+import struct
 
 import pytest
 
+from lib import fake_agent
 from lib.place import wait_for
 
 PAGES = 2048
 PART = PAGES // 4
 NOBODY = 65534
+EXPLAIN = 13  # SP_MSG_EXPLAIN
 
 
 def explain(daemon, program):
@@ -191,22 +194,73 @@ for advice in (10, 16, 18):  # DONTFORK, DONTDUMP, WIPEONFORK
     at = libc.mmap(at + MIB, MIB, 3, 0x32, -1, 0)
     assert libc.madvise(at, MIB, advice) == 0
     ctypes.memset(at, 1, MIB)
-at = libc.mmap(None, 3 * MIB, 0, 0x22, -1, 0)
-at = libc.mmap(at + MIB, MIB, 3, 0x32, -1, 0)
-locked = libc.mlock(at, MIB) == 0
-print("ready", int(locked), flush=True)
+def new():
+    at = libc.mmap(None, 3 * MIB, 0, 0x22, -1, 0)
+    return libc.mmap(at + MIB, MIB, 3, 0x32, -1, 0)
+libc.syscall.argtypes = [ctypes.c_long, ctypes.c_void_p] + [ctypes.c_long] * 3
+names = []
+if libc.mlock(new(), MIB) == 0:
+    names.append("locked")
+if libc.syscall(462, new(), MIB, 0, 0) == 0:  # mseal
+    names.append("sealed")
+key = libc.pkey_alloc(0, 0)
+if key > 0 and libc.syscall(329, new(), MIB, 3, key) == 0:  # pkey_mprotect
+    names.append("protection_key")
+print("ready", *names, flush=True)
 sys.stdin.readline()
 """
 
 
 def test_k17_attributes_by_name(daemon):
     program = daemon.run("/usr/bin/python3", "-c", ATTRIBUTES)
-    locked = int(program.line().split()[1])
-    for name in ("dontfork", "dontdump", "wipeonfork") + (("locked",) if locked else ()):
+    for name in ("dontfork", "dontdump", "wipeonfork", *program.line().split()[1:]):
         wait_counted(daemon, program, name, 1 << 20, where="left_alone")
     left = explain(daemon, program)["left_alone"]
     assert left["file"] > 0 and left["stack"] > 0 and left["not_advised"] == 0
     assert "MADV_WIPEONFORK" in daemon.cli("explain", program.pid).stdout
+
+
+def test_terabytes_that_are_only_reserved(daemon):
+    program = daemon.run("/usr/bin/python3", "-c", """
+import mmap, sys
+memory = mmap.mmap(-1, 8 << 40, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)
+memory[5 << 40] = 1
+print("ready", flush=True)
+sys.stdin.readline()
+""")
+    assert program.line() == "ready"
+    answer = wait_counted(daemon, program, "absent", (8 << 40) // 4096 - 1, 1 << 40)
+    assert answer["pages"]["tracked"] > 8 << 28
+
+
+def explained(next_=0, page=0, left=0, flags=0):
+    return struct.pack("<Q8Q24QII", next_, *[page] * 8, *[left] * 24, flags, 0)
+
+
+@pytest.mark.parametrize("body", [
+    b"", b"x", explained()[:-8], explained() + b"\0" * 8, explained(next_=1), explained(page=1 << 40),
+    explained(left=1 << 60), explained(flags=1 << 31)])
+def test_agent_that_lies(daemon, body):
+    """X, Trust: what an agent may not answer cuts its connection, and nothing else."""
+    lie = fake_agent.Child(daemon.socket, lie={EXPLAIN: lambda _, seq, __: fake_agent.packet(
+        EXPLAIN, body, seq)})
+    wait_for("the agent is not there", lambda: daemon.ps(lie.pid))
+    done = daemon.cli("explain", "--json", lie.pid, check=False)
+    assert done.returncode == 1 or "pages" not in json.loads(done.stdout), done.stdout
+    wait_for("it is not cut", lambda: not daemon.ps(lie.pid))
+    lie.kill()
+    assert daemon.status("daemon_pid") == daemon.pid
+
+
+def test_agent_that_never_comes_to_an_end(daemon):
+    def more(_, seq, body):
+        return fake_agent.packet(EXPLAIN, explained(struct.unpack("<Q", body)[0] + 4096), seq)
+
+    lie = fake_agent.Child(daemon.socket, lie={EXPLAIN: more})
+    wait_for("the agent is not there", lambda: daemon.ps(lie.pid))
+    answer = json.loads(daemon.cli("explain", "--json", lie.pid).stdout)
+    assert "pages" not in answer
+    lie.kill()
 
 
 def test_memory_that_was_not_advised(daemon, compiled):
