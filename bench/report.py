@@ -3,6 +3,8 @@
 
 import json
 
+from targets import LITTLE
+
 MIB = 1 << 20
 HEAD = ("workload", "merger", "before", "after", "net saved", "pages saved", "CPU", "wall",
         "us a page", "idle pass", "ns a page", "maps +", "maps max")
@@ -100,7 +102,7 @@ def ratio_lines(results):
                     ours, theirs = (x.get(key) if isinstance(x, dict) else None
                                     for x in (ours, theirs))
                 # Nothing divided by next to nothing says nothing.
-                small = not theirs or (path[0] == "net_saved" and theirs < 8 * MIB)
+                small = not theirs or (path[0] == "net_saved" and theirs < LITTLE)
                 line.append("-" if ours is None or small else f"{ours / theirs:.3f}")
             if any(text != "-" for text in line[2:]):
                 out.append(line)
