@@ -44,6 +44,7 @@ struct sp_view {
 #define SP_RANGE_NORESERVE 0x1u
 #define SP_RANGE_NO_HUGE 0x2u
 #define SP_RANGE_HUGE 0x4u
+#define SP_RANGE_DONTFORK 0x8u
 
 struct sp_range {
     uint64_t start, end;
@@ -166,6 +167,9 @@ bool sp_ranges_refresh(bool force);
 /* Maps fresh anonymous memory with the flags of the range around addr, at `at` (MAP_FIXED) or, if
  * that is 0, anywhere. The address or a negative errno. */
 long sp_range_map(uint64_t addr, uint64_t length, uint64_t at);
+/* Gives a mapping, new and whole, what SP_RANGE_DONTFORK says. The kernel needs a little memory for
+ * it: it is tried until there is some, and given up only where the program is as good as lost. */
+void sp_range_keep_from_fork(uint64_t addr, uint64_t length);
 /* The range that holds [addr, end) whole, or NULL. */
 const struct sp_range *sp_range_of(uint64_t addr, uint64_t end);
 uint32_t sp_mappings_budget(void);
@@ -229,6 +233,8 @@ uint32_t sp_view_by_inode(uint64_t inode);
 
 /* sites.c: answers SP_MSG_SITES. */
 void sp_sites_report(const struct sp_msg *msg, uint64_t from);
+/* In the child of a fork, by its only thread: what MADV_DONTFORK kept from it are no sites. */
+void sp_sites_forked(void);
 
 /* fault.c: fault points of test builds. */
 #ifdef SP_FAULT_POINTS

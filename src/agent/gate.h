@@ -92,6 +92,8 @@ struct sp_gate {
     uint32_t advise_all;      /* the program called prctl(PR_SET_MEMORY_MERGE, 1) */
     uint32_t locks_future;    /* the program called mlockall(MCL_FUTURE): no merging meanwhile */
     uint32_t page_size;
+    uint32_t dontfork; /* merged memory may be MADV_DONTFORK: forked children are without it */
+    uint32_t reserved;
     volatile uint32_t *wait_page;
     uint64_t change_seq; /* changes noted so far; entry n stands at n % SP_GATE_CHANGES */
     uint64_t tcb_seq;

@@ -56,6 +56,13 @@ void sp_merged_unmerge(struct sp_gate_pass *pass, uint32_t kind, uint64_t addr, 
     sp_gate_note(addr, end);
 }
 
+/* A new mapping in place of a frame's would be one that fork copies. Where that may be wrong the
+ * agent, who knows, un-merges first; what it cannot un-merge is zeroed in place. */
+static bool may_map_anew(void)
+{
+    return agent_state() != SP_GATE_FILTERED && !sp_gate.dontfork;
+}
+
 /*
  * Makes [start, stop), all merged, pages of zeros. A new mapping frees the frames; where there may
  * be none (a filter, a lock that it would lose, no mappings left), zeros are written.
@@ -72,7 +79,7 @@ static void run_to_zeros(uint64_t start, uint64_t stop, bool may_map)
  * refused (holes, locked memory) and drops the pages that were written after their merge. */
 static long drop(const long *a, uint64_t addr, uint64_t end)
 {
-    bool may_map = (int)a[2] != MADV_DONTNEED_LOCKED && agent_state() != SP_GATE_FILTERED;
+    bool may_map = (int)a[2] != MADV_DONTNEED_LOCKED && may_map_anew();
     long args[6] = {a[0], a[1], a[2]};
     uint64_t start, stop, at = addr;
     long ret = native(__NR_madvise, args);
@@ -90,7 +97,7 @@ static long drop(const long *a, uint64_t addr, uint64_t end)
  * DONTNEED does, which FREE allows. With a filter, only what the program itself asked for. */
 static long free_pages(const long *a, uint64_t addr, uint64_t end)
 {
-    bool may_map = agent_state() != SP_GATE_FILTERED;
+    bool may_map = may_map_anew();
     uint64_t start, stop;
     long ret = 0, last;
 
@@ -119,7 +126,7 @@ static long install_guards(const long *a, uint64_t addr, uint64_t end)
 {
     uint64_t start, stop, at = addr;
 
-    while (agent_state() != SP_GATE_FILTERED && sp_sitemap_next(at, end, &start, &stop)) {
+    while (may_map_anew() && sp_sitemap_next(at, end, &start, &stop)) {
         if (!sp_is_err(map_anonymous(start, stop - start, MAP_FIXED)))
             sp_sitemap_clear(start, stop);
         at = stop;
@@ -127,8 +134,18 @@ static long install_guards(const long *a, uint64_t addr, uint64_t end)
     return native(__NR_madvise, a);
 }
 
+static bool is_drop(long advice)
+{
+    return advice == MADV_DONTNEED || advice == MADV_DONTNEED_LOCKED || advice == MADV_FREE ||
+           advice == SP_MADV_GUARD_INSTALL;
+}
+
 long sp_merged_madvise(struct sp_gate_pass *pass, const long *a, uint64_t addr, uint64_t end)
 {
+    if ((int)a[2] == MADV_DONTFORK)
+        sp_gate.dontfork = true;
+    if (sp_gate.dontfork && is_drop((int)a[2]))
+        sp_merged_unmerge(pass, SP_GATE_UNMERGE, addr, end);
     switch ((int)a[2]) {
     case MADV_DONTNEED:
     case MADV_DONTNEED_LOCKED:

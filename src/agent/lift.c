@@ -221,6 +221,7 @@ static bool budget_left(void)
 static bool map_run(struct lift *l, uint32_t i, uint32_t n)
 {
     uint64_t at = page_at(l->addr, i), end = page_at(at, n);
+    const struct sp_range *range = sp_range_of(at, end);
     long ret;
 
     if (!budget_left() || sp_sitemap_set(at, end))
@@ -232,6 +233,10 @@ static bool map_run(struct lift *l, uint32_t i, uint32_t n)
         return false;
     }
     sp_agent.mappings += 2;
+    if (range && (range->flags & SP_RANGE_DONTFORK)) {
+        sp_gate.dontfork = true;
+        sp_range_keep_from_fork(at, end - at);
+    }
     return true;
 }
 
@@ -413,6 +418,8 @@ static bool joins(const struct lift *l, uint64_t addr)
         return false;
     if (addr - end > (uint64_t)MAX_GAP << sp_agent.page_shift)
         return false;
+    if (!sp_range_of(l->addr, addr + sp_agent.page_size))
+        return false; /* what a mapping is given is the same in one range only */
     return addr == end || !sp_sitemap_any(end, addr);
 }
 

@@ -17,7 +17,7 @@ static uint8_t why_not_kept(const char *f)
         char flag[3];
         uint8_t left;
     } known[] = {
-        {"lo", SP_LEFT_LOCKED},      {"wf", SP_LEFT_WIPEONFORK},  {"dc", SP_LEFT_DONTFORK},
+        {"lo", SP_LEFT_LOCKED},      {"wf", SP_LEFT_WIPEONFORK},
         {"dd", SP_LEFT_DONTDUMP},    {"sl", SP_LEFT_SEALED},      {"ht", SP_LEFT_HUGETLB},
         {"sr", SP_LEFT_READ_ADVICE}, {"rr", SP_LEFT_READ_ADVICE}, {"gd", SP_LEFT_STACK},
         {"um", SP_LEFT_USERFAULTFD}, {"ui", SP_LEFT_USERFAULTFD}, {"io", SP_LEFT_DEVICE},
@@ -38,7 +38,9 @@ static void read_flags(struct sp_mapping *m, const char *p, const char *end)
             p++;
             continue;
         }
-        if (!sp_vmflag_kept(p)) {
+        if (p[0] == 'd' && p[1] == 'c') {
+            m->dontfork = true;
+        } else if (!sp_vmflag_kept(p)) {
             m->merge_keeps = false;
             if (!m->lost)
                 m->lost = why_not_kept(p);

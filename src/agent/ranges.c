@@ -21,6 +21,7 @@
 
 #define DIRTY_MAX 1024u
 #define GATE_SPIN_US 2000u
+#define DONTFORK_TRIES 100u
 #define REFRESH_SHARE 10u /* reading the mappings takes at most a tenth of the time */
 
 /* What gated calls touched since the flags were read; more than fits: everything. */
@@ -31,6 +32,7 @@ static bool all_dirty;
 struct build {
     uint64_t start, end; /* of the stretch that grows, 0: none */
     uint64_t flags; /* of its plain mappings */
+    bool dontfork; /* all of it: a child has it whole or not at all */
     uint64_t guard_end; /* of the last mapping that nobody may touch */
     bool keep; /* however small: advised, or with sites in it */
     uint32_t n, mappings, pool_mappings;
@@ -145,6 +147,8 @@ static enum sp_left why_left(const struct sp_mapping *m)
         return left;
     if (!m->merge_keeps)
         return (enum sp_left)m->lost;
+    if (m->dontfork && !is_advised(m))
+        return SP_LEFT_DONTFORK;
     if (is_released(m))
         return SP_LEFT_USERFAULTFD;
     if (!sp_agent.all && !sp_gate.advise_all && !is_advised(m))
@@ -173,7 +177,7 @@ static void finish_range(struct build *b)
 static uint64_t range_flags(const struct sp_mapping *m)
 {
     return (m->noreserve ? SP_RANGE_NORESERVE : 0) | (m->no_huge ? SP_RANGE_NO_HUGE : 0) |
-           (m->huge ? SP_RANGE_HUGE : 0);
+           (m->huge ? SP_RANGE_HUGE : 0) | (m->dontfork ? SP_RANGE_DONTFORK : 0);
 }
 
 static bool add_mapping(void *arg, const struct sp_mapping *mapping)
@@ -201,12 +205,15 @@ static bool add_mapping(void *arg, const struct sp_mapping *mapping)
         return true;
     if (pool)
         b->pool_mappings++;
-    if (b->end && (m->start != b->end || (!eligible && !pool)))
+    if (b->end && (m->start != b->end || (!eligible && !pool) || m->dontfork != b->dontfork))
         finish_range(b);
     if (!eligible && !pool)
         return true;
-    if (!b->end)
+    if (!b->end) {
         b->start = m->start;
+        b->dontfork = m->dontfork;
+        b->flags = m->dontfork ? SP_RANGE_DONTFORK : 0;
+    }
     b->end = m->end;
     if (eligible)
         b->flags = range_flags(m);
@@ -368,6 +375,13 @@ const struct sp_range *sp_range_of(uint64_t addr, uint64_t end)
     return NULL;
 }
 
+void sp_range_keep_from_fork(uint64_t addr, uint64_t length)
+{
+    for (unsigned n = 0; n < DONTFORK_TRIES; n++)
+        if (!sp_is_err(sp_sys(__NR_madvise, addr, length, MADV_DONTFORK)))
+            return;
+}
+
 long sp_range_map(uint64_t addr, uint64_t length, uint64_t at)
 {
     const struct sp_range *r = sp_range_of(addr, addr + sp_agent.page_size);
@@ -379,6 +393,8 @@ long sp_range_map(uint64_t addr, uint64_t length, uint64_t at)
 
     if (!sp_is_err(ret) && (flags & (SP_RANGE_NO_HUGE | SP_RANGE_HUGE)))
         sp_sys(__NR_madvise, ret, length, flags & SP_RANGE_HUGE ? 14 : 15); /* as it was */
+    if (!sp_is_err(ret) && (flags & SP_RANGE_DONTFORK))
+        sp_range_keep_from_fork((uint64_t)ret, length);
     return ret;
 }
 

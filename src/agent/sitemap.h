@@ -7,7 +7,7 @@
  * page itself may have been written since, and be private). It is changed only with the gate
  * closed (agent), or by a program thread inside the gate for the range of its own call; it is read
  * inside the gate, or by the agent. A forked child inherits a true copy, because fork goes through
- * the gate.
+ * the gate; what MADV_DONTFORK kept from it is taken out before fork returns (sp_sites_forked).
  */
 #ifndef SP_AGENT_SITEMAP_H
 #define SP_AGENT_SITEMAP_H

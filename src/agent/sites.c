@@ -4,6 +4,10 @@
  * client whose daemon died (D1). The kernel's list of mappings is the truth; the site map and the
  * books are set by it.
  */
+#include <errno.h>
+
+#include <linux/mman.h>
+
 #include "agent.h"
 #include "kernel.h"
 #include "maps.h"
@@ -59,6 +63,26 @@ static void add_frames(const struct sp_mapping *m, uint64_t from, uint32_t segme
                 add(at, stop, m, segment);
             at = r < n ? region[r].end : walked;
         }
+    }
+}
+
+/* msync with MS_ASYNC does nothing but report holes. */
+static bool is_mapped(uint64_t start, uint64_t stop)
+{
+    return sp_sys(__NR_msync, start, stop - start, MS_ASYNC) != -ENOMEM;
+}
+
+void sp_sites_forked(void)
+{
+    uint64_t start, stop, at = 0;
+
+    while (sp_sitemap_next(at, ~0ull, &start, &stop)) {
+        at = stop;
+        if (is_mapped(start, stop))
+            continue;
+        for (; start < stop; start += sp_agent.page_size)
+            if (!is_mapped(start, start + sp_agent.page_size))
+                sp_sitemap_clear(start, start + sp_agent.page_size);
     }
 }
 

@@ -110,6 +110,8 @@ void sp_agent_forked(void)
         return;
     sp_agent.program_pid = (int)sp_sys(__NR_getpid);
     start.forked = true;
+    if (sp_gate.dontfork)
+        sp_sites_forked();
     sp_agent_spawn();
 }
 

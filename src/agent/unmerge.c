@@ -67,6 +67,17 @@ static int put(uint64_t addr, uint64_t copy, uint32_t i, uint32_t n)
     return 0;
 }
 
+/* Where a run from a to b is to be cut: at most one lift long, and of one range, because what the
+ * new memory is given is the same in one range only. */
+static uint64_t cut(uint64_t a, uint64_t b)
+{
+    const struct sp_range *range = sp_range_of(a, a + sp_agent.page_size);
+
+    if (b - a > (uint64_t)SP_LIFT_PAGES << sp_agent.page_shift)
+        b = a + ((uint64_t)SP_LIFT_PAGES << sp_agent.page_shift);
+    return range && b > range->end ? range->end : b;
+}
+
 static int put_frames(uint64_t addr, uint64_t copy, uint32_t npages, uint64_t frames,
                       uint64_t *done)
 {
@@ -197,8 +208,7 @@ uint64_t sp_unmerge_plain(uint64_t max_runs)
         return 0;
     sp_arena_clean();
     while (runs < max_runs && sp_sitemap_next(at, ~0ull, &a, &b)) {
-        if (b - a > (uint64_t)SP_LIFT_PAGES << sp_agent.page_shift)
-            b = a + ((uint64_t)SP_LIFT_PAGES << sp_agent.page_shift);
+        b = cut(a, b);
         runs += replace_frames(a, b);
         at = b;
     }
@@ -229,13 +239,15 @@ int sp_unmerge(uint64_t start, uint64_t end, uint64_t max_pages, uint64_t *next,
 
     *npages = 0;
     *next = 0;
+    /* The program may have said just now that fork is to copy it, or not. */
+    if (sp_gate.dontfork && !sp_ranges_refresh(true))
+        return -EAGAIN;
     while (at < end && sp_sitemap_next(at, end, &a, &b)) {
         if (looked >= max_pages) {
             *next = a;
             break;
         }
-        if (b - a > (uint64_t)SP_LIFT_PAGES << sp_agent.page_shift)
-            b = a + ((uint64_t)SP_LIFT_PAGES << sp_agent.page_shift);
+        b = cut(a, b);
         ret = unmerge_stretch(a, b, npages);
         if (ret == -EAGAIN && tries++ < GATE_TRIES)
             continue;

@@ -23,6 +23,7 @@ struct mapping {
     bool pool;  /* of one of samepage's segments */
     bool keeps; /* every attribute is one that a merge keeps (K17) */
     bool advised;
+    bool dontfork; /* MADV_DONTFORK: kept where the program advised merging */
 };
 
 struct build {
@@ -79,7 +80,10 @@ static void read_flags(const char *p, struct mapping *m)
             p++;
             continue;
         }
-        m->keeps &= sp_vmflag_kept(p);
+        if (p[0] == 'd' && p[1] == 'c')
+            m->dontfork = true;
+        else
+            m->keeps &= sp_vmflag_kept(p);
         m->advised |= p[0] == 'm' && p[1] == 'g';
         p += 2;
     }
@@ -104,7 +108,7 @@ static bool is_eligible(const struct build *b, const struct mapping *m)
 {
     if (m->shared || !m->plain || !m->readable || !m->writable || m->executable || !m->keeps)
         return false;
-    return b->all || m->advised;
+    return m->advised || (b->all && !m->dontfork);
 }
 
 static void finish_stretch(struct build *b)

@@ -48,7 +48,7 @@ static bool is_same(const struct sp_mapping *a, const struct sp_mapping *b)
            a->executable == b->executable && a->shared == b->shared && a->named == b->named &&
            a->stack == b->stack && a->special == b->special && a->lost == b->lost &&
            a->merge_keeps == b->merge_keeps && a->advised == b->advised &&
-           a->tracked == b->tracked && a->noreserve == b->noreserve && a->no_huge == b->no_huge &&
+           a->tracked == b->tracked && a->dontfork == b->dontfork && a->noreserve == b->noreserve && a->no_huge == b->no_huge &&
            a->huge == b->huge;
 }
 

@@ -166,6 +166,7 @@ static void k17_only_what_loses_nothing_counts(void **state)
     static const char *const left_alone[] = {
         "10000000-20000000 rw-p 00000000 00:00 0 \nVmFlags: rd wr mr mw me dd ac \n",
         "10000000-20000000 rw-p 00000000 00:00 0 \nVmFlags: rd wr mr mw me wf ac \n",
+        "10000000-20000000 rw-p 00000000 00:00 0 \nVmFlags: rd wr mr mw me dc ac \n",
         "10000000-20000000 rw-p 00000000 00:00 0 \nProtectionKey:         3\n" PLAIN,
         "10000000-20000000 rwxp 00000000 00:00 0 \n" PLAIN,
         "10000000-20000000 r--p 00000000 00:00 0 \n" PLAIN,
@@ -191,6 +192,10 @@ static void only_advised_memory_counts_without_all(void **state)
                                   "VmFlags: rd wr mr mw me ac mg \n",
                                   false),
                      1);
+    assert_int_equal(count_ranges("10000000-20000000 rw-p 00000000 00:00 0 \n"
+                                  "VmFlags: rd wr mr mw me dc ac hg mg \n",
+                                  false),
+                     1); /* the memory of QEMU's guests */
 }
 
 static void merged_pages_do_not_make_a_range_small(void **state)
