@@ -36,6 +36,7 @@ extern const struct sp_command sp_command_set;
 extern const struct sp_command sp_command_wait;
 extern const struct sp_command sp_command_unmerge;
 extern const struct sp_command sp_command_off;
+extern const struct sp_command sp_command_doctor;
 extern const struct sp_command sp_command_estimate;
 extern const struct sp_command sp_command_explain;
 

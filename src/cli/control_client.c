@@ -13,11 +13,13 @@
 #include <unistd.h>
 
 #define ANSWER_MAX         65536
+#define CONNECT_PATIENCE   5 /* seconds */
 #define ANSWER_PACKETS_MAX 4096 /* 256 MiB: a daemon that never ends must not fill our memory */
 
 int sp_control_connect(const char *path)
 {
     struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    const struct timeval patience = {.tv_sec = CONNECT_PATIENCE};
     int fd, err;
 
     if (strlen(path) >= sizeof(addr.sun_path))
@@ -26,6 +28,8 @@ int sp_control_connect(const char *path)
     fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     if (fd < 0)
         return -errno;
+    /* Whoever listens there may never accept. */
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
     if (connect(fd, (struct sockaddr *)&addr, sizeof(addr)) == 0)
         return fd;
     err = -errno;

@@ -16,7 +16,7 @@
 /*
  * Connects to the daemon's socket at path, without a word on stderr. Returns the descriptor
  * (close-on-exec, the caller's) or a negative errno: -ENOENT and -ECONNREFUSED mean that no daemon
- * is there.
+ * is there, -EAGAIN that one does not accept for seconds.
  */
 int sp_control_connect(const char *path);
 

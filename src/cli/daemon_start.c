@@ -224,6 +224,31 @@ static int make_socket_dir(const char *socket_path, char *why, size_t size)
     return 0;
 }
 
+int sp_daemon_can_start(const char *socket_path, char *why, size_t size)
+{
+    char path[PATH_MAX];
+    char *slash;
+
+    if (sp_part_find("samepaged", path, sizeof(path)) < 0) {
+        snprintf(why, size, "no daemon is running, and samepaged is not installed beside samepage");
+        return -1;
+    }
+    snprintf(path, sizeof(path), "%s", socket_path);
+    /* The folder of the socket may be made; what it lies in may not. */
+    for (int i = 0; i < 2; i++) {
+        slash = strrchr(path, '/');
+        if (!slash)
+            break;
+        slash[slash == path] = 0;
+        if (access(path, W_OK | X_OK) == 0)
+            return 0;
+        if (errno != ENOENT)
+            break;
+    }
+    snprintf(why, size, "no daemon is running, and %.120s, for its socket, may not be written", path);
+    return -1;
+}
+
 int sp_daemon_ensure(const char *socket_path, char *why, size_t size)
 {
     char program[PATH_MAX];

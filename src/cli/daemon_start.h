@@ -17,6 +17,9 @@
  */
 int sp_part_find(const char *name, char *path, size_t size);
 
+/* Whether sp_daemon_ensure() could start one: 0, or -1 and the reason in why. Changes nothing. */
+int sp_daemon_can_start(const char *socket_path, char *why, size_t size);
+
 /*
  * Sees to it that a daemon answers at the socket, and starts one when none does: in the background,
  * in a session of its own, no child of ours, its messages in samepaged.log beside the socket. Two
