@@ -157,8 +157,7 @@ def measure_load(args):
     return under.result()
 
 
-def bench(args):
-    found, with_load, left_out = chosen(args)
+def bench(args, found, with_load, left_out):
     results = {"machine": machine(), "settings": settings(args), "workloads": {},
                "left_out": left_out}
     for workload in found:
@@ -205,10 +204,10 @@ def alone():
         yield
 
 
-def guarded(args):
+def guarded(args, wanted):
     guard = Guard()
     try:
-        return bench(args)
+        return bench(args, *wanted)
     finally:
         # A second Ctrl-C does not stop the clean-up.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -226,10 +225,12 @@ def main():
                 print(f"{workload.name:24}{workload.about}")
             print(f"{LOAD:24}redis-made under redis-benchmark, while it is merged")
             return 0
+        wanted = chosen(args)
         check(args)
         compile_tools(args.out / "tools")
         with alone():
-            return guarded(args)
+            ksm.check_unused()
+            return guarded(args, wanted)
     except Wrong as error:
         say(error)
         return 2

@@ -38,6 +38,10 @@ def check():
         raise Missing("this kernel's KSM has no smart_scan: Linux 6.7 or newer is needed")
     if not os.access(ROOT / "run", os.W_OK) or os.geteuid() != 0:
         raise Missing("the settings of KSM can be changed only by root: run make bench as root")
+
+
+def check_unused():
+    """Raises Missing where KSM has other programs' pages merged."""
     if number("pages_shared"):
         raise Missing(f"KSM has {read('pages_sharing')} pages of other programs merged, which the "
                       "bench would un-merge: end these programs, or write 2 to "

@@ -125,6 +125,7 @@ def test_report_has_every_measurement_and_escapes_what_it_shows(bench, tmp_path)
 @pytest.mark.parametrize("argv, status, says", [
     (["--rounds", "0"], 2, "--rounds"),
     (["--no-such"], 2, "--no-such"),
+    (["--only", "made-equal,no-such"], 2, "no workload is named no-such"),
     (["--build", "/nonexistent"], 1, "/nonexistent/samepage is not there"),
 ])
 def test_wrong_use_of_the_bench(argv, status, says):
