@@ -31,7 +31,6 @@
 
 #define SP_AGENT_SEGMENTS 4096u /* segments one client can map: 64 GiB of frames */
 #define SP_AGENT_RANGES 16384u
-#define SP_AGENT_MIN_PAGES 64u /* --all: smaller memory is not worth its mappings */
 
 struct sp_view {
     uint64_t base; /* the agent's read-only view of the segment, 0: none */

@@ -18,6 +18,7 @@
 #include "mem.h"
 #include "sitemap.h"
 #include "sys.h"
+#include "vmflags.h"
 
 #define DIRTY_MAX 1024u
 #define GATE_SPIN_US 2000u
@@ -160,7 +161,7 @@ static void finish_range(struct build *b)
 {
     uint64_t pages = (b->end - b->start) >> sp_agent.page_shift;
 
-    if (b->end && (pages >= SP_AGENT_MIN_PAGES || b->keep)) {
+    if (b->end && (pages >= SP_MIN_RANGE_PAGES || b->keep)) {
         if (b->n < SP_AGENT_RANGES) {
             sp_agent.range[b->n++] = (struct sp_range){b->start, b->end, b->flags};
             b->tracked += pages;
