@@ -23,9 +23,9 @@
 #include <sys/mman.h>
 #include <time.h>
 
-#define PAGE 4096u
+#define PAGE  4096u
 #define WORDS (PAGE / sizeof(uint64_t))
-#define OWN (UINT64_C(1) << 63) /* in a content's name: nobody else has it */
+#define OWN   (UINT64_C(1) << 63) /* in a content's name: nobody else has it */
 
 static uint64_t (*memory)[WORDS];
 static uint64_t *content;       /* by page, the name of its content */

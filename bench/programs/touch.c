@@ -5,9 +5,9 @@
  * Usage: touch PID...
  *
  * So nothing counts as saved only because it is out of sight: what is swapped out comes back, and
- * where a frame is mapped, the page table has its entry. Read are anonymous memory, but not what was
- * never written (a read would give it a page table), and all private mappings of files that can be
- * written, as those of frames are.
+ * where a frame is mapped, the page table has its entry. Read are anonymous memory, but not what
+ * was never written (a read would give it a page table), and all private mappings of files that can
+ * be written, as those of frames are.
  *
  * Through /proc/PID/mem: process_vm_readv() pins what it reads, and for that the kernel un-merges
  * KSM's pages.
@@ -22,7 +22,7 @@
 #include <sys/types.h>
 #include <unistd.h>
 
-#define PAGE 4096u
+#define PAGE  4096u
 #define BATCH 512u
 #define THERE (UINT64_C(3) << 62) /* in an entry of pagemap: present, or swapped out */
 
@@ -62,7 +62,8 @@ static size_t touch_process(pid_t pid)
     while (maps && pagemap >= 0 && mem >= 0 && fgets(line, sizeof(line), maps)) {
         bool frames;
 
-        if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %7s %*s %*s %lu", &start, &end, flags, &inode) != 4)
+        if (sscanf(line, "%" SCNx64 "-%" SCNx64 " %7s %*s %*s %lu", &start, &end, flags, &inode) !=
+            4)
             continue;
         frames = inode && flags[1] == 'w';
         if (flags[0] == 'r' && flags[3] == 'p' && (!inode || frames) && !strstr(line, "[v"))
