@@ -2,6 +2,7 @@
 #include "server.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -333,6 +334,8 @@ int sp_server_open(struct sp_daemon *daemon, char *why, size_t why_size)
     int err = fd, on = 1;
 
     if (fd >= 0 && setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)))
+        err = -errno;
+    if (activated && fcntl(fd, F_SETFL, O_NONBLOCK)) /* systemd's waits in accept() */
         err = -errno;
     if (err >= 0)
         err = sd_event_add_io(daemon->event, &daemon->listen_source, fd, EPOLLIN, on_listen,

@@ -24,7 +24,7 @@ class Daemon:
 
     def __init__(self, build=BUILD, cgroup=None, uid=None, options=()):
         need_build(build)
-        self.options, self.pass_socket = list(options), True
+        self.options, self.pass_socket, self.prefix = list(options), True, []
         self.build, self.cgroup, self.uid = build, cgroup, uid
         self.directory = pathlib.Path(tempfile.mkdtemp(prefix="sp-e2e-"))
         self.directory.chmod(0o755)
@@ -46,7 +46,7 @@ class Daemon:
     def start(self):
         with open(self.directory / "samepaged.log", "ab") as log:
             self.popen = subprocess.Popen(
-                [self.build / "samepaged", "--foreground", *[str(o) for o in self.options]],
+                [*self.prefix, self.build / "samepaged", "--foreground", *[str(o) for o in self.options]],
                 env={**os.environ, **(self.env if self.pass_socket else {})},
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory,
                 start_new_session=True, preexec_fn=become(self.uid, self.cgroup))
