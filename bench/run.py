@@ -84,9 +84,8 @@ def medians(runs):
     first = runs[0]
     if isinstance(first, dict):
         return {key: medians([run[key] for run in runs if key in run]) for key in first}
-    if isinstance(first, (int, float)) and not isinstance(first, bool):
-        return statistics.median(runs)
-    return first
+    numbers = [run for run in runs if isinstance(run, (int, float)) and not isinstance(run, bool)]
+    return statistics.median(numbers) if numbers else first
 
 
 def derive(modes):

@@ -52,6 +52,7 @@ def test_converged_is_the_first_whole_pass_without_growth(bench):
     assert watch.stable()
     # 40000 since pass 4; passes 5 and 6 ended without growth, and the whole of 6 was seen.
     assert watch.converged()[0] == 3.0
+    assert watch.nearly()[0] == 2.0
 
 
 def test_nothing_merged_yet_is_not_converged(bench):
@@ -77,6 +78,7 @@ def test_fast_passes_are_watched_for_longer(bench):
 
 def test_median_of_each_number(bench):
     runs = [{"a": n, "b": {"c": n * 2.0}, "d": "text", "e": True} for n in (3, 1, 2)]
+    assert bench.run.medians([{"a": None}, {"a": 1}, {"a": 3}]) == {"a": 2}
     assert bench.run.medians(runs) == {"a": 2, "b": {"c": 4.0}, "d": "text", "e": True}
 
 
