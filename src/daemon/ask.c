@@ -8,9 +8,11 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "admit.h"
 #include "answers.h"
 #include "client.h"
 #include "log.h"
+#include "turns.h"
 
 union sp_control {
     struct cmsghdr align;
@@ -168,11 +170,13 @@ static int check_answer(struct sp_client *client, struct sp_packet *packet, uint
     return 0;
 }
 
-/* Questions of merging can wait; and any can, of one that was slow again and again just now: a long
- * list of sites, or of pages un-merged, comes in many answers. */
+/* Questions of merging can wait; and any can, to a user whose agents were slow again and again just
+ * now: a long list of sites, or of pages un-merged, comes in many answers, and segments are asked
+ * back of all agents. */
 static bool is_put_off(const struct sp_client *client, uint16_t type, uint64_t now)
 {
-    if (client->slow_serial == client->daemon->serial && client->slow_us > SP_SLOW_TOTAL)
+    if (client->domain->slow_serial == client->daemon->serial &&
+        client->domain->slow_us > SP_SLOW_TOTAL)
         return true;
     return now < client->rest_until &&
            (type == SP_MSG_SCAN || type == SP_MSG_FILL || type == SP_MSG_MERGE ||
@@ -187,10 +191,8 @@ static void note_slowness(struct sp_client *client, uint64_t asked)
     if (now - asked <= SP_SLOW_USECS)
         return;
     client->rest_until = now + (now - asked) * SP_SLOW_REST;
-    if (client->slow_serial != client->daemon->serial)
-        client->slow_us = 0;
-    client->slow_serial = client->daemon->serial;
-    client->slow_us += now - asked;
+    if (sp_admit_is_limited(client->daemon, client->uid))
+        sp_turns_note_slow(client->daemon, client->uid, now - asked);
 }
 
 int sp_ask(struct sp_client *client, uint16_t type, const void *question, size_t length, int fd,

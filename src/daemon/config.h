@@ -15,7 +15,7 @@
 #define SP_ANSWER_MSECS    2000u    /* an agent must answer within, or counts as stalled */
 #define SP_SLOW_USECS      200000u  /* an answer that takes longer costs its client a rest, */
 #define SP_SLOW_REST       9u       /* so many times as long */
-#define SP_SLOW_TOTAL      4000000u /* us: after so much slowness in one go nothing more is asked */
+#define SP_SLOW_TOTAL      2000000u /* us: after so much of it in one go a user is asked nothing */
 #define SP_REJOIN_SECONDS  10u      /* after a takeover, agents have so long to come back (D1) */
 #define SP_SLICE_USECS     20000u   /* work done in one go before the event loop runs again */
 #define SP_IDLE_USECS_MIN  200000u  /* sleep when nothing changes any more: from, */

@@ -83,7 +83,6 @@ struct sp_client {
     uint32_t stalls;
     uint64_t join_at; /* CLOCK_MONOTONIC, us: a client that stalls again and again must wait */
     uint64_t rest_until; /* us: it kept the daemon waiting, and is not asked to merge (ask.c) */
-    uint64_t slow_serial, slow_us; /* by slow answers, in the present go of the event loop */
     uint8_t *segments; /* bit by segment id: the client has its descriptor */
     uint32_t segments_size;
     unsigned unmerge_serial; /* of the last unmerge job that did this client */
@@ -109,6 +108,8 @@ struct sp_domain {
     bool all_unmerged; /* run 2: nothing left to do */
     uint64_t pass_scanned, pass_looked; /* pages_scanned when the pass began; of the last pass */
     uint64_t passes, rest_until;        /* turns.h; us */
+    uint64_t slow_serial, slow_us;      /* slow answers of its user in one go of the event loop, */
+    uint64_t slow_until;                /* ... and until when it rests from them */
     uint64_t unmerged; /* pages un-merged, ever */
     /* Frames of merges whose answer was lost: they may be mapped (engine_ops.c). */
     sp_frame *suspect;

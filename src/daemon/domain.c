@@ -203,6 +203,7 @@ static void sweep(struct sp_domain *domain, struct left *left)
 
 bool sp_domains_sweep_live(struct sp_daemon *daemon)
 {
+    uint64_t now = sp_now_usecs();
     struct sp_domain *domain;
     bool retiring = false;
 
@@ -211,6 +212,10 @@ bool sp_domains_sweep_live(struct sp_daemon *daemon)
 
         if (!domain->engine)
             continue;
+        if (domain->slow_until > now) { /* its agents are slow: others first (turns.h) */
+            retiring = true;
+            continue;
+        }
         sweep(domain, &left);
         retiring = retiring || left.retiring;
     }

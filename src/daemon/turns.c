@@ -39,8 +39,7 @@ static bool restart_done(struct sp_daemon *daemon, uint64_t now)
     if (now - daemon->round_at < ROUND_USECS)
         return false;
     daemon->round_at = now;
-    TAILQ_FOREACH(domain, &daemon->domains, link)
-    {
+    TAILQ_FOREACH(domain, &daemon->domains, link) {
         any = any || (domain->engine && domain->pass_done);
         domain->pass_done = false;
     }
@@ -77,10 +76,25 @@ void sp_turns_charge(struct sp_daemon *daemon, uid_t uid, uint64_t usecs)
     uint64_t until = sp_now_usecs() + usecs;
     struct sp_domain *domain;
 
-    TAILQ_FOREACH(domain, &daemon->domains, link)
-    {
-        if (domain->uid == uid)
+    TAILQ_FOREACH(domain, &daemon->domains, link) {
+        if (domain->uid == uid && domain->rest_until < until)
             domain->rest_until = until;
+    }
+}
+
+void sp_turns_note_slow(struct sp_daemon *daemon, uid_t uid, uint64_t usecs)
+{
+    uint64_t now = sp_now_usecs();
+    struct sp_domain *domain;
+
+    TAILQ_FOREACH(domain, &daemon->domains, link) {
+        if (domain->uid != uid)
+            continue;
+        if (domain->slow_serial != daemon->serial)
+            domain->slow_us = 0;
+        domain->slow_serial = daemon->serial;
+        domain->slow_us += usecs;
+        domain->rest_until = domain->slow_until = now + domain->slow_us;
     }
 }
 
@@ -101,8 +115,7 @@ uint64_t sp_turns_passes(const struct sp_daemon *daemon, uid_t uid)
 
     if (uid == (uid_t)-1)
         return daemon->full_scans;
-    TAILQ_FOREACH(domain, &daemon->domains, link)
-    {
+    TAILQ_FOREACH(domain, &daemon->domains, link) {
         if (domain->engine && domain->uid == uid && domain->passes < passes)
             passes = domain->passes;
     }

@@ -192,3 +192,31 @@ def test_each_sees_and_changes_only_their_own(serve, agents):
     assert as_nobody(op="off")["ok"] is False
     assert as_nobody(op="unmerge", pid=nobody)["ok"] is True
     assert daemon.get("run") == "1" and daemon.get("max_mappings") == "0"
+
+
+def test_segments_that_are_given_back_slowly_hold_nobody_up(serve, agents):
+    """Thirty programs that take a second each to let go of a segment, for which all are asked in a
+    row."""
+    def drop(agent, seq, body):
+        time.sleep(1.0)
+        return fake_agent.packet(fake_agent.DONE, bytes(8), seq)
+
+    def unmerge(agent, seq, body):
+        """And never has these pages again: so the frame, and its segment, are nobody's."""
+        kind, answer = agent._unmerge(body)  # pylint: disable=protected-access
+        agent.pages.clear()
+        return fake_agent.packet(kind, answer, seq)
+
+    daemon = serve("")
+    for _ in range(30):
+        agents.append(Agent(daemon.socket, NOBODY, pages={0x10000: b"x" * 4096},
+                            lie={fake_agent.DROP_SEGMENT: drop, fake_agent.UNMERGE: unmerge}))
+    wait_for(lambda: daemon.status(), lambda: daemon.status("pages_sharing") == 29)
+    ask_as(NOBODY, lambda: control(daemon, op="unmerge"))
+    worst = 0
+    deadline = time.monotonic() + 3
+    while time.monotonic() < deadline:
+        began = time.monotonic()
+        daemon.status()
+        worst = max(worst, time.monotonic() - began)
+    assert worst < 8 * place.SLACK, worst
