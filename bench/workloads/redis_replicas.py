@@ -27,7 +27,8 @@ def request(*words):
 
 def json_value(i, chance):
     body = chance.randbytes((SIZE - 100) // 2).hex()
-    return f'{{"id":{i},"user":"user-{i * 7919 % 100003}","tags":["t{i % 17}"],"body":"{body}"}}'.encode()
+    user = i * 7919 % 100003
+    return f'{{"id":{i},"user":"user-{user}","tags":["t{i % 17}"],"body":"{body}"}}'.encode()
 
 
 def random_value(i, chance):

@@ -12,11 +12,11 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PID_MAX           4194304 /* PID_MAX_LIMIT of the kernel: no pid reaches it */
-#define SETTLE_MAX        86400u  /* seconds */
-#define EXIT_INTERRUPTED  (128 + SIGINT)
-#define PROGRESS_MS       100u
-#define MAX_MAP_COUNT     65530u /* the kernel's default */
+#define PID_MAX          4194304 /* PID_MAX_LIMIT of the kernel: no pid reaches it */
+#define SETTLE_MAX       86400u  /* seconds */
+#define EXIT_INTERRUPTED (128 + SIGINT)
+#define PROGRESS_MS      100u
+#define MAX_MAP_COUNT    65530u /* the kernel's default */
 
 struct estimate {
     bool json, advised, progress, settled;
@@ -24,7 +24,7 @@ struct estimate {
     struct sp_estimate_list list;
     struct sp_estimate_sum sum;
     struct sp_estimate_scan scan;
-    size_t at; /* process that is being read */
+    size_t at;                /* process that is being read */
     uint64_t pages, shown_at; /* for the progress; ms */
 };
 
@@ -286,12 +286,13 @@ const struct sp_command sp_command_estimate = {
     .name = "estimate",
     .usage = "estimate [--json] [--all|--advised] [--settle S] [PID]...",
     .summary = "Reads running programs and says what merging them would save",
-    .help = "Changes nothing. Looks at the processes named, or at all that it may read; those of\n"
-            "different users are never merged with one another. No daemon is needed. Memory needed:\n"
-            "about a hundredth of what is read. Exit status 130 on Ctrl-C, after what was seen.\n"
-            "  --all        the memory that \"samepage run --all\" would look after (default)\n"
-            "  --advised    only memory that the programs advised with MADV_MERGEABLE\n"
-            "  --settle S   look again after S seconds, and leave out what changed\n"
-            "  --json       print all as one JSON object\n",
+    .help =
+        "Changes nothing. Looks at the processes named, or at all that it may read; those of\n"
+        "different users are never merged with one another. No daemon is needed. Memory needed:\n"
+        "about a hundredth of what is read. Exit status 130 on Ctrl-C, after what was seen.\n"
+        "  --all        the memory that \"samepage run --all\" would look after (default)\n"
+        "  --advised    only memory that the programs advised with MADV_MERGEABLE\n"
+        "  --settle S   look again after S seconds, and leave out what changed\n"
+        "  --json       print all as one JSON object\n",
     .run = estimate,
 };

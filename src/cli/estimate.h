@@ -2,13 +2,13 @@
 /*
  * What samepage estimate is made of.
  *
- * The model. A **process** that is looked at becomes a list of **runs**: neighbouring pages that are
- * in memory and that an agent would track; for each page a hash of its bytes, nothing else. Reading
- * (estimate_scan.c, with estimate_smaps.c for the rule which memory it is) changes nothing in the
- * process: only pages that are present are read. Then the engine itself, the one of the daemon,
- * merges these hashes in a world that consists of our lists (estimate_tally.c): so what it would
- * merge, in how many mappings, where it gives up for want of them and what it needs to remember is
- * not guessed but done, without touching a page.
+ * The model. A **process** that is looked at becomes a list of **runs**: neighbouring pages that
+ * are in memory and that an agent would track; for each page a hash of its bytes, nothing else.
+ * Reading (estimate_scan.c, with estimate_smaps.c for the rule which memory it is) changes nothing
+ * in the process: only pages that are present are read. Then the engine itself, the one of the
+ * daemon, merges these hashes in a world that consists of our lists (estimate_tally.c): so what it
+ * would merge, in how many mappings, where it gives up for want of them and what it needs to
+ * remember is not guessed but done, without touching a page.
  *
  * One engine for each user: memory of different users is never shared.
  *
@@ -44,7 +44,7 @@ struct sp_estimate_process {
 
     struct sp_estimate_run *run; /* ascending */
     size_t nruns, run_room;
-    uint64_t *hash; /* npages of them */
+    uint64_t *hash;  /* npages of them */
     uint32_t *frame; /* that the tally's engine mapped there, 0: none; allocated by the tally */
     uint64_t npages, page_room;
 
@@ -56,8 +56,8 @@ struct sp_estimate_process {
     uint64_t merged_pages;    /* pages that are sites already */
 
     /* What the tally found. */
-    bool reporting;       /* the pass that is going on asks for every page again */
-    uint32_t mappings;    /* that merging would use */
+    bool reporting;    /* the pass that is going on asks for every page again */
+    uint32_t mappings; /* that merging would use */
     uint64_t sites, zero_sites;
     double pages_sharing; /* its part of the pages that would be saved */
     double pages_saved;   /* the same, without what fork shares anyway */
@@ -75,7 +75,7 @@ enum sp_estimate_skip {
     SP_SKIP_GONE,         /* ended meanwhile, or a zombie */
     SP_SKIP_DENIED,       /* we may not read it */
     SP_SKIP_NOT_DUMPABLE, /* it forbids looking into it (K17) */
-    SP_SKIP_UNFIT,        /* a program that samepage cannot merge, because it is static for example */
+    SP_SKIP_UNFIT, /* a program that samepage cannot merge, because it is static for example */
     SP_SKIPS
 };
 
@@ -130,16 +130,16 @@ struct sp_estimate_scan {
     bool all; /* else only what is advised */
     uint64_t seed;
     uint32_t max_map_count;
-    volatile sig_atomic_t *stop; /* set: come to an end */
+    volatile sig_atomic_t *stop;                 /* set: come to an end */
     void (*progress)(void *arg, uint64_t pages); /* so many pages more were read; may be NULL */
     void *arg;
 };
 
 /*
- * Looks at the process->pid: fills everything but what the tally finds. Reads as much as it can when
- * scan->stop is set meanwhile. Returns 0; -EACCES or -EPERM: it may not be read; -ENOENT, -ESRCH:
- * it is gone; -ENOTTY: this kernel cannot say which pages are in memory (PAGEMAP_SCAN); -ENOMEM.
- * After an error the process holds what was read so far, and is still to be freed.
+ * Looks at the process->pid: fills everything but what the tally finds. Reads as much as it can
+ * when scan->stop is set meanwhile. Returns 0; -EACCES or -EPERM: it may not be read; -ENOENT,
+ * -ESRCH: it is gone; -ENOTTY: this kernel cannot say which pages are in memory (PAGEMAP_SCAN);
+ * -ENOMEM. After an error the process holds what was read so far, and is still to be freed.
  */
 int sp_estimate_scan(const struct sp_estimate_scan *scan, struct sp_estimate_process *process);
 
@@ -160,7 +160,7 @@ struct sp_estimate_sum {
     uint64_t zero_pages;    /* pages of zeros among those that would merge */
     uint64_t mappings;
     uint64_t volatile_pages, swapped_pages, merged_pages;
-    double pages_saved; /* pages_sharing without what fork shares anyway */
+    double pages_saved;               /* pages_sharing without what fork shares anyway */
     uint64_t engine_bytes, own_bytes; /* what samepage would need itself: engine; all, with it */
     int64_t bytes_saved;              /* net of own_bytes */
     size_t nusers;

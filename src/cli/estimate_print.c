@@ -11,12 +11,11 @@
 
 #define MOST_LINES 20u /* of processes, where none was named */
 
-static const char *const skip_key[SP_SKIPS] = {"own", "kernel", "gone", "denied", "not_dumpable",
-                                               "unfit"};
+static const char *const skip_key[SP_SKIPS] = {"own",    "kernel",       "gone",
+                                               "denied", "not_dumpable", "unfit"};
 static const char *const skip_text[SP_SKIPS] = {
-    "samepage's own",       "threads of the kernel",
-    "ended meanwhile",      "may not be read",
-    "forbid looking into",  "programs that samepage cannot merge",
+    "samepage's own",  "threads of the kernel", "ended meanwhile",
+    "may not be read", "forbid looking into",   "programs that samepage cannot merge",
 };
 
 /* A name comes from a process that may be hostile: only text that every terminal and JSON reader

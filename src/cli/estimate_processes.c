@@ -107,8 +107,9 @@ static bool objects(pid_t pid, const struct identity *who, enum sp_estimate_skip
         snprintf(why, size, "it has ended");
     } else if (who->uid != who->owner) {
         *skip = SP_SKIP_NOT_DUMPABLE;
-        snprintf(why, size, "it forbids looking into it (it is not dumpable), so samepage would "
-                            "leave it alone");
+        snprintf(why, size,
+                 "it forbids looking into it (it is not dumpable), so samepage would "
+                 "leave it alone");
     } else if ((objection = sp_exe_objection(path)) != NULL) {
         *skip = SP_SKIP_UNFIT;
         snprintf(why, size, "samepage cannot merge it: %s", objection);

@@ -31,11 +31,11 @@ struct pm_scan_arg {
     uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
     uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
 };
-#define PAGEMAP_SCAN      _IOWR('f', 16, struct pm_scan_arg)
-#define PAGE_IS_FILE      (1u << 2)
-#define PAGE_IS_PRESENT   (1u << 3)
-#define PAGE_IS_SWAPPED   (1u << 4)
-#define PAGE_IS_PFNZERO   (1u << 5)
+#define PAGEMAP_SCAN    _IOWR('f', 16, struct pm_scan_arg)
+#define PAGE_IS_FILE    (1u << 2)
+#define PAGE_IS_PRESENT (1u << 3)
+#define PAGE_IS_SWAPPED (1u << 4)
+#define PAGE_IS_PFNZERO (1u << 5)
 /* Bits of an entry of pagemap. */
 #define PAGEMAP_EXCLUSIVE (UINT64_C(1) << 56) /* mapped here only */
 #define PAGEMAP_FILE      (UINT64_C(1) << 61)
@@ -52,8 +52,8 @@ struct reader {
     int pagemap, mem;
     bool gone; /* it has no memory any more */
     size_t page_size;
-    uint64_t zero;  /* hash of a page of zeros */
-    char *buffer;   /* BATCH pages */
+    uint64_t zero; /* hash of a page of zeros */
+    char *buffer;  /* BATCH pages */
     struct page_region region[REGIONS];
 };
 
@@ -311,8 +311,7 @@ static int look_at_range(struct reader *r, const struct sp_estimate_range *range
 {
     const struct page_region all = {.start = range->start, .end = range->end};
 
-    return range->pool ? look_at_region(r, &all, true)
-                       : look_at_plain(r, range->start, range->end);
+    return range->pool ? look_at_region(r, &all, true) : look_at_plain(r, range->start, range->end);
 }
 
 static uint32_t budget(const struct sp_estimate_scan *scan, uint32_t own_mappings)

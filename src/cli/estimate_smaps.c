@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Which memory of a process an agent would track, from its smaps: the agent's own rule
- * (src/agent/ranges.c), as far as it can be seen from outside. Thread control blocks cannot; a stack
- * is known by a thread's stack pointer instead.
+ * (src/agent/ranges.c), as far as it can be seen from outside. Thread control blocks cannot; a
+ * stack is known by a thread's stack pointer instead.
  */
 #include "estimate.h"
 
@@ -31,10 +31,10 @@ struct build {
     const uint64_t *stack;
     size_t nstacks;
     bool all;
-    size_t first;       /* range that the stretch begins with */
+    size_t first;        /* range that the stretch begins with */
     uint64_t start, end; /* of the stretch that grows; end 0: none */
-    uint64_t guard_end; /* of the last mapping that nobody may touch */
-    bool keep;          /* however small: advised, or merged already */
+    uint64_t guard_end;  /* of the last mapping that nobody may touch */
+    bool keep;           /* however small: advised, or merged already */
 };
 
 /* A segment of the pool is a file of a tmpfs that is mounted nowhere, so its name there, "/" and a

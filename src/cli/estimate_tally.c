@@ -13,12 +13,12 @@
 
 #include "engine.h"
 
-#define STEP_PAGES    512u /* the engine's own limit */
-#define PASSES_LEAST  10u  /* what was passed over is tried again after 8 */
-#define PASSES_MOST   100u
-#define QUIET_PASSES  2u
-#define RUN_MAPPINGS  2u /* that a run of frames is counted as */
-#define NO_PAGE       UINT64_MAX
+#define STEP_PAGES   512u /* the engine's own limit */
+#define PASSES_LEAST 10u  /* what was passed over is tried again after 8 */
+#define PASSES_MOST  100u
+#define QUIET_PASSES 2u
+#define RUN_MAPPINGS 2u /* that a run of frames is counted as */
+#define NO_PAGE      UINT64_MAX
 
 /*
  * What samepage itself needs, measured (a memory cgroup with and without it): the daemon with its
@@ -113,8 +113,8 @@ static uint64_t report_run(const struct sp_estimate_process *p, const struct sp_
             continue;
         if (scan->npages == scan->max_pages || scan->looked == scan->budget)
             return run->addr + k * page_size;
-        scan->page[scan->npages++] = (struct sp_scan_page){run->addr + k * page_size,
-                                                           {hash & SP_ESTIMATE_HASH, 0}};
+        scan->page[scan->npages++] =
+            (struct sp_scan_page){run->addr + k * page_size, {hash & SP_ESTIMATE_HASH, 0}};
         scan->looked++;
     }
     return 0;
@@ -374,8 +374,8 @@ static int add_processes(struct sp_estimate_process *process, size_t n, uid_t ui
     return 0;
 }
 
-static int tally_user(struct sp_estimate_process *process, size_t n, uid_t uid,
-                      uint64_t zero_hash, struct sp_estimate_sum *sum)
+static int tally_user(struct sp_estimate_process *process, size_t n, uid_t uid, uint64_t zero_hash,
+                      struct sp_estimate_sum *sum)
 {
     struct world world = {.page_size = (uint64_t)sysconf(_SC_PAGESIZE)};
     struct sp_engine_config config = {&world_ops, &world, (uint32_t)world.page_size};

@@ -173,7 +173,7 @@ static void k17_only_what_loses_nothing_counts(void **state)
         "10000000-20000000 rw-s 00000000 00:00 0 \n" PLAIN,
         "10000000-20000000 rw-p 00000000 08:01 77   /usr/lib/x.so\n" PLAIN,
         "10000000-20000000 rw-p 00000000 00:00 0    [stack]\n" PLAIN,
-        "10000000-10030000 rw-p 00000000 00:00 0 \n" PLAIN, /* 48 pages */
+        "10000000-10030000 rw-p 00000000 00:00 0 \n" PLAIN,       /* 48 pages */
         "10000000-20000000 rw-p 00000000 00:00 0 \nSize: 4 kB\n", /* no flags: nothing is known */
     };
 

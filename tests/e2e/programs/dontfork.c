@@ -19,7 +19,7 @@
 
 #define PAGE  4096ul
 #define HALF  (2048 * PAGE)
-#define PART  (256 * PAGE) /* that is dropped, at the begin of each half */
+#define PART  (256 * PAGE)  /* that is dropped, at the begin of each half */
 #define SPOT  (1024 * PAGE) /* where a child maps a file, in the first half */
 #define AGAIN (1536 * PAGE) /* from here on dofork */
 
