@@ -45,8 +45,9 @@ static void print_sum(const struct sp_estimate_report *report)
 
     sp_human_bytes(sum->bytes_saved, bytes, sizeof(bytes));
     sp_human_bytes((int64_t)sum->own_bytes, own, sizeof(own));
-    printf("merging %zu processes of %zu users would save %s, net of %s for samepage itself\n",
-           report->list->n, sum->nusers, bytes, own);
+    printf("merging %zu process%s of %zu user%s would save %s, net of %s for samepage itself\n",
+           report->list->n, report->list->n == 1 ? "" : "es", sum->nusers,
+           sum->nusers == 1 ? "" : "s", bytes, own);
     print_pages("pages", sum->pages, "in memory that samepage would look after");
     print_pages("pages_sharing", sum->pages_sharing, "saved");
     print_pages("pages_shared", sum->pages_shared, "frames that they would share");
