@@ -68,6 +68,19 @@ def test_domains_are_no_way_round_the_limit(serve, agents):
     assert [agent.said == "welcome" for agent in agents] == [True, True, False]
 
 
+@pytest.mark.parametrize("uid", [None, NOBODY])
+def test_program_that_could_not_be_repaired(make_daemon, agents, uid):
+    """D2: where the daemon may not open the program's memory it refuses, with the reason: here because
+    the program is not dumpable; Yama has the same effect on a daemon of the user's own."""
+    place.need_root()
+    place.need_kernel_6_8()
+    daemon = make_daemon(uid=uid).start()
+    agents.append(Agent(daemon.socket, NOBODY, dumpable=0))
+    assert "could not repair" in agents[-1].said and "ptrace_scope" in agents[-1].said
+    agents.append(Agent(daemon.socket, NOBODY))
+    assert agents[-1].said == "welcome"
+
+
 def test_connections_of_one_user(serve):
     """A user's own oldest connections go, nobody else's."""
     daemon = serve("max_connections = 20\n")

@@ -11,13 +11,13 @@ PR_SET_DUMPABLE = 4
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def become(uid, groups=()):
+def become(uid, groups=(), dumpable=1):
     """Gives up root for good, and may be looked into all the same, as a program that was started by
-    that user."""
+    that user; or not (dumpable 0)."""
     os.setgroups(groups)
     os.setgid(uid)
     os.setuid(uid)
-    _libc.prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)
+    _libc.prctl(PR_SET_DUMPABLE, dumpable, 0, 0, 0)
 
 
 def ask_as(uid, function, groups=()):
@@ -48,13 +48,13 @@ class Agent:
     """A fake agent of another user, in a process of its own, which got its userfaultfd while it was
     root. said: "welcome", or why it was refused."""
 
-    def __init__(self, path, uid, **how):
+    def __init__(self, path, uid, dumpable=1, **how):
         ours, theirs = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
             try:
                 uffd = fake_agent.userfaultfd()
-                become(uid)
+                become(uid, dumpable=dumpable)
                 fake_agent.userfaultfd = lambda: uffd
                 try:
                     agent = fake_agent.FakeAgent(path, **how)
