@@ -7,6 +7,8 @@ machine gets the wrong one here.
 
 _MAPPINGS = ("each run of frames is a mapping of its own, and a program may spend only a quarter of "
              "vm.max_map_count on them")
+_NODE = ("Node marks two fifths of its memory MADV_DONTFORK (flag dc), which a mapping of a frame "
+         "would not have: it is left alone (K17)")
 _DONTFORK = ("QEMU marks its guests' memory MADV_DONTFORK (flag dc), which a mapping of a frame would "
              "not have: it is left alone (K17)")
 
@@ -18,6 +20,8 @@ REASONS = {
                   "each run of frames is a mapping",
     "qemu-pages": _DONTFORK,
     "net-qemu": _DONTFORK,
+    "node-pages": _NODE,
+    "net-node": _NODE,
     "net-made-run1": f"{_MAPPINGS}: single pages between pages without partner use them up",
     "net-made-run4": "each run of frames is a mapping, and so is the page between two of them: the "
                      "kernel needs about 270 bytes for each, and samepage about 22 for each page",
