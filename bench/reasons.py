@@ -18,6 +18,8 @@ REASONS = {
                  "its frame once",
     "idle-redis": "to look for writes costs about a microsecond a mapping, beside 13 ns a page, and "
                   "each run of frames is a mapping",
+    "load-set": "each pass write-protects what was written since the last one, to see whether it is "
+                "quiet now: three SETs in four have a page fault, with ksmd one in eight",
     "qemu-pages": _DONTFORK,
     "net-qemu": _DONTFORK,
     "node-pages": _NODE,
