@@ -46,7 +46,7 @@ static uint32_t programs_of(const struct sp_daemon *daemon, uid_t uid, pid_t pro
     uint32_t n = 0;
 
     TAILQ_FOREACH(client, &daemon->clients, link)
-    n += client->uid == uid && client->program != program;
+        n += client->uid == uid && client->program != program;
     return n;
 }
 

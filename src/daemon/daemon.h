@@ -104,7 +104,8 @@ struct sp_domain {
     struct sp_engine *engine;      /* NULL: the last client is gone, segments linger */
     struct sp_pool_set *set;
     unsigned nclients;
-    bool pass_done;   /* in the present round */
+    bool pass_done;   /* nothing left to do before the next one begins (turns.h) */
+    bool round_done;  /* completed a pass in the present round */
     bool all_unmerged; /* run 2: nothing left to do */
     uint64_t pass_scanned, pass_looked; /* pages_scanned when the pass began; of the last pass */
     uint64_t passes, rest_until;        /* turns.h; us */

@@ -45,7 +45,7 @@ static int start_engine(struct sp_domain *domain)
     domain->engine = sp_engine_new(&engine);
     if (!domain->engine)
         return -ENOMEM;
-    domain->pass_done = false;
+    domain->pass_done = domain->round_done = false;
     domain->all_unmerged = false;
     domain->pass_scanned = domain->pass_looked = 0;
     sp_engine_set_max_kernel_pages(domain->engine, config->max_kernel_pages);

@@ -27,11 +27,28 @@ static struct sp_domain *pick(struct sp_daemon *daemon, uint64_t now)
             resting = domain;
         domain = next != start ? next : NULL;
     }
+    if (resting) {
+        daemon->turn = TAILQ_NEXT(resting, link); /* domains of one user alternate, too */
+        if (!daemon->turn)
+            daemon->turn = TAILQ_FIRST(&daemon->domains);
+    }
     return resting;
 }
 
-/* Who is done need not wait for those who take so long. */
-static bool restart_done(struct sp_daemon *daemon, uint64_t now)
+/* Each domain completed a pass since the round began. */
+static bool round_done(const struct sp_daemon *daemon)
+{
+    const struct sp_domain *domain;
+
+    TAILQ_FOREACH(domain, &daemon->domains, link) {
+        if (domain->engine && !domain->round_done)
+            return false;
+    }
+    return true;
+}
+
+/* Others than this user need not wait with their next pass for the one that takes so long. */
+static bool restart_others(struct sp_daemon *daemon, uid_t uid, uint64_t now)
 {
     struct sp_domain *domain;
     bool any = false;
@@ -40,8 +57,10 @@ static bool restart_done(struct sp_daemon *daemon, uint64_t now)
         return false;
     daemon->round_at = now;
     TAILQ_FOREACH(domain, &daemon->domains, link) {
-        any = any || (domain->engine && domain->pass_done);
+        if (!domain->engine || domain->uid == uid || !domain->pass_done)
+            continue;
         domain->pass_done = false;
+        any = true;
     }
     return any;
 }
@@ -49,16 +68,16 @@ static bool restart_done(struct sp_daemon *daemon, uint64_t now)
 struct sp_domain *sp_turns_next(struct sp_daemon *daemon)
 {
     uint64_t now = sp_now_usecs();
-    struct sp_domain *domain = pick(daemon, now);
+    struct sp_domain *domain = round_done(daemon) ? NULL : pick(daemon, now);
 
-    if (domain && domain->rest_until > now && restart_done(daemon, now))
+    if (domain && domain->rest_until > now && restart_others(daemon, domain->uid, now))
         domain = pick(daemon, now);
     return domain;
 }
 
 void sp_turns_pass_done(struct sp_domain *domain)
 {
-    domain->pass_done = true;
+    domain->pass_done = domain->round_done = true;
     domain->passes++;
 }
 
@@ -67,7 +86,7 @@ void sp_turns_new_round(struct sp_daemon *daemon)
     struct sp_domain *domain;
 
     TAILQ_FOREACH(domain, &daemon->domains, link)
-    domain->pass_done = false;
+        domain->pass_done = domain->round_done = false;
     daemon->round_at = sp_now_usecs();
 }
 
@@ -104,7 +123,7 @@ uint64_t sp_turns_passes_begin(const struct sp_daemon *daemon)
     uint64_t passes = daemon->full_scans;
 
     TAILQ_FOREACH(domain, &daemon->domains, link)
-    passes = domain->passes > passes ? domain->passes : passes;
+        passes = domain->passes > passes ? domain->passes : passes;
     return passes;
 }
 

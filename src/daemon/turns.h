@@ -9,7 +9,7 @@
 
 #include "daemon.h"
 
-/* The domain that works next; NULL: each one's pass is complete, and so is the round. */
+/* The domain that works next; NULL: each one completed a pass, and so the round is complete. */
 struct sp_domain *sp_turns_next(struct sp_daemon *daemon);
 /* A pass of the domain is complete. */
 void sp_turns_pass_done(struct sp_domain *domain);

@@ -131,6 +131,7 @@ def slow(serve, agents):
         flags[0].touch()
         return daemon
 
+    start.scan = scan
     return start
 
 
@@ -233,3 +234,16 @@ def test_segments_that_are_given_back_slowly_hold_nobody_up(serve, agents):
         daemon.status()
         worst = max(worst, time.monotonic() - began)
     assert worst < 8 * place.SLACK, worst
+
+
+def test_rounds_go_on_with_several_slow_users(slow, agents):
+    """Two users whose passes take seconds, and in turns: each domain of both gets its passes, so
+    full_scans, which is of all, rises."""
+    daemon = slow(5, 2)
+    for i in range(4):
+        agents.append(Agent(daemon.socket, OTHER, lie={fake_agent.SCAN: slow.scan},
+                            domain=b"d%d" % (i % 2)))
+        assert agents[-1].said == "welcome"
+    before = daemon.status("full_scans")
+    wait_for(lambda: f"{daemon.status('full_scans')} after {before}",
+             lambda: daemon.status("full_scans") >= before + 2, 20)
