@@ -22,13 +22,16 @@
  *   lifted, for the kernel writes to it at thread exit without being able to wait;
  * - on merged pages it does what the program means where a private file mapping would behave
  *   differently from anonymous memory (X): DONTNEED and FREE give zeros, mremap moves and grows;
+ * - it notes which pages go into a pipe by vmsplice: they are never merged while they are those
+ *   pages (sitemap.h);
  * - it asks the agent, by a **request** and a touch of the wait page, for what only the agent can
  *   do: un-merging a range with its bytes kept.
  *
  * The gate's state is private memory of the program: a forked child has its own copy, which the
  * forking thread resets before fork returns. No system call of ours is made in the program's
- * threads, but for those that replace the program's own (madvise, mremap on merged pages) and, in
- * the child of a fork, those that start its agent.
+ * threads, but for those that replace the program's own (madvise, mremap on merged pages), a look
+ * whether vmsplice's vector can be read, the blocking of signals while the agent replaces what this
+ * thread asked for, and, in the child of a fork, those that start its agent.
  */
 #ifndef SP_AGENT_GATE_H
 #define SP_AGENT_GATE_H

@@ -27,6 +27,9 @@
 #ifndef __NR_set_mempolicy_home_node
 #define __NR_set_mempolicy_home_node 450
 #endif
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24
+#endif
 #ifndef __NR_mseal
 #define __NR_mseal 462
 #endif
@@ -140,15 +143,21 @@ static void range_gone(uint64_t addr, uint64_t end)
     sp_gate_forget_tcb(addr, end);
 }
 
-static long call_mmap(struct sp_gate_pass *pass, const long *a)
+/* A call that takes the pages of [addr, end) away. Should it fail, those among them that lie in a pipe
+ * are not told from the others any more. */
+static long call_replacing(struct sp_gate_pass *pass, long nr, const long *a)
 {
     uint64_t addr = (uint64_t)a[0], end = range_end(addr, (uint64_t)a[1]);
+    bool spliced;
     long ret;
 
     sp_gate_note(addr, end);
-    ret = with_mappings(pass, __NR_mmap, a);
+    spliced = sp_spliced_clear(addr, end);
+    ret = with_mappings(pass, nr, a);
     if (!sp_is_err(ret))
         range_gone(addr, end);
+    else if (spliced)
+        sp_spliced_add(addr, end);
     return ret;
 }
 
@@ -172,18 +181,6 @@ static long call_mmap_free(const long *a, uint64_t sp)
     return ret;
 }
 
-static long call_munmap(struct sp_gate_pass *pass, const long *a)
-{
-    uint64_t addr = (uint64_t)a[0], end = range_end(addr, (uint64_t)a[1]);
-    long ret;
-
-    sp_gate_note(addr, end);
-    ret = with_mappings(pass, __NR_munmap, a);
-    if (ret == 0)
-        range_gone(addr, end);
-    return ret;
-}
-
 static long call_brk(struct sp_gate_pass *pass, const long *a)
 {
     uint64_t old = __atomic_load_n(&sp_gate_brk, __ATOMIC_SEQ_CST), asked = (uint64_t)a[0], now;
@@ -194,8 +191,10 @@ static long call_brk(struct sp_gate_pass *pass, const long *a)
     if (now != asked && asked > old && sp_sitemap_pages() &&
         ask_give_back(pass) == 0)
         now = (uint64_t)native(__NR_brk, a);
-    if (now < old)
+    if (now < old) {
         range_gone(sp_gate_page_up(now), sp_gate_page_up(old));
+        sp_spliced_clear(sp_gate_page_up(now), sp_gate_page_up(old));
+    }
     __atomic_store_n(&sp_gate_brk, now, __ATOMIC_SEQ_CST);
     return (long)now;
 }
@@ -231,6 +230,24 @@ static long call_mremap(struct sp_gate_pass *pass, const long *a)
     return ret;
 }
 
+/* Pages that lie in a pipe go on lying there when they move. Which of the range they are is not kept,
+ * and the old place stays noted: both only cost savings. */
+static long call_mremap_spliced(struct sp_gate_pass *pass, const long *a)
+{
+    uint64_t addr = (uint64_t)a[0], end = range_end(addr, (uint64_t)a[1]);
+    uint64_t length = sp_gate_page_up((uint64_t)a[2]);
+    uint64_t to = (uint64_t)a[4], to_end = range_end(to, (uint64_t)a[2]);
+    bool spliced = end > addr && sp_spliced_any(addr, end);
+    bool covers = (a[3] & MREMAP_FIXED) && sp_spliced_clear(to, to_end);
+    long ret = call_mremap(pass, a);
+
+    if (covers && sp_is_err(ret))
+        sp_spliced_add(to, to_end);
+    if (spliced && !sp_is_err(ret))
+        sp_spliced_add((uint64_t)ret, (uint64_t)ret + (length < end - addr ? length : end - addr));
+    return ret;
+}
+
 /* A kernel without KSM does not know this advice; the agent follows it all the same (K1). msync
  * with MS_ASYNC does nothing but report holes, as madvise does. */
 static long advise_mergeable(struct sp_gate_pass *pass, const long *a, uint64_t addr, uint64_t end,
@@ -256,13 +273,18 @@ static long advise_mergeable(struct sp_gate_pass *pass, const long *a, uint64_t 
 static long call_madvise(struct sp_gate_pass *pass, const long *a)
 {
     uint64_t addr = (uint64_t)a[0], end = range_end(addr, (uint64_t)a[1]);
+    long ret;
 
     sp_gate_note(addr, end);
     if ((int)a[2] == MADV_MERGEABLE || (int)a[2] == MADV_UNMERGEABLE)
         return advise_mergeable(pass, a, addr, end, (int)a[2] == MADV_MERGEABLE);
     if (sp_sitemap_any(addr, end))
-        return sp_merged_madvise(pass, a, addr, end);
-    return with_mappings(pass, __NR_madvise, a);
+        ret = sp_merged_madvise(pass, a, addr, end);
+    else
+        ret = with_mappings(pass, __NR_madvise, a);
+    if (ret == 0 && ((int)a[2] == MADV_DONTNEED || (int)a[2] == MADV_DONTNEED_LOCKED))
+        sp_spliced_clear(addr, end);
+    return ret;
 }
 
 /* Calls that a mapping of a frame could not carry out as anonymous memory does. */
@@ -365,11 +387,10 @@ static long call_inside(struct sp_gate_pass *pass, long nr, const long *a)
 {
     switch (nr) {
     case __NR_mmap:
-        return call_mmap(pass, a);
     case __NR_munmap:
-        return call_munmap(pass, a);
+        return call_replacing(pass, nr, a);
     case __NR_mremap:
-        return call_mremap(pass, a);
+        return call_mremap_spliced(pass, a);
     case __NR_brk:
         return call_brk(pass, a);
     case __NR_mprotect:

@@ -141,6 +141,9 @@ long sp_gate_dispatch(struct sp_gate_frame *frame)
     case __NR_execveat:
         __atomic_fetch_add(&sp_gate.execs, 1, __ATOMIC_SEQ_CST);
         return SP_STUB_NATIVE;
+    case __NR_vmsplice:
+        sp_gate_before_vmsplice(frame->a, frame->sp);
+        return SP_STUB_NATIVE;
     }
     if (!sp_gate_is_gated(frame->nr, frame->a))
         return SP_STUB_NATIVE;

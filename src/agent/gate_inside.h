@@ -7,6 +7,7 @@
  * gate.c        entering, leaving, waiting, requests, the rings; the agent's side
  * gate_calls.c  one gated call: which rule holds for which number
  * gate_merged.c the same calls on merged pages (X)
+ * gate_splice.c what comes before a vmsplice
  * gate_entry.c  the assembly between a patched site and C; clone and fork
  * gate_install.c, site_check.c, patch.c, elf_objects.c, x86_length.c: putting the gate into libc,
  * once
@@ -53,6 +54,10 @@ long sp_gate_ask(struct sp_gate_pass *pass, uint32_t kind, uint64_t addr, uint64
 bool sp_gate_is_gated(long nr, const long *a);
 /* Does one gated call (never a clone or execve), as the kernel would: its result. */
 long sp_gate_call(long nr, const long *a, uint64_t sp);
+
+/* Before a vmsplice with the arguments a, which is then done natively: its pages are the program's own
+ * and stay so. Outside the gate, which it enters and leaves. */
+void sp_gate_before_vmsplice(const long *a, uint64_t sp);
 
 /* In the child of a fork: the gate as it is after an install. */
 void sp_gate_reset(void);

@@ -309,6 +309,14 @@ static bool still_valid(const struct lift *l)
     return !sp_range_dirty(l->addr, end) && !sp_gate_tcb_in(l->addr, end);
 }
 
+/* What the program put into a pipe since the window was chosen. With the gate closed. */
+static void leave_spliced(struct lift *l)
+{
+    for (uint32_t i = 0; i < l->npages; i++)
+        if (l->state[i] == WANTED && sp_spliced_any(page_at(l->addr, i), page_at(l->addr, i + 1)))
+            decide(l, i, SP_PINNED);
+}
+
 static void lift(struct lift *l)
 {
     struct uffdio_register reg = {
@@ -327,6 +335,7 @@ static void lift(struct lift *l)
         decide_all(l, SP_GONE);
         goto open;
     }
+    leave_spliced(l);
     journal_write(l);
     if (sp_is_err(sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_REGISTER, &reg))) {
         decide_all(l, SP_ATTRIBUTES);
@@ -446,6 +455,10 @@ void sp_lift_merge(const struct sp_merge_ask *ask, uint8_t *result)
                 continue;
             if (!budget_left() || sp_agent.stay_unmerged || sp_gate.locks_future) {
                 result[slot] = SP_OUT_OF_MAPPINGS;
+                continue;
+            }
+            if (sp_spliced_any(addr, addr + sp_agent.page_size)) {
+                result[slot] = SP_PINNED;
                 continue;
             }
             if (!joins(&l, addr)) {

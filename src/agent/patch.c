@@ -11,8 +11,11 @@
  * A stub is the site's first instruction, rcx = 1f, a jump to sp_gate_entry, and three ways on, of
  * which the C code behind the entry chooses one:
  *   1: jmp behind the site                          the call is done
- *   2: syscall; jmp behind the site                 native, no stack touched
+ *   2: jmp to the site's own syscall                native, no stack touched
  *   3: syscall; rcx = 1b; jmp sp_gate_after_fork    fork
+ * The site's own syscall stands where it stood, so that a thread which is cancelled in the call can
+ * be unwound: nobody knows the frames of a stub. Only a short head leaves no room for it; then 2 is
+ * as 3 begins, and a jump behind the site.
  */
 #include "patch.h"
 
@@ -42,6 +45,7 @@
 #define STUB_BYTES 64u
 #define NEAR ((uint64_t)1 << 30)   /* well within a jump's 2 GiB, whatever the object's size */
 #define STEP ((uint64_t)2 << 20)
+#define JUMP 0xe9u
 #define RUN_GAP 4u /* pages between two sites that go into one mapping */
 
 /* A place for stubs near some sites; its first two words point to the gate. */
@@ -147,7 +151,7 @@ static void make_stub(uint8_t *code, uint64_t area, const struct sp_patch_site *
         0x48, 0x8d, 0x0d, 6, 0, 0, 0,    /*  5: lea 18(here), %rcx */
         0xff, 0x25, 0,    0, 0, 0,       /* 12: jmp *area */
         0xe9, 0,    0,    0, 0,          /* 18: jmp behind the site */
-        0x0f, 0x05,                      /* 23: syscall */
+        0x0f, 0x05,                      /* 23: syscall, or a jmp to the site's */
         0xe9, 0,    0,    0, 0,          /* 25: jmp behind the site */
         0x0f, 0x05,                      /* 30: syscall */
         0x48, 0x8d, 0x0d, 0xeb, 0xff, 0xff, 0xff, /* 32: lea 18(here), %rcx */
@@ -162,6 +166,10 @@ static void make_stub(uint8_t *code, uint64_t area, const struct sp_patch_site *
     put_distance(code + 14, stub + 18, area);
     put_distance(code + 19, stub + 23, behind);
     put_distance(code + 26, stub + 30, behind);
+    if (site->head == SP_SITE_HEAD) {
+        code[23] = JUMP;
+        put_distance(code + 24, stub + 28, behind - 2);
+    }
     put_distance(code + 41, stub + 45, area + 8);
 }
 
@@ -243,7 +251,7 @@ static uint64_t file_offset(const struct run *run, uint64_t address)
 
 static int write_jump(const struct patch *patch, const struct run *run, unsigned i)
 {
-    uint8_t code[SP_SITE_MAX] = {0xe9, 0, 0, 0, 0, 0x66, 0x90};
+    uint8_t code[SP_SITE_MAX] = {JUMP, 0, 0, 0, 0, 0x0f, 0x05};
     const struct sp_patch_site *site = &patch->sites[i];
 
     put_distance(code + 1, site->address + 5, site->stub);

@@ -69,6 +69,7 @@ static bool is_gated_number(uint32_t nr)
         __NR_remap_file_pages,
         __NR_process_madvise,
         __NR_set_mempolicy_home_node,
+        __NR_vmsplice,
     };
 
     for (unsigned i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)

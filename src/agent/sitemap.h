@@ -1,13 +1,19 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The site map: which pages of this address space lie in mappings of the pool.
+ * What is known of single pages of this address space: two page maps (pagemap.h) in memory reserved
+ * at the start.
  *
- * One bit a page, in blocks of 512 pages found by an open-addressing hash table that lives in
- * memory reserved at the start. A set bit says: this address is mapped from a pool segment (the
- * page itself may have been written since, and be private). It is changed only with the gate
- * closed (agent), or by a program thread inside the gate for the range of its own call; it is read
- * inside the gate, or by the agent. A forked child inherits a true copy, because fork goes through
- * the gate; what MADV_DONTFORK kept from it is taken out before fork returns (sp_sites_forked).
+ * The site map: which pages lie in mappings of the pool. A set bit says: this address is mapped
+ * from a pool segment (the page itself may have been written since, and be private). It is changed
+ * only with the gate closed (agent), or by a program thread inside the gate for the range of its
+ * own call; it is read inside the gate, or by the agent. A forked child inherits a true copy,
+ * because fork goes through the gate; what MADV_DONTFORK kept from it is taken out before fork
+ * returns (sp_sites_forked).
+ *
+ * The spliced pages: which pages the program gave to a pipe (vmsplice). The pipe refers to the page
+ * itself, and so does whoever splices or tees from it: nobody can tell when that ends. So they are
+ * never merged, until the program drops or unmaps them. Set and cleared by program threads inside
+ * the gate; what the agent sees with the gate closed is whole.
  */
 #ifndef SP_AGENT_SITEMAP_H
 #define SP_AGENT_SITEMAP_H
@@ -29,5 +35,14 @@ bool sp_sitemap_next(uint64_t addr, uint64_t end, uint64_t *start, uint64_t *sto
 void sp_sitemap_area(uint64_t *start, uint64_t *end);
 /* Pages set in all. */
 uint64_t sp_sitemap_pages(void);
+
+/* Notes the pages of [addr, end) as spliced. If there is no room, all pages count as spliced from
+ * then on. */
+void sp_spliced_add(uint64_t addr, uint64_t end);
+/* The pages of [addr, end) are other ones, or none: takes them out, true if there were any. To be
+ * called before a call that unmaps them: afterwards another thread may have new ones there. */
+bool sp_spliced_clear(uint64_t addr, uint64_t end);
+/* May a page of [addr, end) lie in a pipe? */
+bool sp_spliced_any(uint64_t addr, uint64_t end);
 
 #endif

@@ -48,7 +48,7 @@ static const struct reason of_pages[] = {
     {"partner_refused", "a page with the same content was found, but could not be merged"},
     {"volatile", "volatile: changed within the last passes, or not quiet for a whole one yet"},
     {"changed_during_merge", "changed while it was to be merged; tried again when it is quiet"},
-    {"pinned", "pinned: device or kernel I/O refers to it (O_DIRECT, io_uring, RDMA, ...)"},
+    {"pinned", "pinned: device or kernel I/O refers to it (O_DIRECT, io_uring, vmsplice, ...)"},
     {"shared_by_fork", "shared by fork already: replacing it would save nothing"},
     {"mappings", "budget: this process has no mappings left for it; raise max_mappings or "
                  "vm.max_map_count"},

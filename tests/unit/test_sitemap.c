@@ -43,6 +43,26 @@ static int compare(unsigned from, unsigned to)
     return 0;
 }
 
+/* The map of spliced pages is one of its own, and says yes to everything when it is full. */
+static int spliced_differs(void)
+{
+    uint64_t far = BASE + ((uint64_t)1 << 40), group = (uint64_t)1 << 27;
+
+    sp_spliced_add(BASE, BASE + 2 * PAGE);
+    sp_spliced_add((uint64_t)1 << 60, ((uint64_t)1 << 60) + PAGE);
+    if (!sp_spliced_any(BASE + PAGE, BASE + 3 * PAGE) || sp_spliced_any(0, BASE) ||
+        sp_spliced_any(BASE + 2 * PAGE, ~0ul) || sp_sitemap_any(0, ~0ul))
+        return failed("spliced", 0, 2);
+    if (!sp_spliced_clear(BASE, BASE + PAGE) || sp_spliced_clear(BASE, BASE + PAGE) ||
+        sp_spliced_any(BASE, BASE + PAGE) || !sp_spliced_any(BASE, BASE + 2 * PAGE))
+        return failed("cleared", 0, 1);
+    for (unsigned i = 0; i < 512; i++)
+        sp_spliced_add(far + i * group, far + i * group + PAGE);
+    if (!sp_spliced_any(BASE, BASE + PAGE) || !sp_spliced_any(far, far + PAGE))
+        return failed("a full map of spliced pages", 0, 1);
+    return 0;
+}
+
 int main(void)
 {
     uint64_t pages, a, b;
@@ -76,6 +96,8 @@ int main(void)
         return failed("the cleared map", 0, PAGES);
     if (sp_sitemap_set((uint64_t)1 << 52, ((uint64_t)1 << 52) + PAGE) == 0)
         return failed("an address out of reach", 0, 0);
+    if (spliced_differs())
+        return 1;
     puts("ok");
     return 0;
 }

@@ -1,0 +1,131 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Before a vmsplice: its pages are made ones that behave as anonymous memory does (X).
+ *
+ * The pipe refers to the pages themselves, so what the program writes to them later shows there.
+ * That ends when another page takes their place: when one of them is merged, and when the program
+ * writes to one that was. So the pages are noted (sitemap.h) and never merged from then on, and
+ * what is merged of them becomes the program's own before the call.
+ *
+ * The call itself is done natively, outside the gate: it may wait for the pipe's reader for ever.
+ */
+#include <errno.h>
+
+#include <linux/uio.h>
+
+#include "gate_inside.h"
+#include "sitemap.h"
+#include "sys.h"
+
+#define MAX_PARTS 1024u       /* of a vector; the kernel refuses more */
+#define MAX_BYTES 0x7ffff000u /* that one call moves at most */
+#define SET_MASK  2           /* of rt_sigprocmask */
+#define NO_HOW    (-1)
+
+/*
+ * Can the program's memory at [addr, end) be read? The vector may be garbage, and its fault is to
+ * be an error of the call. rt_sigprocmask looks at the new mask before it finds that it is not told
+ * what to do with it (a null pointer would be no mask). A filter that refuses even that does not
+ * tell: then the vector is believed.
+ */
+static bool is_readable(uint64_t addr, uint64_t end)
+{
+    for (uint64_t at = addr; at < end; at = sp_gate_page_up(at + 1))
+        if (sp_sys(__NR_rt_sigprocmask, NO_HOW, at, 0, sizeof(uint64_t)) == -EFAULT)
+            return false;
+    return true;
+}
+
+static bool is_vector(uint64_t vector, uint64_t parts)
+{
+    uint64_t end = vector + parts * sizeof(struct iovec);
+
+    return vector && parts && parts <= MAX_PARTS && end > vector && is_readable(vector, end);
+}
+
+/* The pages of the next part, *start to *stop; false at the end of what one call can move, and at a
+ * part that the kernel will refuse. */
+static bool next_part(const struct iovec *part, uint64_t *left, uint64_t *start, uint64_t *stop)
+{
+    uint64_t base = (uint64_t)part->iov_base, length = part->iov_len;
+
+    if (!*left || length > INT64_MAX || base + length < base)
+        return false;
+    if (length > *left)
+        length = *left;
+    *left -= length;
+    *start = base & ~((uint64_t)sp_gate.page_size - 1);
+    *stop = length ? sp_gate_page_up(base + length) : *start;
+    return *stop >= *start;
+}
+
+/* Notes all pages of the vector; true if any is merged. Inside the gate. */
+static bool note_pages(const struct iovec *vector, uint64_t parts)
+{
+    uint64_t left = MAX_BYTES, start, stop;
+    bool merged = false;
+
+    for (uint64_t i = 0; i < parts && next_part(&vector[i], &left, &start, &stop); i++) {
+        sp_spliced_add(start, stop);
+        merged |= sp_sitemap_any(start, stop);
+    }
+    return merged;
+}
+
+/* A write that changes nothing: the page is the program's own after it. */
+static void write_to(uint64_t page)
+{
+    uint8_t *byte = (uint8_t *)page, value = __atomic_load_n(byte, __ATOMIC_SEQ_CST);
+
+    while (!__atomic_compare_exchange_n(byte, &value, value, false, __ATOMIC_SEQ_CST,
+                                        __ATOMIC_SEQ_CST))
+        ;
+}
+
+/* The agent gives plain memory back; where it cannot, or the page was written since it was merged
+ * and stays where it is, the page is made private in its mapping. */
+static void make_own(struct sp_gate_pass *pass, uint64_t start, uint64_t stop)
+{
+    uint64_t a, b;
+
+    if (sp_sitemap_any(start, stop))
+        sp_merged_unmerge(pass, SP_GATE_UNMERGE, start, stop);
+    while (sp_sitemap_next(start, stop, &a, &b))
+        for (start = a; start < b; start += sp_gate.page_size)
+            write_to(start);
+}
+
+/*
+ * No handler of this thread runs meanwhile: libc's vmsplice() can be cancelled, and a thread that
+ * is cancelled while it waits for the agent would leave the gate closed to it for good.
+ */
+static void own_pages(const struct iovec *vector, uint64_t parts, uint64_t sp)
+{
+    uint64_t all = ~(uint64_t)0, old = 0, left = MAX_BYTES, start, stop;
+    struct sp_gate_pass pass;
+
+    sp_sys(__NR_rt_sigprocmask, SET_MASK, &all, &old, sizeof(all));
+    sp_gate_enter(&pass, sp);
+    for (uint64_t i = 0; i < parts && next_part(&vector[i], &left, &start, &stop); i++)
+        make_own(&pass, start, stop);
+    sp_gate_leave(&pass);
+    sp_sys(__NR_rt_sigprocmask, SET_MASK, &old, 0, sizeof(old));
+}
+
+void sp_gate_before_vmsplice(const long *a, uint64_t sp)
+{
+    const struct iovec *vector = (const struct iovec *)a[1];
+    struct sp_gate_pass pass;
+    bool merged;
+
+    /* An agent that does not serve yet will: only a filter says that none ever comes, and forbids
+     * to look at the vector. */
+    if (__atomic_load_n(&sp_gate.agent, __ATOMIC_SEQ_CST) == SP_GATE_FILTERED ||
+        !is_vector((uint64_t)vector, (uint64_t)a[2]))
+        return;
+    sp_gate_enter(&pass, sp);
+    merged = note_pages(vector, (uint64_t)a[2]);
+    sp_gate_leave(&pass);
+    if (merged)
+        own_pages(vector, (uint64_t)a[2], sp);
+}

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""X: what a program writes to pages that it gave to a pipe (vmsplice) shows in the pipe, as it does
+on anonymous memory, however much is merged around them."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from lib import proc
+from lib.place import wait_for
+
+PAGES, SPLICED = 2048, 16
+WAYS = [("libc",), ("raw",), ("libc", "gift"), ("raw", "gift")]
+
+
+def wait_passes(daemon, passes=4):
+    """Merging goes on for a few passes."""
+    scans = daemon.status("full_scans")
+    wait_for("no passes", lambda: daemon.status("full_scans") >= scans + passes)
+
+
+def pair(daemon, compiled, row, *way):
+    """A program that does the row and another with equal memory."""
+    programs = [daemon.run(compiled("vmsplice", "-fexceptions"), row, *way),
+                daemon.run(compiled("x_rows"), "hold")]
+    for program in programs:
+        program.area = program.region()
+    return programs
+
+
+def finish(program, partner):
+    program.say()
+    assert program.line() == "ok"
+    program.must_finish(0)
+    partner.say()
+    partner.must_finish(0)
+
+
+def wait_pinned(daemon, program):
+    """Explain counts the pages in the pipe with those that I/O refers to."""
+    def pinned():
+        answer = json.loads(daemon.cli("explain", "--json", program.pid).stdout)
+        return answer["pages"]["pinned"]
+
+    wait_for(lambda: f"{pinned()} pages are pinned", lambda: pinned() == SPLICED)
+
+
+@pytest.mark.parametrize("row", ["before", "after"])
+def test_x_vmsplice_unmerged(daemon, compiled, row):
+    """What the other tests expect is what the program sees without samepage."""
+    program = daemon.plain(compiled("vmsplice", "-fexceptions"), row)
+    program.region()
+    program.say()
+    if row == "after":
+        assert program.line() == "spliced"
+        program.say()
+    assert program.line() == "ok"
+    program.must_finish(0)
+
+
+@pytest.mark.parametrize("way", WAYS, ids="-".join)
+def test_x_vmsplice_before_merging(daemon, compiled, way):
+    program, partner = pair(daemon, compiled, "before", *way)
+    daemon.wait_merged(program, program.area, share=0.98)
+    wait_passes(daemon)
+    assert daemon.merged_pages(program, program.area) <= PAGES - SPLICED
+    finish(program, partner)
+
+
+@pytest.mark.parametrize("way", WAYS, ids="-".join)
+def test_x_vmsplice_after_merging(daemon, compiled, way):
+    program, partner = pair(daemon, compiled, "after", *way)
+    daemon.wait_merged(program, program.area, share=1)
+    program.say()
+    assert program.line() == "spliced"
+    wait_passes(daemon)
+    assert daemon.merged_pages(program, program.area) <= PAGES - SPLICED
+    finish(program, partner)
+
+
+def test_x_vmsplice_then_mremap(daemon, compiled):
+    """The pages that lie in the pipe are known at their new place."""
+    program, partner = pair(daemon, compiled, "move")
+    wait_pinned(daemon, program)
+    finish(program, partner)
+
+
+def test_x_vmsplice_dropped_pages_merge_again(daemon, compiled):
+    program, partner = pair(daemon, compiled, "again")
+    daemon.wait_merged(program, program.area, share=1)
+    finish(program, partner)
+
+
+@pytest.mark.parametrize("way", ["libc", "raw"])
+def test_x_vmsplice_garbage(daemon, compiled, way):
+    """A vector that is none is the kernel's to refuse."""
+    program, partner = pair(daemon, compiled, "garbage", way)
+    daemon.wait_merged(program, program.area)
+    finish(program, partner)
+
+
+@pytest.mark.parametrize("way", ["libc", "raw"])
+def test_x_vmsplice_blocked(daemon, compiled, way):
+    """A thread that waits in the call does not keep the gate open; with libc it can be cancelled."""
+    program, partner = pair(daemon, compiled, "cancel", way)
+    daemon.wait_merged(program, program.area, share=0.95)
+    if way == "raw":
+        program.kill()  # syscall() is no cancellation point
+        return
+    finish(program, partner)
+
+
+def test_x_vmsplice_without_agent(daemon, compiled):
+    """What was merged by an agent that was killed is the program's own before it goes into a pipe."""
+    program, partner = pair(daemon, compiled, "after")
+    daemon.wait_merged(program, program.area, share=1)
+    agents = program.agents()
+    for agent in agents:
+        os.kill(agent, signal.SIGKILL)
+    wait_for("the agent lives", lambda: not any(proc.exists(agent) for agent in agents))
+    program.say()
+    assert program.line() == "spliced"
+    finish(program, partner)
+
+
+def test_x_vmsplice_explained(daemon, compiled):
+    program, _ = pair(daemon, compiled, "before")
+    wait_pinned(daemon, program)
