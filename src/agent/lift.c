@@ -76,20 +76,32 @@ static void check_pagemap(struct lift *l)
     }
 }
 
-/* Step 1: compares in place, so that pages that changed are not lifted for nothing. */
-static void compare_in_place(struct lift *l)
+/*
+ * Step 1: pages that were written since they were hashed are not lifted for nothing. The kernel says
+ * which; reading all bytes here, too, would cost as much as the comparison that counts (K6), which
+ * comes when nobody can write. docs/decisions/0007-compare-once.md
+ */
+static void check_written(struct lift *l)
 {
-    for (uint32_t i = 0; i < l->npages; i++) {
-        bool equal;
+    struct sp_page_region region[SP_LIFT_PAGES];
+    struct sp_pm_scan_arg arg = {
+        .size = sizeof(arg),
+        .start = l->addr,
+        .end = page_at(l->addr, l->npages),
+        .vec = (uintptr_t)region,
+        .vec_len = SP_LIFT_PAGES,
+        .category_mask = SP_PAGE_WRITTEN,
+        .return_mask = SP_PAGE_WRITTEN,
+    };
+    long n = sp_sys(__NR_ioctl, sp_agent.pagemap, SP_PAGEMAP_SCAN, &arg);
 
-        if (l->state[i] != WANTED)
-            continue;
-        if (!sp_peek_equal(page_at(l->addr, i),
-                           (void *)sp_view_frame(l->segment[i], l->index[i]), &equal))
-            decide(l, i, SP_GONE);
-        else if (!equal)
-            decide(l, i, SP_CHANGED);
-    }
+    for (long r = 0; r < n; r++)
+        for (uint64_t at = region[r].start; at < region[r].end; at += sp_agent.page_size) {
+            uint32_t i = (uint32_t)((at - l->addr) >> sp_agent.page_shift);
+
+            if (i < l->npages && l->state[i] == WANTED)
+                decide(l, i, SP_CHANGED);
+        }
 }
 
 /* Drops the pages that were not wanted any more from both ends. */
@@ -398,7 +410,7 @@ static bool unbusy(struct lift *l)
 static void run_lift(struct lift *l)
 {
     check_pagemap(l);
-    compare_in_place(l);
+    check_written(l);
     shrink(l);
     if (!l->npages)
         return;

@@ -125,7 +125,7 @@ static int say_hello(uint32_t flags)
 
 static int take_welcome(const struct sp_welcome *w, int fd)
 {
-    uint64_t need = SP_SHM_OFFER + ((uint64_t)SP_LIFT_PAGES << sp_agent.page_shift);
+    uint64_t need = SP_SHM_OFFER + ((uint64_t)SP_FILL_PAGES << sp_agent.page_shift);
     long ret;
 
     if (fd < 0 || w->shm_bytes < need)

@@ -44,14 +44,19 @@ static void serve_scan(const struct sp_msg *msg, const struct sp_scan_ask *ask)
 
 static void serve_fill(const struct sp_msg *msg, const struct sp_fill_ask *ask)
 {
-    struct sp_filled f = {0};
+    struct sp_filled f = {{0}};
 
-    for (uint32_t i = 0; i < ask->npages && i < SP_LIFT_PAGES; i++) {
-        uint64_t addr = ask->addr + ((uint64_t)i << sp_agent.page_shift);
+    if (ask->npages > SP_FILL_PAGES ||
+        msg->length != sizeof(*ask) + ask->npages * sizeof(ask->addr[0])) {
+        sp_agent.leave = true; /* not the daemon we know */
+        return;
+    }
+    for (uint32_t i = 0; i < ask->npages; i++) {
+        uint64_t addr = ask->addr[i];
         uint8_t *slot = (uint8_t *)SP_OFFER + ((uint64_t)i << sp_agent.page_shift);
 
         if (sp_range_of(addr, addr + sp_agent.page_size) && sp_peek_copy(slot, addr))
-            f.ok |= 1ull << i;
+            f.ok[i / 64] |= 1ull << (i % 64);
     }
     sp_link_answer(msg, SP_MSG_FILL, &f, sizeof(f));
 }

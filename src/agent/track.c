@@ -242,31 +242,54 @@ static long look(uint64_t start, uint64_t end, uint64_t max_pages, bool protect,
     return n;
 }
 
+/* Bits [from, to) of one word. */
+static uint64_t bits(uint32_t from, uint32_t to)
+{
+    return (to == 64 ? ~0ull : (1ull << to) - 1) & (~0ull << from);
+}
+
+/* Pages [from, to) of a block were written: they are new again. */
+static void written_in_block(struct block *b, uint64_t base, uint32_t from, uint32_t to,
+                             struct sp_report_out *out)
+{
+    for (uint32_t w = from / 64; w * 64 < to; w++) {
+        uint64_t all = bits(w * 64 < from ? from % 64 : 0, to < w * 64 + 64 ? to - w * 64 : 64);
+
+        for (uint64_t told = b->hashed[w] & all; told; told &= told - 1) {
+            uint32_t i = w * 64 + (uint32_t)__builtin_ctzll(told);
+
+            if (out->head.nchanged >= SP_REPORT_RUNS)
+                break; /* with no room, the next look finds a site that is none */
+            add_run(out->changed, &out->head.nchanged, base + ((uint64_t)i << sp_agent.page_shift));
+            clear(b->site, i);
+        }
+        b->hashed[w] &= ~all;
+        b->pending[w] &= ~all;
+        b->fresh[w] |= all;
+    }
+}
+
 /* Notes what was written in [start, end) since the last look, and protects it again. Returns where
  * it stopped. */
 static uint64_t note_written(uint64_t start, uint64_t end, struct sp_report_out *out,
                              uint64_t budget)
 {
-    uint64_t walked;
+    uint64_t size = 1ull << block_shift(), walked;
     long n = look(start, end, budget, true, &walked);
 
     for (long r = 0; r < n; r++) {
-        for (uint64_t p = region[r].start; p < region[r].end; p += sp_agent.page_size) {
-            struct block *b = find(p, true);
-            uint32_t i = index_of(p);
+        for (uint64_t at = region[r].start, next; at < region[r].end; at = next) {
+            uint64_t base = at & ~(size - 1), npages;
+            struct block *b = find(at, true);
 
+            next = region[r].end < base + size ? region[r].end : base + size;
+            npages = (next - at) >> sp_agent.page_shift;
             if (!b)
                 continue;
             roll(b);
-            if (get(b->hashed, i) && out->head.nchanged < SP_REPORT_RUNS) {
-                add_run(out->changed, &out->head.nchanged, p);
-                clear(b->site, i); /* with no room, the next look finds a site that is none */
-            }
-            clear(b->hashed, i);
-            clear(b->pending, i);
-            set(b->fresh, i);
-            out->head.looked++;
-            out->head.waiting++;
+            written_in_block(b, base, index_of(at), index_of(at) + (uint32_t)npages, out);
+            out->head.looked += npages;
+            out->head.waiting += npages;
         }
     }
     return walked < start ? end : walked;

@@ -16,6 +16,15 @@
 #define PROT_READ_BIT        1
 #define MADV_DONTFORK_ADVICE 10
 
+static uint32_t views_end; /* no view has this number or a higher one */
+
+/* The size of the address space changed by our own doing: that alone is no reason to read all the
+ * mappings again (ranges.c). */
+static void size_changed(int64_t bytes)
+{
+    sp_agent.ranges_vm += (uint64_t)(bytes >> sp_agent.page_shift);
+}
+
 int sp_view_add(uint32_t id, uint32_t npages, int fd)
 {
     uint64_t bytes = (uint64_t)npages << sp_agent.page_shift;
@@ -37,6 +46,9 @@ int sp_view_add(uint32_t id, uint32_t npages, int fd)
     sp_sys(__NR_madvise, ret, bytes, MADV_DONTFORK_ADVICE);
     sp_agent.view[id] =
         (struct sp_view){.base = (uint64_t)ret, .inode = st.st_ino, .npages = npages, .fd = fd};
+    size_changed((int64_t)bytes);
+    if (id >= views_end)
+        views_end = id + 1;
     return 0;
 out:
     if (fd >= 0)
@@ -52,6 +64,7 @@ void sp_view_drop(uint32_t id)
         return;
     view = &sp_agent.view[id];
     sp_sys(__NR_munmap, view->base, (uint64_t)view->npages << sp_agent.page_shift);
+    size_changed(-((int64_t)view->npages << sp_agent.page_shift));
     sp_sys(__NR_close, view->fd);
     *view = (struct sp_view){0};
 }
@@ -71,7 +84,7 @@ uint64_t sp_view_frame(uint32_t id, uint32_t index)
 
 uint32_t sp_view_by_inode(uint64_t inode)
 {
-    for (uint32_t id = 1; id < SP_AGENT_SEGMENTS; id++)
+    for (uint32_t id = 1; id < views_end; id++)
         if (sp_agent.view[id].base && sp_agent.view[id].inode == inode)
             return id;
     return 0;

@@ -141,10 +141,10 @@ static int world_scan(void *ctx, void *mm, struct sp_scan *scan)
     return 0;
 }
 
-static int world_fill(void *ctx, void *mm, uint64_t addr, unsigned n, sp_frame frame,
-                      const struct sp_hash *want, uint8_t *ok)
+static int world_fill(void *ctx, void *mm, struct sp_fill_page *page, unsigned n)
 {
-    memset(ok, 1, n);
+    for (unsigned i = 0; i < n; i++)
+        page[i].ok = 1;
     return 0;
 }
 

@@ -26,13 +26,14 @@
 #include <stdint.h>
 
 #define SP_WIRE_MAGIC 0x31475053u /* "SPG1" */
-#define SP_WIRE_VERSION 1u
-#define SP_WIRE_MAX 65536u /* bytes of a whole packet, header included */
+#define SP_WIRE_VERSION 2u
+#define SP_WIRE_MAX 131072u /* bytes of a whole packet, header included */
 
 #define SP_DOMAIN_MAX 32u    /* a domain's name, with its 0 */
 #define SP_LIFT_PAGES 64u    /* pages a lift takes at most (DESIGN.md, The lift) */
-#define SP_MERGE_PAGES 512u  /* pages a MERGE names at most */
-#define SP_REPORT_PAGES 512u /* quiet pages a REPORT holds at most */
+#define SP_FILL_PAGES 128u   /* pages a FILL names at most: the offer buffer's */
+#define SP_MERGE_PAGES 2048u  /* pages a MERGE names at most */
+#define SP_REPORT_PAGES 2048u /* quiet pages a REPORT holds at most */
 #define SP_REPORT_RUNS 1024u /* runs of changed, and of gone pages, in a REPORT at most */
 #define SP_SITES_RUNS 2048u  /* runs in a SITES answer at most */
 
@@ -152,13 +153,13 @@ struct sp_report {
 };
 
 struct sp_fill_ask {
-    uint64_t addr;
-    uint32_t npages; /* 1 to SP_LIFT_PAGES */
+    uint32_t npages; /* 1 to SP_FILL_PAGES */
     uint32_t reserved;
+    uint64_t addr[];
 };
 
 struct sp_filled {
-    uint64_t ok; /* bit i: page i was copied into slot i of the offer buffer */
+    uint64_t ok[SP_FILL_PAGES / 64]; /* bit i: page i was copied into slot i of the offer buffer */
 };
 
 #define SP_MERGE_BREAK_FORK 0x1u /* take a page that fork still shares, by copying it first (K8) */
@@ -276,7 +277,7 @@ struct sp_journal {
     uint64_t staging; /* page i of the lift, when in the air, is at staging + i pages */
 };
 
-#define SP_SHM_OFFER 65536u /* offset of the offer buffer: SP_LIFT_PAGES pages */
+#define SP_SHM_OFFER 65536u /* offset of the offer buffer: SP_FILL_PAGES pages */
 
 struct sp_shm {
     struct sp_journal journal;

@@ -154,16 +154,14 @@ int sp_check_merged(const void *body, size_t length, uint32_t npages, const stru
     return 0;
 }
 
-int sp_check_filled(const void *body, size_t length, uint32_t npages, uint64_t *ok)
+int sp_check_filled(const void *body, size_t length, uint32_t npages, struct sp_filled *out)
 {
-    struct sp_filled filled;
-
-    if (length != sizeof(filled) || npages == 0 || npages > SP_LIFT_PAGES)
+    if (length != sizeof(*out) || npages == 0 || npages > SP_FILL_PAGES)
         return -EPROTO;
-    memcpy(&filled, body, sizeof(filled));
-    if (npages < 64 && filled.ok >> npages)
-        return -EPROTO;
-    *ok = filled.ok;
+    memcpy(out, body, sizeof(*out));
+    for (uint32_t i = npages; i < SP_FILL_PAGES; i++)
+        if (out->ok[i / 64] >> (i % 64) & 1)
+            return -EPROTO;
     return 0;
 }
 

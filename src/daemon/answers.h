@@ -35,7 +35,7 @@ int sp_check_sites(const void *body, size_t length, uint32_t page_size, uint64_t
                    const struct sp_sites **out);
 /* One known result for each of the npages asked. */
 int sp_check_merged(const void *body, size_t length, uint32_t npages, const struct sp_merged **out);
-int sp_check_filled(const void *body, size_t length, uint32_t npages, uint64_t *ok);
+int sp_check_filled(const void *body, size_t length, uint32_t npages, struct sp_filled *out);
 int sp_check_unmerged(const void *body, size_t length, uint32_t page_size, uint64_t from,
                       uint64_t end, struct sp_unmerged *out);
 int sp_check_done(const void *body, size_t length, int32_t *status);

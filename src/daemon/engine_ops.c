@@ -15,6 +15,8 @@
 #include "notice.h"
 #include "log.h"
 
+_Static_assert(SP_FILL_PAGES >= SP_FILL_PAGES_MAX, "the engine fills more than one offer holds");
+
 #define UNMERGE_PAGES 2048u /* in one answer: some ten milliseconds */
 
 struct sp_hash sp_page_hash(const struct sp_domain *domain, const void *page)
@@ -90,44 +92,75 @@ static int ops_scan(void *ctx, void *mm, struct sp_scan *scan)
     return 0;
 }
 
-/* Copies one offered page into a frame; true if the frame then holds what was wanted. The client
- * may be changing the offer while it is copied: only the frame's own bytes are hashed. */
-static bool fill_frame(struct sp_domain *domain, const struct sp_client *client, unsigned slot,
-                       sp_frame frame, const struct sp_hash *want)
+/*
+ * Copies offered pages, which hold memory, into n neighbouring frames, and hashes what the frames
+ * then hold: the client may be changing the offer meanwhile.
+ */
+static void fill_frames(struct sp_domain *domain, const char *offer, struct sp_fill_page *page,
+                        unsigned n)
 {
+    uint32_t segment = SP_FRAME_SEGMENT(page->frame), index = SP_FRAME_INDEX(page->frame);
     uint32_t page_size = domain->daemon->page_size;
-    const char *offer = (const char *)client->shm + SP_SHM_OFFER + (size_t)slot * page_size;
-    void *to = sp_pool_frame(domain->set, SP_FRAME_SEGMENT(frame), SP_FRAME_INDEX(frame));
-    struct sp_hash hash;
+    const char *filled = sp_pool_frame(domain->set, segment, index);
 
-    if (!to)
-        return false;
-    memcpy(to, offer, page_size);
-    hash = sp_page_hash(domain, to);
-    return hash.lo == want->lo && hash.hi == want->hi;
+    if (!filled || sp_pool_write(domain->set, segment, index, n, offer))
+        return;
+    for (unsigned i = 0; i < n; i++) {
+        struct sp_hash hash = sp_page_hash(domain, filled + (size_t)i * page_size);
+
+        page[i].ok = hash.lo == page[i].want.lo && hash.hi == page[i].want.hi;
+    }
 }
 
-static int ops_fill(void *ctx, void *mm, uint64_t addr, unsigned n, sp_frame frame,
-                    const struct sp_hash *want, uint8_t *ok)
+static bool offered(const struct sp_filled *filled, unsigned i)
 {
+    return filled->ok[i / 64] >> (i % 64) & 1;
+}
+
+static void take_offer(struct sp_domain *domain, const struct sp_client *client,
+                       const struct sp_filled *filled, struct sp_fill_page *page, unsigned n)
+{
+    const char *offer = (const char *)client->shm + SP_SHM_OFFER;
+    unsigned end;
+
+    for (unsigned i = 0; i < n; i++)
+        page[i].ok = 0;
+    for (unsigned i = 0; i < n; i = end) {
+        end = i + 1;
+        if (!offered(filled, i))
+            continue;
+        while (end < n && offered(filled, end) && page[end].frame == page[end - 1].frame + 1)
+            end++;
+        fill_frames(domain, offer + (size_t)i * domain->daemon->page_size, &page[i], end - i);
+    }
+}
+
+static int ops_fill(void *ctx, void *mm, struct sp_fill_page *page, unsigned n)
+{
+    static union {
+        struct sp_fill_ask ask;
+        uint8_t room[sizeof(struct sp_fill_ask) + SP_FILL_PAGES * sizeof(uint64_t)];
+    } out;
     struct sp_domain *domain = ctx;
     struct sp_client *client = mm;
-    struct sp_fill_ask ask = {.addr = addr, .npages = n};
+    struct sp_filled filled;
     const void *body;
-    uint64_t offered;
     size_t size;
     int err;
 
-    if (n == 0 || n > SP_LIFT_PAGES)
+    if (n == 0 || n > SP_FILL_PAGES)
         return -EINVAL;
-    err = sp_ask(client, SP_MSG_FILL, &ask, sizeof(ask), -1, SP_MSG_FILL, &body, &size);
+    out.ask = (struct sp_fill_ask){.npages = n};
+    for (unsigned i = 0; i < n; i++)
+        out.ask.addr[i] = page[i].addr;
+    err = sp_ask(client, SP_MSG_FILL, &out, sizeof(out.ask) + n * sizeof(uint64_t), -1,
+                 SP_MSG_FILL, &body, &size);
     if (err)
         return err;
-    if (sp_check_filled(body, size, n, &offered))
+    if (sp_check_filled(body, size, n, &filled))
         return sp_ask_malformed(client);
     client->offered = true;
-    for (unsigned i = 0; i < n; i++)
-        ok[i] = (offered >> i & 1) && fill_frame(domain, client, i, frame + i, &want[i]);
+    take_offer(domain, client, &filled, page, n);
     return 0;
 }
 

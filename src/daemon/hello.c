@@ -125,7 +125,7 @@ int sp_shm_map(struct sp_client *client, size_t bytes)
 
 size_t sp_shm_bytes(const struct sp_daemon *daemon)
 {
-    return SP_SHM_OFFER + (size_t)SP_LIFT_PAGES * daemon->page_size;
+    return SP_SHM_OFFER + (size_t)SP_FILL_PAGES * daemon->page_size;
 }
 
 void sp_hello_refuse(int sock, uint32_t seq, const char *why)

@@ -89,7 +89,7 @@ static void step(struct sp_daemon *daemon, struct sp_domain *domain)
 static void empty_offers(struct sp_daemon *daemon)
 {
     struct sp_client *client;
-    off_t size = (off_t)(SP_LIFT_PAGES * daemon->page_size);
+    off_t size = (off_t)(SP_FILL_PAGES * daemon->page_size);
 
     TAILQ_FOREACH(client, &daemon->clients, link) {
         if (!client->offered)

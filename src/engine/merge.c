@@ -47,12 +47,41 @@ static void sp_fill_accept(struct sp_engine *engine, uint32_t plan, sp_frame fra
     source->kind = SP_PLAN_NOTHING;
 }
 
-/* Makes frames for the jobs of n neighbouring plans from first on. */
+/* Asks for what is listed. An mm that cannot be asked gets no frames. */
+static void sp_fill_flush(struct sp_engine *engine)
+{
+    struct sp_batch *batch = &engine->batch;
+    uint32_t n = batch->nfill;
+
+    batch->nfill = 0;
+    if (!n)
+        return;
+    if (batch->mm_failed ||
+        engine->ops->fill(engine->ctx, batch->mm->ref, batch->fill, n) < 0) {
+        batch->mm_failed = true;
+        for (uint32_t i = 0; i < n; i++)
+            engine->ops->frame_free_unused(engine->ctx, batch->fill[i].frame, 1);
+        return;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        sp_fill_accept(engine, batch->fill_plan[i], batch->fill[i].frame, batch->fill[i].ok == 1);
+}
+
+static void sp_fill_add(struct sp_engine *engine, uint32_t plan, sp_frame frame)
+{
+    struct sp_batch *batch = &engine->batch;
+
+    if (batch->nfill == SP_FILL_PAGES_MAX)
+        sp_fill_flush(engine);
+    batch->fill_plan[batch->nfill] = plan;
+    batch->fill[batch->nfill++] = (struct sp_fill_page){
+        .addr = batch->plan[plan].addr, .frame = frame, .want = batch->plan[plan].hash};
+}
+
+/* Allocates neighbouring frames for the jobs of n neighbouring plans from first on. */
 static void sp_fill_run(struct sp_engine *engine, uint32_t first, uint32_t n)
 {
     struct sp_batch *batch = &engine->batch;
-    struct sp_hash want[SP_FILL_PAGES];
-    uint8_t ok[SP_FILL_PAGES];
     unsigned got;
 
     for (; n; first += got, n -= got) {
@@ -64,18 +93,8 @@ static void sp_fill_run(struct sp_engine *engine, uint32_t first, uint32_t n)
             return;
         }
         sp_assert(got >= 1 && got <= n);
-        for (unsigned i = 0; i < got; i++) {
-            want[i] = batch->plan[first + i].hash;
-            ok[i] = 0;
-        }
-        if (engine->ops->fill(engine->ctx, batch->mm->ref, batch->plan[first].addr, got, frame,
-                              want, ok) < 0) {
-            engine->ops->frame_free_unused(engine->ctx, frame, got);
-            batch->mm_failed = true;
-            return;
-        }
         for (unsigned i = 0; i < got; i++)
-            sp_fill_accept(engine, first + i, frame + i, ok[i] == 1);
+            sp_fill_add(engine, first + i, frame + i);
     }
 }
 
@@ -89,17 +108,19 @@ static void sp_merge_fill(struct sp_engine *engine)
     struct sp_batch *batch = &engine->batch;
     uint32_t n;
 
+    batch->nfill = 0;
     for (uint32_t i = 0; i < batch->nplans && !batch->mm_failed; i += n) {
         const struct sp_plan *plan = &batch->plan[i];
 
         n = 1;
         if (!sp_fill_source(batch, i))
             continue;
-        while (n < SP_FILL_PAGES && i + n < batch->nplans && sp_fill_source(batch, i + n) &&
+        while (n < SP_FILL_PAGES_MAX && i + n < batch->nplans && sp_fill_source(batch, i + n) &&
                plan[n].addr == plan->addr + n * engine->page_size && plan[n].job == plan->job + n)
             n++;
         sp_fill_run(engine, i, n);
     }
+    sp_fill_flush(engine);
 }
 
 /* ---- merging, whatever the targets ---- */
@@ -193,13 +214,24 @@ static int sp_target_compare(const void *left, const void *right)
     return a->addr < b->addr ? -1 : a->addr > b->addr;
 }
 
+/* By mm, then address. They mostly are so already. */
+static void sp_target_sort(struct sp_target *target, uint32_t n)
+{
+    for (uint32_t i = 1; i < n; i++) {
+        if (sp_target_compare(&target[i - 1], &target[i]) > 0) {
+            qsort(target, n, sizeof(*target), sp_target_compare);
+            return;
+        }
+    }
+}
+
 /* Sorts the targets, asks each mm for its own, and enters the answers. */
 static void sp_merge_send(struct sp_engine *engine, uint32_t n)
 {
     struct sp_target *target = engine->batch.target;
     uint32_t end;
 
-    qsort(target, n, sizeof(*target), sp_target_compare);
+    sp_target_sort(target, n);
     for (uint32_t i = 0; i < n; i = end) {
         end = i + 1;
         while (end < n && target[end].mm == target[i].mm && end - i < SP_BATCH_PAGES)
@@ -402,7 +434,7 @@ static void sp_merge_undo(struct sp_engine *engine)
                                          .frame = job->frame,
                                          .job = (uint16_t)j};
     }
-    qsort(target, n, sizeof(*target), sp_target_compare);
+    sp_target_sort(target, n);
     for (uint32_t i = 0; i < n; i = end) {
         end = i + 1;
         while (end < n && target[end].mm == target[i].mm &&

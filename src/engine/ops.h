@@ -24,6 +24,7 @@ typedef uint32_t sp_frame;
 #define SP_FRAME_SEGMENT(f) ((f) >> 16)
 #define SP_FRAME_INDEX(f) ((f)&0xffffu)
 #define SP_SEGMENT_PAGES_MAX 65536u
+#define SP_FILL_PAGES_MAX 128u
 
 struct sp_hash {
     uint64_t lo, hi;
@@ -76,6 +77,13 @@ struct sp_merge_page {
     uint8_t result;     /* out: enum sp_result */
 };
 
+struct sp_fill_page {
+    uint64_t addr;
+    sp_frame frame;
+    struct sp_hash want;
+    uint8_t ok; /* out */
+};
+
 struct sp_engine_ops {
     /*
      * Looks at the mm's registered memory from scan->from on, until scan->budget pages were looked
@@ -87,16 +95,15 @@ struct sp_engine_ops {
     int (*scan)(void *ctx, void *mm, struct sp_scan *scan);
 
     /*
-     * Fills frames [frame, frame + n) with the bytes of the mm's pages from addr on, n at most 64,
-     * frames of one sp_frame run from frame_alloc() that were never filled. ok[i] is set to 1 if
-     * frame i now holds bytes whose hash, computed by the callee from its own copy, is want[i];
-     * else the frame's contents are undefined and it must go back with frame_free_unused().
+     * Fills each page's frame with the bytes of the mm's page at addr; n at most SP_FILL_PAGES_MAX,
+     * addresses ascending, frames from frame_alloc() that were never filled. ok is set to 1 if the
+     * frame now holds bytes whose hash, computed by the callee from its own copy, is want; else to 0,
+     * and the frame's contents are undefined: it must go back with frame_free_unused().
      */
-    int (*fill)(void *ctx, void *mm, uint64_t addr, unsigned n, sp_frame frame,
-                const struct sp_hash *want, uint8_t *ok);
+    int (*fill)(void *ctx, void *mm, struct sp_fill_page *page, unsigned n);
 
     /*
-     * Merges n pages (at most 512, addresses ascending) into their frames: each is compared with
+     * Merges n pages (at most 2048, addresses ascending) into their frames: each is compared with
      * its frame byte for byte while nobody can write it (K6). Neighbouring pages with neighbouring
      * frames cost one mapping. Sets every result. A negative errno: all pages are to be taken as
      * not merged; should some be merged after all (the answer was lost), the mm is removed and

@@ -35,9 +35,8 @@
 #define SP_CHUNK_PAGES (1u << SP_CHUNK_SHIFT)
 #define SP_NONE        UINT32_MAX /* no item, no frame at the end of a chain */
 
-#define SP_BATCH_PAGES 512u  /* pages a scan answers, and a merge names, at most */
+#define SP_BATCH_PAGES 2048u /* pages a scan answers, and a merge names, at most */
 #define SP_BATCH_RUNS  1024u /* runs a scan answers at most, of each kind */
-#define SP_FILL_PAGES  64u   /* pages of one fill at most */
 
 /* Addresses at or above this are no program's: what names them is ignored. */
 #define SP_ADDRESS_END (UINT64_C(1) << 62)
@@ -175,7 +174,7 @@ struct sp_target {
 
 #define SP_NO_JOB    UINT16_MAX
 #define SP_NO_PLAN   UINT16_MAX
-#define SP_JOB_HEADS 512u
+#define SP_JOB_HEADS 2048u
 
 /* Everything one scan's answer needs; allocated once with the engine. */
 struct sp_batch {
@@ -187,6 +186,9 @@ struct sp_batch {
     uint16_t job_head[SP_JOB_HEADS];
     struct sp_target target[SP_BATCH_PAGES * 2];
     struct sp_merge_page merge[SP_BATCH_PAGES];
+    struct sp_fill_page fill[SP_FILL_PAGES_MAX];
+    uint32_t fill_plan[SP_FILL_PAGES_MAX]; /* the plan that each is for */
+    uint32_t nfill;
     struct sp_scan_page page[SP_BATCH_PAGES];
     struct sp_scan_run changed[SP_BATCH_RUNS];
     struct sp_scan_run gone[SP_BATCH_RUNS];

@@ -285,6 +285,14 @@ void *sp_pool_frame(struct sp_pool_set *set, uint32_t segment, uint32_t index)
     return s ? sp_pool_segment_at(s, index) : NULL;
 }
 
+int sp_pool_write(struct sp_pool_set *set, uint32_t segment, uint32_t index, unsigned n,
+                  const void *bytes)
+{
+    struct sp_pool_segment *s = find_segment(set, segment);
+
+    return s ? sp_pool_segment_write(s, index, n, bytes) : -ENOENT;
+}
+
 int sp_pool_segment_fd(struct sp_pool_set *set, uint32_t segment)
 {
     char name[16];

@@ -70,6 +70,14 @@ int sp_pool_claim(struct sp_pool_set *set, uint32_t segment, uint32_t index);
 /* The daemon's own view of a frame: page_size bytes, writable, NULL if there is no such frame. */
 void *sp_pool_frame(struct sp_pool_set *set, uint32_t segment, uint32_t index);
 
+/*
+ * Writes n pages of bytes into neighbouring frames that were never filled (n as sp_pool_alloc() gave
+ * them). By a write, not through the view: the kernel then neither clears the new pages nor takes a
+ * fault for each (docs/decisions/0007-cpu-of-a-merge.md). 0, or a negative errno.
+ */
+int sp_pool_write(struct sp_pool_set *set, uint32_t segment, uint32_t index, unsigned n,
+                  const void *bytes);
+
 /* A read-only descriptor of the segment for a client; the caller closes it. Negative errno. */
 int sp_pool_segment_fd(struct sp_pool_set *set, uint32_t segment);
 uint32_t sp_pool_segment_pages(struct sp_pool_set *set, uint32_t segment);

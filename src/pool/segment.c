@@ -270,6 +270,29 @@ static int map_view(struct sp_pool_segment *segment)
     return 0;
 }
 
+int sp_pool_segment_write(struct sp_pool_segment *segment, uint32_t index, unsigned n,
+                          const void *bytes)
+{
+    const char *from = bytes;
+    size_t left = n * page_size();
+    off_t at = (off_t)(index * page_size());
+
+    if (index >= segment->bump || n > segment->bump - index)
+        return -ENOENT;
+    while (left) {
+        ssize_t done = pwrite(segment->fd, from, left, at);
+
+        if (done < 0 && errno == EINTR)
+            continue;
+        if (done <= 0)
+            return done < 0 ? -errno : -EIO;
+        from += done;
+        at += done;
+        left -= (size_t)done;
+    }
+    return 0;
+}
+
 void *sp_pool_segment_at(struct sp_pool_segment *segment, uint32_t index)
 {
     if (index >= segment->bump)

@@ -49,6 +49,9 @@ void sp_pool_segment_forget_all(struct sp_pool_segment *segment);
 /* -ENOENT: a frame that was never handed out. */
 int sp_pool_segment_claim(struct sp_pool_segment *segment, uint32_t index);
 
+/* Writes n pages into frames from index on, which were handed out. 0 or a negative errno. */
+int sp_pool_segment_write(struct sp_pool_segment *segment, uint32_t index, unsigned n,
+                          const void *bytes);
 /* The daemon's view, mapped when first asked for. NULL: no such frame, or no memory. */
 void *sp_pool_segment_at(struct sp_pool_segment *segment, uint32_t index);
 /*

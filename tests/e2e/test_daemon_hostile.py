@@ -58,7 +58,7 @@ def first_packets():
     yield "domain with a slash", fa.packet(fa.HELLO, fa.hello_body(domain=b"../u0"))
     yield "answer without question", fa.packet(fa.MERGE, b"\0" * 600)
     yield "one byte", b"\0"
-    yield "full packet", rnd.randbytes(65536)
+    yield "full packet", rnd.randbytes(131072)
     for i in range(40):
         yield f"random {i}", rnd.randbytes(rnd.randrange(1, 400))
 
@@ -218,9 +218,9 @@ def test_domains_do_not_mix(daemon):
 def test_offered_bytes_that_do_not_hash(daemon):
     """K6, Trust: an offer of other bytes than were reported never becomes a frame."""
     def lie(agent, seq, body):
-        _, n, _ = struct.unpack("<QII", body)
+        n, = struct.unpack_from("<I", body)
         agent.shm[fa.OFFER:fa.OFFER + n * fa.PAGE] = b"\xee" * (n * fa.PAGE)
-        return fa.packet(fa.FILL, struct.pack("<Q", (1 << n) - 1), seq)
+        return fa.packet(fa.FILL, ((1 << n) - 1).to_bytes(fa.FILL_PAGES // 8, "little"), seq)
 
     pages = {BASE + i * fa.PAGE: page(i + 1) for i in range(8)}
     children = [fa.Child(daemon.socket, pages=pages, lie={fa.FILL: lie}) for _ in range(2)]

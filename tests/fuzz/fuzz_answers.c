@@ -42,7 +42,7 @@ static void check(unsigned which, const void *body, size_t size)
     struct sp_journal journal;
     struct sp_hello hello;
     struct sp_msg msg;
-    uint64_t ok;
+    struct sp_filled filled;
     int32_t status;
 
     switch (which % 10) {
@@ -67,8 +67,8 @@ static void check(unsigned which, const void *body, size_t size)
             expect(merged->result[4] <= SP_OUT_OF_MEMORY);
         break;
     case 5:
-        if (!sp_check_filled(body, size, 7, &ok))
-            expect(ok < 1u << 7);
+        if (!sp_check_filled(body, size, 7, &filled))
+            expect(filled.ok[0] < 1u << 7 && !filled.ok[1]);
         break;
     case 6:
         if (!sp_check_unmerged(body, size, PAGE, 0, ~0ull, &unmerged))

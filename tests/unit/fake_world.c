@@ -97,25 +97,25 @@ static int fake_scan(void *ctx, void *ref, struct sp_scan *scan)
     return 0;
 }
 
-static int fake_fill(void *ctx, void *ref, uint64_t addr, unsigned n, sp_frame frame,
-                     const struct sp_hash *want, uint8_t *ok)
+static int fake_fill(void *ctx, void *ref, struct sp_fill_page *ask, unsigned n)
 {
     struct fake_world *world = ctx;
     struct fake_mm *mm = ref;
 
     if (mm->fill_error)
         return mm->fill_error;
-    assert_true(n >= 1 && n <= SP_FILL_PAGES);
+    assert_true(n >= 1 && n <= SP_FILL_PAGES_MAX);
     world->fills += n;
     for (unsigned i = 0; i < n; i++) {
-        const struct fake_page *page = fake_page(mm, addr + i * FAKE_PAGE);
-        struct fake_frame *target = fake_frame(world, frame + i);
+        const struct fake_page *page = fake_page(mm, ask[i].addr);
+        struct fake_frame *target = fake_frame(world, ask[i].frame);
         struct sp_hash hash = fake_hash(page->content);
 
+        assert_true(i == 0 || ask[i].addr > ask[i - 1].addr);
         assert_int_equal(target->state, FAKE_TAKEN);
         target->content = page->content;
-        ok[i] = page->present && hash.lo == want[i].lo && hash.hi == want[i].hi;
-        if (ok[i])
+        ask[i].ok = page->present && hash.lo == ask[i].want.lo && hash.hi == ask[i].want.hi;
+        if (ask[i].ok)
             target->state = FAKE_FILLED;
     }
     return 0;

@@ -11,11 +11,12 @@ import platform
 import socket
 import struct
 
-MAGIC, VERSION = 0x31475053, 1
+MAGIC, VERSION = 0x31475053, 2
 (HELLO, WELCOME, REFUSE, SEGMENT, DROP_SEGMENT, SITES, SCAN, FILL, MERGE, UNMERGE, QUIT,
  DONE) = range(1, 13)
 PAGE = mmap.PAGESIZE
 OFFER = 65536
+FILL_PAGES = 128
 REPORT = struct.Struct("<7QII4I")
 SYS_USERFAULTFD = {"x86_64": 323, "aarch64": 282}[platform.machine()]
 
@@ -65,7 +66,7 @@ def send_fd(sock, data, fd):
 
 def receive(sock):
     """(type, seq, body, fd or None); (None, 0, b"", None) at the end."""
-    data, control, _, _ = sock.recvmsg(65536, socket.CMSG_SPACE(4))
+    data, control, _, _ = sock.recvmsg(131072, socket.CMSG_SPACE(4))
     fd = None
     for level, kind, value in control:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
@@ -116,14 +117,14 @@ class FakeAgent:
         return SCAN, self.report([(a, page_hash(self.pages[a], self.seed)) for a in new])
 
     def _fill(self, body):
-        addr, n, _ = struct.unpack("<QII", body)
+        n, = struct.unpack_from("<I", body)
         ok = 0
-        for i in range(n):
-            page = self.pages.get(addr + i * PAGE)
+        for i, addr in enumerate(struct.unpack_from(f"<{n}Q", body, 8)):
+            page = self.pages.get(addr)
             if page is not None:
                 self.shm[OFFER + i * PAGE:OFFER + (i + 1) * PAGE] = page
                 ok |= 1 << i
-        return FILL, struct.pack("<Q", ok)
+        return FILL, ok.to_bytes(FILL_PAGES // 8, "little")
 
     def _merge(self, body):
         nruns, npages = struct.unpack_from("<II", body)
