@@ -373,16 +373,20 @@ open:
 static void lift_window(struct lift *l)
 {
     uint64_t addr = l->addr;
-    uint32_t n = l->npages;
+    uint32_t n = l->npages, end;
 
     lift(l);
-    for (uint32_t i = 0; i < n; i++) {
+    for (uint32_t i = 0; i < n; i = end) {
         uint64_t at = page_at(addr, i);
 
-        if (l->state[i] == MAPPED)
-            sp_track_merged(at, 1);
-        else if (!sp_sitemap_any(at, at + sp_agent.page_size))
+        end = i + 1;
+        if (l->state[i] == MAPPED) {
+            while (end < n && l->state[end] == MAPPED)
+                end++;
+            sp_track_merged(at, end - i);
+        } else if (!sp_sitemap_any(at, at + sp_agent.page_size)) {
             sp_track_pending(at, 1);
+        }
     }
 }
 

@@ -139,37 +139,51 @@ void sp_track_pending(uint64_t addr, uint64_t npages)
     }
 }
 
-/* A page that merges now is no more one of those that went: what was noted of its past is void. */
-static void not_gone(uint64_t addr)
+/* Pages that merge now are no more among those that went: what was noted of their past is void. */
+static void not_gone(uint64_t addr, uint64_t end)
 {
     for (uint32_t i = 0; i < ngone; i++) {
-        uint64_t end = gone[i].addr + (gone[i].npages << sp_agent.page_shift);
-        uint64_t behind = addr + sp_agent.page_size;
+        uint64_t from = gone[i].addr, to = from + (gone[i].npages << sp_agent.page_shift);
 
-        if (addr < gone[i].addr || addr >= end)
+        if (end <= from || addr >= to)
             continue;
-        gone[i].npages = (addr - gone[i].addr) >> sp_agent.page_shift;
-        if (behind < end && ngone < GONE_MAX)
-            gone[ngone++] = (struct sp_run){behind, (end - behind) >> sp_agent.page_shift};
-        if (!gone[i].npages)
-            gone[i] = gone[--ngone];
-        return;
+        if (end < to && from < addr && ngone < GONE_MAX)
+            gone[ngone++] = (struct sp_run){end, (to - end) >> sp_agent.page_shift};
+        if (from < addr)
+            gone[i].npages = (addr - from) >> sp_agent.page_shift;
+        else if (end < to)
+            gone[i] = (struct sp_run){end, (to - end) >> sp_agent.page_shift};
+        else
+            gone[i--] = gone[--ngone];
     }
+}
+
+/* Bits [from, to) of one word. */
+static uint64_t bits(uint32_t from, uint32_t to)
+{
+    return (to == 64 ? ~0ull : (1ull << to) - 1) & (~0ull << from);
 }
 
 void sp_track_merged(uint64_t addr, uint64_t npages)
 {
-    for (; npages; npages--, addr += sp_agent.page_size) {
-        struct block *b = find(addr, true);
-        uint32_t i = index_of(addr);
+    uint64_t end = addr + (npages << sp_agent.page_shift);
 
-        if (!b)
-            return;
-        not_gone(addr);
-        clear(b->fresh, i);
-        clear(b->pending, i);
-        set(b->hashed, i);
-        set(b->site, i);
+    not_gone(addr, end);
+    while (npages) {
+        struct block *b = find(addr, true);
+        uint32_t from = index_of(addr), to = from + npages < BLOCK_PAGES ? from + npages
+                                                                         : BLOCK_PAGES;
+
+        for (uint32_t w = from / 64; b && w * 64 < to; w++) {
+            uint64_t all = bits(w * 64 < from ? from % 64 : 0, to < w * 64 + 64 ? to - w * 64 : 64);
+
+            b->fresh[w] &= ~all;
+            b->pending[w] &= ~all;
+            b->hashed[w] |= all;
+            b->site[w] |= all;
+        }
+        npages -= to - from;
+        addr += (uint64_t)(to - from) << sp_agent.page_shift;
     }
 }
 
@@ -240,12 +254,6 @@ static long look(uint64_t start, uint64_t end, uint64_t max_pages, bool protect,
     n = sp_sys(__NR_ioctl, sp_agent.pagemap, SP_PAGEMAP_SCAN, &arg);
     *walked = sp_is_err(n) ? end : arg.walk_end;
     return n;
-}
-
-/* Bits [from, to) of one word. */
-static uint64_t bits(uint32_t from, uint32_t to)
-{
-    return (to == 64 ? ~0ull : (1ull << to) - 1) & (~0ull << from);
 }
 
 /* Pages [from, to) of a block were written: they are new again. */

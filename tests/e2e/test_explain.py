@@ -20,7 +20,11 @@ EXPLAIN = 13  # SP_MSG_EXPLAIN
 
 def explain(daemon, program):
     """The answer about a program; what it counts must add up to what is tracked."""
-    answer = json.loads(daemon.cli("explain", "--json", program.pid).stdout)
+    done = daemon.cli("explain", "--json", program.pid)
+    assert done.returncode == 0, done.stdout + done.stderr
+    answer = json.loads(done.stdout)
+    if "pages" not in answer:
+        return answer  # its agent could not be asked just now
     pages = dict(answer["pages"])
     assert pages.pop("tracked") == sum(pages.values()), answer
     return answer
@@ -41,12 +45,16 @@ def start(daemon, compiled, what, other=None, all=True):
 
 def wait_counted(daemon, program, reason, least, most=None, where="pages"):
     """Waits until the reason counts as many; returns the answer then."""
+    found = []
+
     def counted():
         answer = explain(daemon, program)
-        return answer if least <= answer[where][reason] <= (most or 10 * least + PAGES) else None
+        if where in answer and least <= answer[where][reason] <= (most or 10 * least + PAGES):
+            found.append(answer)
+        return found
 
     wait_for(lambda: f"not {least} {reason}: {explain(daemon, program)}", counted)
-    return counted() or explain(daemon, program)
+    return found[-1]
 
 
 def finish(*programs):
