@@ -89,7 +89,8 @@ struct sp_agent {
     uint64_t left[SP_LEFT_KINDS]; /* bytes that are not tracked, by reason */
     uint32_t all_mappings; /* of this address space */
     uint32_t own_mappings; /* of them the program's: merging's not counted */
-    uint32_t mappings;     /* that merging uses */
+    uint32_t mappings;     /* that merging uses: as read, and two for each run merged since */
+    uint32_t mappings_read, mappings_at_pass; /* when last read; when the last pass began */
     uint32_t max_mappings; /* as set; 0: the built-in budget */
     bool gave_back;        /* the program ran out of mappings once: no more merging here */
     bool stay_unmerged;

@@ -267,6 +267,21 @@ static void note_gone(const struct sp_range *old, uint32_t nold)
     }
 }
 
+/*
+ * Runs that continue one another are one mapping, which is only seen by reading: when so many are
+ * counted that it may matter to the budget, and once when merging has come to rest.
+ */
+static bool mappings_are_stale(void)
+{
+    uint32_t budget = sp_mappings_budget();
+    uint32_t more = sp_agent.mappings > sp_agent.mappings_read
+                        ? sp_agent.mappings - sp_agent.mappings_read
+                        : 0;
+
+    return more && (sp_agent.mappings == sp_agent.mappings_at_pass ||
+                    (sp_agent.mappings > budget / 4 && more > budget / 16));
+}
+
 static bool too_soon(uint64_t now)
 {
     return now - sp_agent.ranges_at_us < sp_agent.ranges_cost_us * REFRESH_SHARE;
@@ -301,7 +316,8 @@ bool sp_ranges_refresh(bool force)
     struct build b = {0};
 
     if (!force && sp_agent.ranges_at_us &&
-        ((seq == sp_agent.ranges_seq && vm == sp_agent.ranges_vm) || too_soon(now)))
+        ((seq == sp_agent.ranges_seq && vm == sp_agent.ranges_vm && !mappings_are_stale()) ||
+         too_soon(now)))
         return seq == sp_agent.ranges_seq;
     if (!settled_seq(&seq))
         return false;
@@ -312,7 +328,7 @@ bool sp_ranges_refresh(bool force)
     sp_agent.nranges = b.n;
     sp_agent.tracked = b.tracked;
     memcpy(sp_agent.left, b.left, sizeof(sp_agent.left));
-    sp_agent.mappings = 2 * b.pool_mappings;
+    sp_agent.mappings = sp_agent.mappings_read = 2 * b.pool_mappings;
     sp_agent.all_mappings = b.mappings;
     sp_agent.own_mappings =
         b.mappings > sp_agent.mappings ? b.mappings - sp_agent.mappings : b.mappings / 2;

@@ -560,6 +560,7 @@ void sp_track_scan(const struct sp_scan_ask *ask, struct sp_report_out *out)
     if (!at) {
         pass++;
         sp_ranges_refresh(false);
+        sp_agent.mappings_at_pass = sp_agent.mappings;
     }
     if (ask->flags & SP_SCAN_RESTART)
         sp_track_restart();
