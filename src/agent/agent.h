@@ -170,6 +170,10 @@ long sp_range_map(uint64_t addr, uint64_t length, uint64_t at);
 /* Gives a mapping, new and whole, what SP_RANGE_DONTFORK says. The kernel needs a little memory for
  * it: it is tried until there is some, and given up only where the program is as good as lost. */
 void sp_range_keep_from_fork(uint64_t addr, uint64_t length);
+/* Whether all of [addr, end) is mapped now, and is private anonymous memory as a merge leaves it: but
+ * for what we did to it, it could be one mapping. Reads the mappings. Returns SP_RANGE_DONTFORK or 0;
+ * -EFAULT: it is not. */
+int sp_range_plain(uint64_t addr, uint64_t end);
 /* The range that holds [addr, end) whole, or NULL. */
 const struct sp_range *sp_range_of(uint64_t addr, uint64_t end);
 uint32_t sp_mappings_budget(void);

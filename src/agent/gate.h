@@ -70,10 +70,13 @@ struct sp_gate_advice {
     uint32_t reserved;
 };
 
+#define SP_GATE_DONTFORK 8 /* = SP_RANGE_DONTFORK (agent.h) */
+
 enum sp_gate_request_kind {
     SP_GATE_UNMERGE = 1, /* give [addr, end) private anonymous pages with the same bytes */
     SP_GATE_RELEASE = 2, /* the same, and leave the range alone from now on (its own userfaultfd) */
     SP_GATE_GIVE_BACK = 3, /* the program is out of mappings: un-merge runs, merge no more here */
+    SP_GATE_IS_PLAIN = 4, /* could it be one mapping, but for us? 0, or SP_GATE_DONTFORK if it is so */
 };
 
 enum sp_gate_request_state { SP_REQUEST_FREE = 0, SP_REQUEST_TAKEN, SP_REQUEST_POSTED,

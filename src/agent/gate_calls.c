@@ -221,6 +221,10 @@ static long call_mremap(struct sp_gate_pass *pass, const long *a)
     if (sp_sitemap_any(addr, end))
         return sp_merged_mremap(pass, a, addr, end);
     ret = with_mappings(pass, __NR_mremap, a);
+    /* mremap refuses a range of several mappings, which this one may be by our doing: tracking tells
+     * old memory from new, and un-merging leaves pieces. */
+    if (ret == -EFAULT && addr < end && sp_gate_ask(pass, SP_GATE_IS_PLAIN, addr, end) >= 0)
+        return sp_merged_mremap(pass, a, addr, end);
     if (sp_is_err(ret))
         return ret;
     if (a[3] & MREMAP_FIXED)

@@ -86,7 +86,7 @@ long sp_merged_madvise(struct sp_gate_pass *pass, const long *a, uint64_t addr, 
  * stay readable and writable, and nothing else. */
 void sp_merged_before_protect(struct sp_gate_pass *pass, long nr, const long *a, uint64_t addr,
                               uint64_t end);
-/* mremap of a range with merged pages. */
+/* mremap of a range with merged pages, or of one that un-merging cut into many mappings. */
 long sp_merged_mremap(struct sp_gate_pass *pass, const long *a, uint64_t addr, uint64_t end);
 /* Asks for the merged pages of the range to be un-merged, a few times if new ones are merged
  * meanwhile. */

@@ -245,6 +245,19 @@ static long copy_bytes(uint64_t to, uint64_t from, uint64_t length)
     return 0;
 }
 
+/* New memory for the old range, of which fork is to copy as little as of that. */
+static long map_like(uint64_t addr, uint64_t length, int flags, bool dontfork)
+{
+    long ret = map_anonymous(addr, length, flags);
+
+    if (!sp_is_err(ret) && dontfork &&
+        sp_is_err(sp_sys(__NR_madvise, ret, length, MADV_DONTFORK))) {
+        sp_sys(__NR_munmap, ret, length);
+        return -ENOMEM;
+    }
+    return ret;
+}
+
 /* Moves by copying: to is mapped, new_length long. The old range is unmapped last. */
 static long move_to(uint64_t to, uint64_t new_length, uint64_t addr, uint64_t end)
 {
@@ -262,13 +275,13 @@ static long move_to(uint64_t to, uint64_t new_length, uint64_t addr, uint64_t en
     return (long)to;
 }
 
-static long move_fixed(uint64_t to, uint64_t length, uint64_t addr, uint64_t end)
+static long move_fixed(uint64_t to, uint64_t length, uint64_t addr, uint64_t end, bool dontfork)
 {
     long ret;
 
     if (!sp_gate_page_aligned(to) || to + length < to || (to < end && addr < to + length))
         return -EINVAL;
-    ret = map_anonymous(to, length, MAP_FIXED);
+    ret = map_like(to, length, MAP_FIXED, dontfork);
     if (sp_is_err(ret))
         return ret;
     sp_sitemap_clear(to, to + length);
@@ -277,10 +290,10 @@ static long move_fixed(uint64_t to, uint64_t length, uint64_t addr, uint64_t end
 }
 
 /* In place where there is room, as the kernel does it; else to a new place. */
-static long grow(uint64_t length, uint64_t addr, uint64_t end, bool may_move)
+static long grow(uint64_t length, uint64_t addr, uint64_t end, bool may_move, bool dontfork)
 {
     uint64_t more = length - (end - addr);
-    long ret = map_anonymous(end, more, MAP_FIXED_NOREPLACE);
+    long ret = map_like(end, more, MAP_FIXED_NOREPLACE, dontfork);
 
     if (!sp_is_err(ret) && (uint64_t)ret == end)
         return (long)addr;
@@ -288,7 +301,7 @@ static long grow(uint64_t length, uint64_t addr, uint64_t end, bool may_move)
         sp_sys(__NR_munmap, ret, more);
     if (!may_move)
         return -ENOMEM;
-    ret = map_anonymous(0, length, 0);
+    ret = map_like(0, length, 0, dontfork);
     return sp_is_err(ret) ? ret : move_to((uint64_t)ret, length, addr, end);
 }
 
@@ -316,6 +329,7 @@ long sp_merged_mremap(struct sp_gate_pass *pass, const long *a, uint64_t addr, u
 {
     uint64_t length = sp_gate_page_up((uint64_t)a[2]);
     long flags = a[3], ret;
+    bool dontfork;
 
     if (flags & MREMAP_DONTUNMAP)
         sp_merged_unmerge(pass, SP_GATE_UNMERGE, addr, end);
@@ -324,10 +338,13 @@ long sp_merged_mremap(struct sp_gate_pass *pass, const long *a, uint64_t addr, u
         return native(__NR_mremap, a);
     if (agent_state() == SP_GATE_FILTERED)
         return move_natively(a, length, addr, end);
+    dontfork = sp_gate.dontfork &&
+               sp_gate_ask(pass, SP_GATE_IS_PLAIN, addr, end) == SP_GATE_DONTFORK;
+    sp_gate_note(addr, end);
     if (flags & MREMAP_FIXED)
-        return move_fixed((uint64_t)a[4], length, addr, end);
+        return move_fixed((uint64_t)a[4], length, addr, end, dontfork);
     if (length > end - addr)
-        return grow(length, addr, end, flags & MREMAP_MAYMOVE);
+        return grow(length, addr, end, flags & MREMAP_MAYMOVE, dontfork);
     if (length == end - addr)
         return (long)addr;
     ret = sp_sys(__NR_munmap, addr + length, end - addr - length);

@@ -148,8 +148,6 @@ static enum sp_left why_left(const struct sp_mapping *m)
         return left;
     if (!m->merge_keeps)
         return (enum sp_left)m->lost;
-    if (m->dontfork && !is_advised(m))
-        return SP_LEFT_DONTFORK;
     if (is_released(m))
         return SP_LEFT_USERFAULTFD;
     if (!sp_agent.all && !sp_gate.advise_all && !is_advised(m))
@@ -390,6 +388,37 @@ const struct sp_range *sp_range_of(uint64_t addr, uint64_t end)
     if (lo < sp_agent.nranges && sp_agent.range[lo].start <= addr && end <= sp_agent.range[lo].end)
         return &sp_agent.range[lo];
     return NULL;
+}
+
+struct plain {
+    uint64_t at, end; /* plain up to at */
+    bool any, dontfork;
+};
+
+static bool plain_mapping(void *arg, const struct sp_mapping *m)
+{
+    bool pool = m->inode && !m->shared && sp_view_by_inode(m->inode);
+    struct plain *p = arg;
+
+    if (m->end <= p->at)
+        return true;
+    if (m->start > p->at || p->at >= p->end || (p->any && m->dontfork != p->dontfork))
+        return false;
+    if (!pool && (why_not_plain(m) != SP_LEFT_NOT || !m->merge_keeps))
+        return false;
+    p->any = true;
+    p->dontfork = m->dontfork;
+    p->at = m->end;
+    return true;
+}
+
+int sp_range_plain(uint64_t addr, uint64_t end)
+{
+    struct plain p = {.at = addr, .end = end};
+
+    if (sp_maps_read(plain_mapping, &p) || p.at < end)
+        return -EFAULT;
+    return p.dontfork ? SP_RANGE_DONTFORK : 0;
 }
 
 void sp_range_keep_from_fork(uint64_t addr, uint64_t length)

@@ -23,7 +23,6 @@ struct mapping {
     bool pool;  /* of one of samepage's segments */
     bool keeps; /* every attribute is one that a merge keeps (K17) */
     bool advised;
-    bool dontfork; /* MADV_DONTFORK: kept where the program advised merging */
 };
 
 struct build {
@@ -80,10 +79,7 @@ static void read_flags(const char *p, struct mapping *m)
             p++;
             continue;
         }
-        if (p[0] == 'd' && p[1] == 'c')
-            m->dontfork = true;
-        else
-            m->keeps &= sp_vmflag_kept(p);
+        m->keeps &= sp_vmflag_kept(p) || (p[0] == 'd' && p[1] == 'c'); /* which is kept, too */
         m->advised |= p[0] == 'm' && p[1] == 'g';
         p += 2;
     }
@@ -108,7 +104,7 @@ static bool is_eligible(const struct build *b, const struct mapping *m)
 {
     if (m->shared || !m->plain || !m->readable || !m->writable || m->executable || !m->keeps)
         return false;
-    return m->advised || (b->all && !m->dontfork);
+    return m->advised || b->all;
 }
 
 static void finish_stretch(struct build *b)

@@ -12,8 +12,7 @@
  * Whether a mapping of a frame has the flag of the two letters at f, too, or does not need it. All
  * others would be lost in a merge (the list is DESIGN.md's, with nr, which the frame's mapping is
  * given as well, sd, which means nothing to a program, mg, the advice itself, and uw, our own
- * tracking). dc, MADV_DONTFORK, a frame's mapping has not; where the program itself advised
- * merging, it is given to it.
+ * tracking). dc, MADV_DONTFORK, is looked at apart: a frame's mapping is given that.
  */
 static inline bool sp_vmflag_kept(const char *f)
 {

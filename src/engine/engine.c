@@ -33,12 +33,19 @@ struct sp_engine *sp_engine_new(const struct sp_engine_config *config)
     return engine;
 }
 
+static void sp_engine_drop_batch(struct sp_engine *engine)
+{
+    sp_memory_put(engine, engine->batch, sizeof(*engine->batch));
+    engine->batch = NULL;
+}
+
 void sp_engine_free(struct sp_engine *engine)
 {
     struct sp_mm *mm, *next;
 
     if (!engine)
         return;
+    sp_engine_drop_batch(engine);
     for (mm = engine->first; mm; mm = next) {
         next = mm->next;
         for (uint32_t i = 0; i < mm->nchunks; i++)
@@ -140,6 +147,9 @@ static void sp_engine_end_pass(struct sp_engine *engine)
     engine->pass_merges = 0;
     engine->pass_waiting = 0;
     engine->pass_unsettled = false;
+    if (!engine->pass_hashed)
+        sp_engine_drop_batch(engine);
+    engine->pass_hashed = false;
     sp_stable_sweep(engine, false);
     engine->cursor = engine->first;
 }
@@ -198,7 +208,7 @@ static void sp_engine_advance(struct sp_engine *engine, struct sp_mm *mm,
 static uint64_t sp_engine_scan(struct sp_engine *engine, uint32_t budget)
 {
     struct sp_mm *mm = engine->cursor;
-    struct sp_batch *batch = &engine->batch;
+    struct sp_batch *batch = engine->batch;
     bool restart = mm->from == 0 && sp_policy_restart(mm);
     struct sp_scan scan = {.from = mm->from,
                            .budget = budget,
@@ -223,6 +233,7 @@ static uint64_t sp_engine_scan(struct sp_engine *engine, uint32_t budget)
     mm->mappings = scan.mappings;
     mm->mappings_budget = scan.mappings_budget;
     engine->scanned += scan.looked;
+    engine->pass_hashed |= scan.npages > 0;
     engine->pass_waiting += scan.waiting;
     sp_engine_forget_runs(mm, scan.changed, scan.nchanged);
     sp_engine_forget_runs(mm, scan.gone, scan.ngone);
@@ -242,6 +253,12 @@ uint64_t sp_engine_step(struct sp_engine *engine, uint32_t budget, bool *pass_do
         return 0;
     if (budget > SP_BATCH_PAGES)
         budget = SP_BATCH_PAGES;
+    if (!engine->batch)
+        engine->batch = sp_memory_get(engine, sizeof(*engine->batch));
+    if (!engine->batch) {
+        *pass_done = true; /* memory is short: nothing is looked at, and no pass counted */
+        return 0;
+    }
     while (engine->cursor) {
         looked = sp_engine_scan(engine, budget);
         if (looked)

@@ -38,7 +38,7 @@ static uint16_t sp_match_job(const struct sp_batch *batch, uint64_t fingerprint)
 /* K10: there may be n more frames than there are and are planned. */
 static bool sp_match_room(const struct sp_engine *engine, uint32_t n)
 {
-    uint64_t frames = (uint64_t)engine->nodes.count + engine->batch.njobs;
+    uint64_t frames = (uint64_t)engine->nodes.count + engine->batch->njobs;
 
     return engine->max_kernel_pages == 0 || frames + n <= engine->max_kernel_pages;
 }
@@ -74,7 +74,7 @@ static void sp_match_join(struct sp_plan *plan, uint16_t job)
 /* The frame that would make the mapping of the page before this one longer; 0: none. */
 static sp_frame sp_match_wanted(const struct sp_engine *engine, uint32_t i)
 {
-    const struct sp_batch *batch = &engine->batch;
+    const struct sp_batch *batch = engine->batch;
     const struct sp_plan *plan = &batch->plan[i];
     uint64_t before = plan->addr - engine->page_size;
     sp_frame frame;
@@ -96,20 +96,20 @@ static void sp_match_not_partner(struct sp_batch *batch, uint16_t job, uint32_t 
 /* Joins a job that is there: of a ladder, the step after that of the page before. */
 static void sp_match_join_existing(struct sp_engine *engine, uint32_t i, uint16_t first)
 {
-    struct sp_plan *plan = &engine->batch.plan[i];
-    uint16_t ladder = engine->batch.job[first].ladder, step = 0;
+    struct sp_plan *plan = &engine->batch->plan[i];
+    uint16_t ladder = engine->batch->job[first].ladder, step = 0;
 
     if (i > 0 && plan[-1].addr == plan->addr - engine->page_size && plan[-1].kind == SP_PLAN_JOB &&
         plan[-1].job >= first && plan[-1].job < first + ladder)
         step = (uint16_t)((plan[-1].job - first + 1) % ladder);
     sp_match_join(plan, (uint16_t)(first + step));
-    sp_match_not_partner(&engine->batch, first, plan->item);
+    sp_match_not_partner(engine->batch, first, plan->item);
 }
 
 /* K4, then K5. */
 static void sp_match_page(struct sp_engine *engine, uint32_t i)
 {
-    struct sp_batch *batch = &engine->batch;
+    struct sp_batch *batch = engine->batch;
     struct sp_plan *plan = &batch->plan[i];
     uint32_t partner;
     uint16_t job;
@@ -149,7 +149,7 @@ static void sp_match_page(struct sp_engine *engine, uint32_t i)
 /* The number of plans from i on that are neighbours with the same content. */
 static uint32_t sp_match_stretch(const struct sp_engine *engine, uint32_t i)
 {
-    const struct sp_batch *batch = &engine->batch;
+    const struct sp_batch *batch = engine->batch;
     const struct sp_plan *plan = &batch->plan[i];
     uint32_t n = 1;
 
@@ -174,7 +174,7 @@ static uint32_t sp_match_ladder_length(uint32_t n)
  * room for it. Returns true if all pages of the stretch are planned. */
 static bool sp_match_ladder(struct sp_engine *engine, uint32_t i, uint32_t n)
 {
-    struct sp_batch *batch = &engine->batch;
+    struct sp_batch *batch = engine->batch;
     struct sp_plan *plan = &batch->plan[i];
     uint32_t length = sp_match_ladder_length(n);
     uint16_t first = (uint16_t)batch->njobs;
@@ -214,7 +214,7 @@ static bool sp_match_rests(const struct sp_batch *batch, const struct sp_engine 
  * or no page's address, is ignored: it comes from a client. */
 static void sp_match_load(struct sp_engine *engine, const struct sp_scan *scan)
 {
-    struct sp_batch *batch = &engine->batch;
+    struct sp_batch *batch = engine->batch;
     uint64_t last = 0;
 
     for (uint32_t i = 0; i < scan->npages; i++) {
@@ -262,7 +262,7 @@ void sp_match_recount(struct sp_batch *batch)
 
 void sp_match_batch(struct sp_engine *engine, struct sp_mm *mm, const struct sp_scan *scan)
 {
-    struct sp_batch *batch = &engine->batch;
+    struct sp_batch *batch = engine->batch;
     uint32_t n;
 
     batch->mm = mm;

@@ -20,7 +20,7 @@
 
 static struct sp_job *sp_target_job(struct sp_engine *engine, const struct sp_target *target)
 {
-    return target->job == SP_NO_JOB ? NULL : &engine->batch.job[target->job];
+    return target->job == SP_NO_JOB ? NULL : &engine->batch->job[target->job];
 }
 
 static uint32_t sp_job_sites(const struct sp_engine *engine, const struct sp_job *job)
@@ -32,8 +32,8 @@ static uint32_t sp_job_sites(const struct sp_engine *engine, const struct sp_job
 
 static void sp_fill_accept(struct sp_engine *engine, uint32_t plan, sp_frame frame, bool ok)
 {
-    struct sp_plan *source = &engine->batch.plan[plan];
-    struct sp_job *job = &engine->batch.job[source->job];
+    struct sp_plan *source = &engine->batch->plan[plan];
+    struct sp_job *job = &engine->batch->job[source->job];
 
     if (ok && sp_stable_add(engine, frame, job->hash.lo) == 0) {
         job->frame = frame;
@@ -50,7 +50,7 @@ static void sp_fill_accept(struct sp_engine *engine, uint32_t plan, sp_frame fra
 /* Asks for what is listed. An mm that cannot be asked gets no frames. */
 static void sp_fill_flush(struct sp_engine *engine)
 {
-    struct sp_batch *batch = &engine->batch;
+    struct sp_batch *batch = engine->batch;
     uint32_t n = batch->nfill;
 
     batch->nfill = 0;
@@ -69,7 +69,7 @@ static void sp_fill_flush(struct sp_engine *engine)
 
 static void sp_fill_add(struct sp_engine *engine, uint32_t plan, sp_frame frame)
 {
-    struct sp_batch *batch = &engine->batch;
+    struct sp_batch *batch = engine->batch;
 
     if (batch->nfill == SP_FILL_PAGES_MAX)
         sp_fill_flush(engine);
@@ -81,7 +81,7 @@ static void sp_fill_add(struct sp_engine *engine, uint32_t plan, sp_frame frame)
 /* Allocates neighbouring frames for the jobs of n neighbouring plans from first on. */
 static void sp_fill_run(struct sp_engine *engine, uint32_t first, uint32_t n)
 {
-    struct sp_batch *batch = &engine->batch;
+    struct sp_batch *batch = engine->batch;
     unsigned got;
 
     for (; n; first += got, n -= got) {
@@ -105,7 +105,7 @@ static bool sp_fill_source(const struct sp_batch *batch, uint32_t i)
 
 static void sp_merge_fill(struct sp_engine *engine)
 {
-    struct sp_batch *batch = &engine->batch;
+    struct sp_batch *batch = engine->batch;
     uint32_t n;
 
     batch->nfill = 0;
@@ -128,7 +128,7 @@ static void sp_merge_fill(struct sp_engine *engine)
 /* Asks one mm. At most SP_BATCH_PAGES targets, ascending. */
 static bool sp_merge_ask(struct sp_engine *engine, struct sp_target *target, uint32_t n)
 {
-    struct sp_merge_page *page = engine->batch.merge;
+    struct sp_merge_page *page = engine->batch->merge;
     struct sp_mm *mm = target->mm;
 
     for (uint32_t i = 0; i < n; i++)
@@ -191,7 +191,7 @@ static void sp_merge_apply(struct sp_engine *engine, const struct sp_target *tar
     struct sp_job *job = sp_target_job(engine, target);
 
     if (target->plan != SP_NO_PLAN)
-        engine->batch.plan[target->plan].result = target->result;
+        engine->batch->plan[target->plan].result = target->result;
     else
         job->partner_result = target->result;
     if (target->result == SP_MERGED)
@@ -228,7 +228,7 @@ static void sp_target_sort(struct sp_target *target, uint32_t n)
 /* Sorts the targets, asks each mm for its own, and enters the answers. */
 static void sp_merge_send(struct sp_engine *engine, uint32_t n)
 {
-    struct sp_target *target = engine->batch.target;
+    struct sp_target *target = engine->batch->target;
     uint32_t end;
 
     sp_target_sort(target, n);
@@ -236,8 +236,8 @@ static void sp_merge_send(struct sp_engine *engine, uint32_t n)
         end = i + 1;
         while (end < n && target[end].mm == target[i].mm && end - i < SP_BATCH_PAGES)
             end++;
-        if (!sp_merge_ask(engine, &target[i], end - i) && target[i].mm == engine->batch.mm)
-            engine->batch.mm_failed = true;
+        if (!sp_merge_ask(engine, &target[i], end - i) && target[i].mm == engine->batch->mm)
+            engine->batch->mm_failed = true;
     }
     for (uint32_t i = 0; i < n; i++)
         sp_merge_apply(engine, &target[i]);
@@ -245,7 +245,7 @@ static void sp_merge_send(struct sp_engine *engine, uint32_t n)
 
 static struct sp_target sp_target_partner(struct sp_engine *engine, uint32_t j, bool break_fork)
 {
-    const struct sp_job *job = &engine->batch.job[j];
+    const struct sp_job *job = &engine->batch->job[j];
 
     return (struct sp_target){.mm = sp_item_mm(engine, job->partner),
                               .addr = sp_item_addr(engine, job->partner),
@@ -259,13 +259,13 @@ static struct sp_target sp_target_partner(struct sp_engine *engine, uint32_t j, 
 
 static struct sp_target sp_target_plan(struct sp_engine *engine, uint32_t i, bool break_fork)
 {
-    const struct sp_plan *plan = &engine->batch.plan[i];
+    const struct sp_plan *plan = &engine->batch->plan[i];
     bool in_job = plan->kind == SP_PLAN_JOB;
 
-    return (struct sp_target){.mm = engine->batch.mm,
+    return (struct sp_target){.mm = engine->batch->mm,
                               .addr = plan->addr,
                               .item = plan->item,
-                              .frame = in_job ? engine->batch.job[plan->job].frame : plan->frame,
+                              .frame = in_job ? engine->batch->job[plan->job].frame : plan->frame,
                               .job = in_job ? plan->job : SP_NO_JOB,
                               .plan = (uint16_t)i,
                               .break_fork = break_fork,
@@ -276,7 +276,7 @@ static struct sp_target sp_target_plan(struct sp_engine *engine, uint32_t i, boo
 
 static void sp_merge_partners(struct sp_engine *engine)
 {
-    struct sp_batch *batch = &engine->batch;
+    struct sp_batch *batch = engine->batch;
     uint32_t n = 0;
 
     for (uint32_t j = 0; j < batch->njobs; j++)
@@ -297,7 +297,7 @@ static bool sp_merge_worth(const struct sp_engine *engine, const struct sp_job *
 
 static void sp_merge_scanned(struct sp_engine *engine)
 {
-    struct sp_batch *batch = &engine->batch;
+    struct sp_batch *batch = engine->batch;
     uint32_t n = 0;
 
     for (uint32_t i = 0; i < batch->nplans; i++) {
@@ -322,7 +322,7 @@ static void sp_merge_scanned(struct sp_engine *engine)
  */
 static void sp_merge_find_both_forked(struct sp_engine *engine)
 {
-    struct sp_batch *batch = &engine->batch;
+    struct sp_batch *batch = engine->batch;
 
     for (uint32_t i = 0; i < batch->nplans; i++) {
         struct sp_plan *plan = &batch->plan[i];
@@ -337,7 +337,7 @@ static void sp_merge_find_both_forked(struct sp_engine *engine)
 
 static void sp_merge_break_fork(struct sp_engine *engine)
 {
-    struct sp_batch *batch = &engine->batch;
+    struct sp_batch *batch = engine->batch;
     uint32_t n = 0;
 
     sp_merge_find_both_forked(engine);
@@ -419,7 +419,7 @@ static void sp_undo_run(struct sp_engine *engine, const struct sp_target *target
 
 static void sp_merge_undo(struct sp_engine *engine)
 {
-    struct sp_batch *batch = &engine->batch;
+    struct sp_batch *batch = engine->batch;
     struct sp_target *target = batch->target;
     uint32_t n = 0, end;
 
@@ -448,7 +448,7 @@ static void sp_merge_undo(struct sp_engine *engine)
 
 static void sp_merge_return_frames(struct sp_engine *engine)
 {
-    struct sp_batch *batch = &engine->batch;
+    struct sp_batch *batch = engine->batch;
 
     for (uint32_t j = 0; j < batch->njobs; j++) {
         struct sp_job *job = &batch->job[j];
@@ -464,7 +464,7 @@ static void sp_merge_return_frames(struct sp_engine *engine)
 
 static enum sp_refusal sp_merge_settled(const struct sp_engine *engine, const struct sp_plan *plan)
 {
-    const struct sp_job *job = &engine->batch.job[plan->job];
+    const struct sp_job *job = &engine->batch->job[plan->job];
 
     if (!job->no_frame)
         return SP_REFUSED_LIKE;
@@ -473,7 +473,7 @@ static enum sp_refusal sp_merge_settled(const struct sp_engine *engine, const st
 
 static void sp_merge_settle(struct sp_engine *engine)
 {
-    struct sp_batch *batch = &engine->batch;
+    struct sp_batch *batch = engine->batch;
 
     for (uint32_t i = 0; i < batch->nplans; i++) {
         struct sp_plan *plan = &batch->plan[i];
@@ -489,7 +489,7 @@ static void sp_merge_settle(struct sp_engine *engine)
 
 void sp_merge_batch(struct sp_engine *engine)
 {
-    struct sp_batch *batch = &engine->batch;
+    struct sp_batch *batch = engine->batch;
 
     sp_merge_fill(engine);
     sp_match_recount(batch);

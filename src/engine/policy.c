@@ -49,7 +49,7 @@ static bool sp_policy_continues(const struct sp_batch *batch, uint32_t i, uint64
 static bool sp_policy_extends(const struct sp_engine *engine, const struct sp_plan *first,
                               const struct sp_plan *last)
 {
-    const struct sp_mm *mm = engine->batch.mm;
+    const struct sp_mm *mm = engine->batch->mm;
 
     if (first->kind != SP_PLAN_NODE)
         return false;
@@ -70,7 +70,7 @@ static bool sp_policy_spend(struct sp_mm *mm, uint32_t n)
 /* Divides the plans into runs: plan.run is the length at the first of each, 0 at the others. */
 static void sp_policy_find_runs(struct sp_engine *engine)
 {
-    struct sp_batch *batch = &engine->batch;
+    struct sp_batch *batch = engine->batch;
     uint32_t end;
 
     for (uint32_t i = 0; i < batch->nplans; i = end) {
@@ -94,7 +94,7 @@ static enum sp_refusal sp_policy_refusal(const struct sp_mm *mm)
 /* One page of a run that is too short. As a candidate it stays one, for who has mappings left. */
 static void sp_policy_decline(struct sp_engine *engine, struct sp_plan *plan)
 {
-    const struct sp_batch *batch = &engine->batch;
+    const struct sp_batch *batch = engine->batch;
 
     if (plan->kind == SP_PLAN_JOB && batch->job[plan->job].partner != SP_NONE)
         sp_item_set_met(engine, batch->job[plan->job].partner);
@@ -108,7 +108,7 @@ static void sp_policy_decline(struct sp_engine *engine, struct sp_plan *plan)
 /* Long runs choose first. */
 static void sp_policy_apply_scanned(struct sp_engine *engine)
 {
-    struct sp_batch *batch = &engine->batch;
+    struct sp_batch *batch = engine->batch;
 
     sp_policy_find_runs(engine);
     for (uint32_t tier = SP_RUN_TIER_LONGEST; tier; tier /= 2)
@@ -126,7 +126,7 @@ static void sp_policy_apply_scanned(struct sp_engine *engine)
 
 static bool sp_policy_partner_continues(const struct sp_engine *engine, uint32_t j)
 {
-    const struct sp_job *job = &engine->batch.job[j], *before = job - 1;
+    const struct sp_job *job = &engine->batch->job[j], *before = job - 1;
 
     return job->npages && job->partner != SP_NONE && before->partner != SP_NONE &&
            sp_item_mm(engine, job->partner) == sp_item_mm(engine, before->partner) &&
@@ -143,13 +143,13 @@ static void sp_policy_drop_partner(struct sp_engine *engine, struct sp_job *job)
     job->partner = SP_NONE;
     if (job->npages > 1)
         return;
-    engine->batch.plan[job->source].kind = SP_PLAN_SETTLE;
+    engine->batch->plan[job->source].kind = SP_PLAN_SETTLE;
     job->npages = 0;
 }
 
 void sp_policy_apply(struct sp_engine *engine)
 {
-    struct sp_batch *batch = &engine->batch;
+    struct sp_batch *batch = engine->batch;
     uint32_t end;
 
     sp_policy_apply_scanned(engine);

@@ -176,7 +176,7 @@ struct sp_target {
 #define SP_NO_PLAN   UINT16_MAX
 #define SP_JOB_HEADS 2048u
 
-/* Everything one scan's answer needs; allocated once with the engine. */
+/* Everything one scan's answer needs; there only while passes find something to look into. */
 struct sp_batch {
     struct sp_mm *mm; /* the one that was scanned */
     bool mm_failed;   /* it answered with an errno: nothing more is asked of it now */
@@ -223,8 +223,9 @@ struct sp_engine {
 
     uint64_t pass_merges, pass_waiting; /* since the pass began */
     bool pass_unsettled;                /* an mm was added or scanned for the first time */
+    bool pass_hashed;                   /* a page was reported */
 
-    struct sp_batch batch;
+    struct sp_batch *batch; /* NULL between passes that find nothing */
 };
 
 /* memory.c: malloc with the sum kept. NULL over memory_limit, too. Sizes are the caller's. */

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""K17, X: memory that its program keeps from its children (MADV_DONTFORK) is left alone, but merged
-where the program itself asked for it, as QEMU does for its guests; then children are without it
-still, whatever is done with it."""
+"""K17, X: memory that its program keeps from its children (MADV_DONTFORK), as QEMU and Node do, is
+merged and stays so: children are without it, whatever is done with it."""
 
 import re
 
@@ -83,17 +82,37 @@ def test_copied_by_fork_again_when_the_program_says_so(daemon, two):
         assert flags(program.pid, start, start + size // 2) == (1536, 512)
 
 
-def test_left_alone_where_nobody_asked(daemon, compiled):
-    """With --all, what is not advised and DONTFORK stays the program's own."""
-    source = ("import ctypes, mmap, sys\n"
-              "m = mmap.mmap(-1, 8 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n"
-              "m.madvise(mmap.MADV_DONTFORK)\n"
-              "for i in range(0, 8 << 20, 4096): m[i:i + 8] = i.to_bytes(8, 'little')\n"
-              "print('ready', hex(ctypes.addressof(ctypes.c_char.from_buffer(m))), 8 << 20,\n"
-              "      flush=True)\n"
-              "sys.stdin.read()\n")
-    programs = [daemon.run("/usr/bin/python3", "-c", source) for _ in range(2)]
+SOURCE = """
+import ctypes, mmap, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mremap.restype = ctypes.c_void_p
+libc.mremap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int]
+size = 8 << 20
+m = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+m.madvise(mmap.MADV_DONTFORK)
+for i in range(0, size, 4096):
+    m[i:i + 8] = i.to_bytes(8, "little")
+at = ctypes.addressof(ctypes.c_char.from_buffer(m))
+print("ready", hex(at), size, flush=True)
+sys.stdin.readline()
+want = ctypes.string_at(at, size)
+to = libc.mremap(at, size, 2 * size, 1)
+assert ctypes.string_at(to, 2 * size) == want + bytes(size)
+print("moved", hex(to), 2 * size, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_with_all_it_is_merged_and_moved_as_what_it_is(daemon):
+    """--all: merged memory that is MADV_DONTFORK is so after mremap, too."""
+    programs = [daemon.run("/usr/bin/python3", "-c", SOURCE) for _ in range(2)]
     areas = [program.region() for program in programs]
-    daemon.wait()
     for program, area in zip(programs, areas):
-        assert daemon.merged_pages(program, area) == 0
+        daemon.wait_merged(program, area)
+        assert flags(program.pid, area[0], sum(area)) == (area[1] // PAGE, 0)
+    for program in programs:
+        program.say()
+        word, to, size = program.line().split()
+        assert word == "moved", program.stderr()
+        to, size = int(to, 16), int(size)
+        assert flags(program.pid, to, to + size) == (size // PAGE, 0)

@@ -166,7 +166,6 @@ static void k17_only_what_loses_nothing_counts(void **state)
     static const char *const left_alone[] = {
         "10000000-20000000 rw-p 00000000 00:00 0 \nVmFlags: rd wr mr mw me dd ac \n",
         "10000000-20000000 rw-p 00000000 00:00 0 \nVmFlags: rd wr mr mw me wf ac \n",
-        "10000000-20000000 rw-p 00000000 00:00 0 \nVmFlags: rd wr mr mw me dc ac \n",
         "10000000-20000000 rw-p 00000000 00:00 0 \nProtectionKey:         3\n" PLAIN,
         "10000000-20000000 rwxp 00000000 00:00 0 \n" PLAIN,
         "10000000-20000000 r--p 00000000 00:00 0 \n" PLAIN,

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""X: mremap moves and grows memory that is merged, or was and is not any more, as it does memory that
+never was: un-merging leaves many mappings, which the kernel's own mremap refuses."""
+
+import pytest
+
+SOURCE = """
+import ctypes, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = libc.mremap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int,
+                      ctypes.c_long]
+libc.mremap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int,
+                        ctypes.c_void_p]
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+pages, kind = 2048, sys.argv[1]
+size = pages * 4096
+room = libc.mmap(None, 4 * size, 0, 0x4022, -1, 0)
+at = libc.mmap(room, size, 3, 0x32, -1, 0)
+for i in range(pages):
+    # Every ninth page is this program's own, so that merging makes many mappings.
+    own = int(sys.argv[2]) * 100003 if i % 9 == 0 else 0
+    ctypes.memmove(at + i * 4096, (i + own).to_bytes(8, "little"), 8)
+want = ctypes.string_at(at, size)
+print("ready", hex(at), size, flush=True)
+sys.stdin.readline()
+if kind == "in place":
+    libc.munmap(room + size, 3 * size)
+if kind == "fixed":
+    to = libc.mremap(at, size, size, 3, room + 2 * size)
+    ok = to == room + 2 * size and ctypes.string_at(to, size) == want
+elif kind == "shrink":
+    to = libc.mremap(at, size, size // 2, 0, None)
+    ok = to == at and ctypes.string_at(to, size // 2) == want[:size // 2]
+else:
+    to = libc.mremap(at, size, 2 * size, 0 if kind == "in place" else 1, None)
+    ok = (to == at) == (kind == "in place") and ctypes.string_at(to, 2 * size) == want + bytes(size)
+print("right" if ok else "wrong", to if to is None else hex(to), ctypes.get_errno(), flush=True)
+"""
+
+
+@pytest.mark.parametrize("kind", ["move", "in place", "fixed", "shrink"])
+@pytest.mark.parametrize("unmerged", [False, True], ids=["merged", "unmerged"])
+def test_x_mremap(daemon, kind, unmerged):
+    programs = [daemon.run("/usr/bin/python3", "-c", SOURCE, kind, i) for i in (1, 2)]
+    areas = [program.region() for program in programs]
+    for program, area in zip(programs, areas):
+        daemon.wait_merged(program, area, 0.8)
+    if unmerged:
+        daemon.set(run=2)
+    for program in programs:
+        program.say()
+        assert program.line().split()[0] == "right", program.stderr()
