@@ -67,7 +67,7 @@ struct sp_agent {
     /* This process'. */
     int program_pid;
     int sock, uffd, uffd_sync, shm_fd;
-    int pagemap, smaps, program_status, program_statm, own_statm, pidfd;
+    int pagemap, smaps, program_status, program_statm, program_stat, own_statm, pidfd;
     uint64_t shm; /* address, 0: none */
     uint32_t shm_bytes;
     uint64_t seed;
@@ -239,6 +239,14 @@ uint32_t sp_view_by_inode(uint64_t inode);
 void sp_sites_report(const struct sp_msg *msg, uint64_t from);
 /* In the child of a fork, by its only thread: what MADV_DONTFORK kept from it are no sites. */
 void sp_sites_forked(void);
+
+/* quiet.c */
+/* A pass begins; known: the mappings are. True if it can be left out, because nothing can be found. */
+bool sp_quiet_pass(bool known);
+/* It came to its end. */
+void sp_quiet_pass_done(void);
+/* Something was found, or done to the program's memory: the next pass looks. */
+void sp_quiet_disturb(void);
 
 /* fault.c: fault points of test builds. */
 #ifdef SP_FAULT_POINTS

@@ -119,7 +119,8 @@ static void close_others(void)
 {
     int keep[] = {sp_agent.sock,  sp_agent.uffd,           sp_agent.uffd_sync,
                   sp_agent.pagemap, sp_agent.smaps,        sp_agent.program_status,
-                  sp_agent.program_statm, sp_agent.own_statm, sp_agent.pidfd};
+                  sp_agent.program_statm, sp_agent.program_stat, sp_agent.own_statm,
+                  sp_agent.pidfd};
     unsigned n = sizeof(keep) / sizeof(keep[0]);
     int from = 0;
 

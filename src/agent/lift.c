@@ -79,7 +79,7 @@ static void check_pagemap(struct lift *l)
 /*
  * Step 1: pages that were written since they were hashed are not lifted for nothing. The kernel says
  * which; reading all bytes here, too, would cost as much as the comparison that counts (K6), which
- * comes when nobody can write. docs/decisions/0007-compare-once.md
+ * comes when nobody can write. docs/decisions/0008-cpu-of-a-merge.md
  */
 static void check_written(struct lift *l)
 {

@@ -190,10 +190,11 @@ int sp_setup_proc(char *why, size_t why_size)
     sp_agent.smaps = open_proc(pid, "smaps");
     sp_agent.program_status = open_proc(pid, "status");
     sp_agent.program_statm = open_proc(pid, "statm");
+    sp_agent.program_stat = open_proc(pid, "stat");
     sp_agent.pidfd = (int)sp_sys(__NR_pidfd_open, pid, 0);
     sp_agent.max_map_count = read_max_map_count();
     if (sp_agent.pagemap < 0 || sp_agent.smaps < 0 || sp_agent.program_status < 0 ||
-        sp_agent.program_statm < 0 || sp_agent.pidfd < 0) {
+        sp_agent.program_statm < 0 || sp_agent.program_stat < 0 || sp_agent.pidfd < 0) {
         sp_text_str(&text, "it cannot read its own files in /proc; mount /proc, and do not make it "
                            "non-dumpable");
         return -13;

@@ -15,7 +15,7 @@
 #define WALL 0x40000000
 
 struct sp_agent sp_agent = {.sock = -1, .uffd = -1, .uffd_sync = -1, .pagemap = -1, .smaps = -1,
-                            .program_status = -1, .program_statm = -1, .own_statm = -1,
+                            .program_status = -1, .program_statm = -1, .program_stat = -1, .own_statm = -1,
                             .pidfd = -1};
 
 struct start {
@@ -179,7 +179,7 @@ static void close_programs_copies(void)
 {
     int fds[] = {sp_agent.sock,    sp_agent.uffd,  sp_agent.uffd_sync,
                  sp_agent.pagemap, sp_agent.smaps, sp_agent.program_status,
-                 sp_agent.program_statm, sp_agent.pidfd};
+                 sp_agent.program_statm, sp_agent.program_stat, sp_agent.pidfd};
 
     for (unsigned i = 0; i < sizeof(fds) / sizeof(fds[0]); i++)
         close_fd(&fds[i]);
@@ -194,6 +194,7 @@ static void undo(void)
     close_fd(&sp_agent.smaps);
     close_fd(&sp_agent.program_status);
     close_fd(&sp_agent.program_statm);
+    close_fd(&sp_agent.program_stat);
     close_fd(&sp_agent.pidfd);
 }
 

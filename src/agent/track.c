@@ -8,218 +8,21 @@
  * hashed (reported, unchanged since), site (maps a frame, as far as the daemon was told). A page
  * goes from fresh to pending when its block is visited in a later pass, never within one: so that
  * a page that is reported was quiet for a whole pass.
+ *
+ * Protecting a page costs its next writer a fault. One that was written in two passes in a row is
+ * **hot**: it is not protected, nor looked at, for 2 passes, then tried again, and left for twice as
+ * many each time that it was written again (K3; docs/decisions/0009-hot-pages.md).
  */
-#include "agent.h"
+#include "blocks.h"
 #include "kernel.h"
 #include "mem.h"
 #include "sitemap.h"
 #include "sys.h"
 
-#define BLOCK_PAGES 512u
-#define BLOCK_WORDS 8u
-#define BLOCKS (1u << 17) /* of 2 MiB: 256 GiB of tracked memory */
-#define WINDOW_BLOCKS 32u /* that one look at the kernel's bitmap covers */
+#define WINDOW_BLOCKS 8u /* that one look at the kernel's bitmap covers */
 #define REGIONS 512u
-#define GONE_MAX 512u
-#define EXPLAIN_BLOCKS 512u /* of one part: 1 GiB */
 
-struct block {
-    uint64_t key; /* address >> block shift, plus 1; 0: unused */
-    uint64_t pass;
-    uint64_t fresh[BLOCK_WORDS], pending[BLOCK_WORDS], hashed[BLOCK_WORDS], site[BLOCK_WORDS];
-};
-
-static struct block *table;
-static uint32_t used;
-static uint64_t pass;
 static struct sp_page_region region[REGIONS];
-static struct sp_run gone[GONE_MAX];
-static uint32_t ngone;
-
-static uint32_t block_shift(void)
-{
-    return sp_agent.page_shift + 9;
-}
-
-uint64_t sp_track_bytes(void)
-{
-    return BLOCKS * sizeof(struct block);
-}
-
-void sp_track_init(void)
-{
-    table = (struct block *)sp_agent.track_area;
-    sp_sys(__NR_madvise, table, sp_track_bytes(), 4 /* MADV_DONTNEED: all zero again */);
-    used = 0;
-    ngone = 0;
-    pass = 1;
-}
-
-static struct block *find(uint64_t addr, bool make)
-{
-    uint64_t key = (addr >> block_shift()) + 1;
-    uint32_t i = (uint32_t)((key * 0x9e3779b97f4a7c15ull) >> 47);
-
-    for (;; i = (i + 1) & (BLOCKS - 1)) {
-        if (table[i].key == key)
-            return &table[i];
-        if (!table[i].key)
-            break;
-    }
-    if (!make || used >= BLOCKS / 4 * 3)
-        return NULL; /* more memory than we keep books for: not looked at */
-    used++;
-    table[i].key = key;
-    table[i].pass = pass;
-    return &table[i];
-}
-
-static uint32_t index_of(uint64_t addr)
-{
-    return (uint32_t)(addr >> sp_agent.page_shift) & (BLOCK_PAGES - 1);
-}
-
-static bool get(const uint64_t *map, uint32_t i)
-{
-    return map[i / 64] >> (i % 64) & 1;
-}
-
-static void set(uint64_t *map, uint32_t i)
-{
-    map[i / 64] |= 1ull << (i % 64);
-}
-
-static void clear(uint64_t *map, uint32_t i)
-{
-    map[i / 64] &= ~(1ull << (i % 64));
-}
-
-static bool any(const uint64_t *map)
-{
-    uint64_t all = 0;
-
-    for (unsigned w = 0; w < BLOCK_WORDS; w++)
-        all |= map[w];
-    return all != 0;
-}
-
-static void roll(struct block *b)
-{
-    if (b->pass == pass)
-        return;
-    for (unsigned w = 0; w < BLOCK_WORDS; w++) {
-        b->pending[w] |= b->fresh[w];
-        b->fresh[w] = 0;
-    }
-    b->pass = pass;
-}
-
-void sp_track_restart(void)
-{
-    for (uint32_t i = 0; i < BLOCKS && used; i++) {
-        struct block *b = &table[i];
-
-        for (unsigned w = 0; b->key && w < BLOCK_WORDS; w++) {
-            b->pending[w] |= b->hashed[w] & ~b->site[w];
-            b->hashed[w] &= b->site[w];
-        }
-    }
-}
-
-void sp_track_pending(uint64_t addr, uint64_t npages)
-{
-    for (; npages; npages--, addr += sp_agent.page_size) {
-        struct block *b = find(addr, true);
-
-        if (!b)
-            return;
-        set(b->fresh, index_of(addr));
-        clear(b->hashed, index_of(addr));
-        clear(b->site, index_of(addr));
-    }
-}
-
-/* Pages that merge now are no more among those that went: what was noted of their past is void. */
-static void not_gone(uint64_t addr, uint64_t end)
-{
-    for (uint32_t i = 0; i < ngone; i++) {
-        uint64_t from = gone[i].addr, to = from + (gone[i].npages << sp_agent.page_shift);
-
-        if (end <= from || addr >= to)
-            continue;
-        if (end < to && from < addr && ngone < GONE_MAX)
-            gone[ngone++] = (struct sp_run){end, (to - end) >> sp_agent.page_shift};
-        if (from < addr)
-            gone[i].npages = (addr - from) >> sp_agent.page_shift;
-        else if (end < to)
-            gone[i] = (struct sp_run){end, (to - end) >> sp_agent.page_shift};
-        else
-            gone[i--] = gone[--ngone];
-    }
-}
-
-/* Bits [from, to) of one word. */
-static uint64_t bits(uint32_t from, uint32_t to)
-{
-    return (to == 64 ? ~0ull : (1ull << to) - 1) & (~0ull << from);
-}
-
-void sp_track_merged(uint64_t addr, uint64_t npages)
-{
-    uint64_t end = addr + (npages << sp_agent.page_shift);
-
-    not_gone(addr, end);
-    while (npages) {
-        struct block *b = find(addr, true);
-        uint32_t from = index_of(addr), to = from + npages < BLOCK_PAGES ? from + npages
-                                                                         : BLOCK_PAGES;
-
-        for (uint32_t w = from / 64; b && w * 64 < to; w++) {
-            uint64_t all = bits(w * 64 < from ? from % 64 : 0, to < w * 64 + 64 ? to - w * 64 : 64);
-
-            b->fresh[w] &= ~all;
-            b->pending[w] &= ~all;
-            b->hashed[w] |= all;
-            b->site[w] |= all;
-        }
-        npages -= to - from;
-        addr += (uint64_t)(to - from) << sp_agent.page_shift;
-    }
-}
-
-void sp_track_gone(uint64_t addr, uint64_t end)
-{
-    uint64_t size = 1ull << block_shift();
-
-    for (uint64_t at = addr; at < end;) {
-        uint64_t stop = (at & ~(size - 1)) + size;
-        struct block *b = find(at, false);
-
-        if (stop > end)
-            stop = end;
-        for (uint64_t p = at; b && p < stop; p += sp_agent.page_size) {
-            clear(b->fresh, index_of(p));
-            clear(b->pending, index_of(p));
-            clear(b->hashed, index_of(p));
-            clear(b->site, index_of(p));
-        }
-        at = stop;
-    }
-    if (ngone < GONE_MAX) {
-        gone[ngone++] = (struct sp_run){addr, (end - addr) >> sp_agent.page_shift};
-    } else {
-        /* No room to say it exactly: the last entry grows over the gap. Pages in it that are still
-         * there are reported again when they are looked at. */
-        struct sp_run *last = &gone[GONE_MAX - 1];
-        uint64_t last_end = last->addr + (last->npages << sp_agent.page_shift);
-
-        if (addr < last->addr)
-            last->addr = addr;
-        if (end > last_end)
-            last_end = end;
-        last->npages = (last_end - last->addr) >> sp_agent.page_shift;
-    }
-}
 
 static void add_run(struct sp_run *run, uint32_t *n, uint64_t addr)
 {
@@ -229,7 +32,7 @@ static void add_run(struct sp_run *run, uint32_t *n, uint64_t addr)
         run[(*n)++] = (struct sp_run){addr, 1};
 }
 
-static long look(uint64_t start, uint64_t end, uint64_t max_pages, bool protect, uint64_t *walked)
+static long sp_look(uint64_t start, uint64_t end, uint64_t max_pages, bool protect, uint64_t *walked)
 {
     struct sp_pm_scan_arg arg = {
         .size = sizeof(arg),
@@ -256,12 +59,13 @@ static long look(uint64_t start, uint64_t end, uint64_t max_pages, bool protect,
     return n;
 }
 
-/* Pages [from, to) of a block were written: they are new again. */
-static void written_in_block(struct block *b, uint64_t base, uint32_t from, uint32_t to,
+/* Pages [from, to) of a block were written: they are new again, or hot. */
+static void written_in_block(struct sp_block *b, uint64_t base, uint32_t from, uint32_t to,
                              struct sp_report_out *out)
 {
     for (uint32_t w = from / 64; w * 64 < to; w++) {
-        uint64_t all = bits(w * 64 < from ? from % 64 : 0, to < w * 64 + 64 ? to - w * 64 : 64);
+        uint64_t all = sp_bits(w * 64 < from ? from % 64 : 0, to < w * 64 + 64 ? to - w * 64 : 64);
+        uint64_t again = (b->fresh[w] | b->pending[w]) & all;
 
         for (uint64_t told = b->hashed[w] & all; told; told &= told - 1) {
             uint32_t i = w * 64 + (uint32_t)__builtin_ctzll(told);
@@ -269,33 +73,34 @@ static void written_in_block(struct block *b, uint64_t base, uint32_t from, uint
             if (out->head.nchanged >= SP_REPORT_RUNS)
                 break; /* with no room, the next look finds a site that is none */
             add_run(out->changed, &out->head.nchanged, base + ((uint64_t)i << sp_agent.page_shift));
-            clear(b->site, i);
+            sp_bit_clear(b->site, i);
         }
+        sp_hot_again(b, w, again);
         b->hashed[w] &= ~all;
         b->pending[w] &= ~all;
-        b->fresh[w] |= all;
+        b->fresh[w] = (b->fresh[w] | all) & ~again;
     }
 }
 
 /* Notes what was written in [start, end) since the last look, and protects it again. Returns where
  * it stopped. */
-static uint64_t note_written(uint64_t start, uint64_t end, struct sp_report_out *out,
+static uint64_t note_stretch(uint64_t start, uint64_t end, struct sp_report_out *out,
                              uint64_t budget)
 {
-    uint64_t size = 1ull << block_shift(), walked;
-    long n = look(start, end, budget, true, &walked);
+    uint64_t size = 1ull << sp_block_shift(), walked;
+    long n = sp_look(start, end, budget, true, &walked);
 
     for (long r = 0; r < n; r++) {
         for (uint64_t at = region[r].start, next; at < region[r].end; at = next) {
             uint64_t base = at & ~(size - 1), npages;
-            struct block *b = find(at, true);
+            struct sp_block *b = sp_block_find(at, true);
 
             next = region[r].end < base + size ? region[r].end : base + size;
             npages = (next - at) >> sp_agent.page_shift;
             if (!b)
                 continue;
-            roll(b);
-            written_in_block(b, base, index_of(at), index_of(at) + (uint32_t)npages, out);
+            sp_block_roll(b);
+            written_in_block(b, base, sp_block_index(at), sp_block_index(at) + (uint32_t)npages, out);
             out->head.looked += npages;
             out->head.waiting += npages;
         }
@@ -303,63 +108,82 @@ static uint64_t note_written(uint64_t start, uint64_t end, struct sp_report_out 
     return walked < start ? end : walked;
 }
 
-static void bitmap_of_own(uint64_t start, uint64_t end, uint64_t *present, uint64_t *own)
+/* The same, but for hot pages. */
+static uint64_t note_written(uint64_t start, uint64_t end, struct sp_report_out *out,
+                             uint64_t budget)
+{
+    uint64_t most = out->head.looked + budget, stop, walked;
+
+    for (;;) {
+        stop = sp_hot_skip(&start, end);
+        if (start >= end)
+            return end;
+        if (out->head.looked >= most || out->head.nchanged >= SP_REPORT_RUNS - 1)
+            return start;
+        walked = note_stretch(start, stop, out, most - out->head.looked);
+        if (walked < stop)
+            return walked;
+        start = stop;
+    }
+}
+
+void sp_look_own(uint64_t start, uint64_t end, uint64_t *present, uint64_t *own)
 {
     uint64_t walked;
 
     memset(present, 0, BLOCK_WORDS * 8);
     memset(own, 0, BLOCK_WORDS * 8);
     for (uint64_t at = start; at < end; at = walked > at ? walked : end) {
-        long n = look(at, end, 0, false, &walked);
+        long n = sp_look(at, end, 0, false, &walked);
 
         for (long r = 0; r < n; r++) {
             for (uint64_t p = region[r].start; p < region[r].end; p += sp_agent.page_size) {
-                set(own, index_of(p));
+                sp_bit_set(own, sp_block_index(p));
                 if (region[r].categories & SP_PAGE_PRESENT)
-                    set(present, index_of(p));
+                    sp_bit_set(present, sp_block_index(p));
             }
         }
     }
 }
 
-static void bitmap_of_pool(uint64_t start, uint64_t end, uint64_t *pool)
+void sp_look_pool(uint64_t start, uint64_t end, uint64_t *pool)
 {
     uint64_t a, b;
 
     memset(pool, 0, BLOCK_WORDS * 8);
     while (start < end && sp_sitemap_next(start, end, &a, &b)) {
         for (start = a; start < b; start += sp_agent.page_size)
-            set(pool, index_of(start));
+            sp_bit_set(pool, sp_block_index(start));
     }
 }
 
 /* Sites that are none any more: written by the program (K11), or replaced by its own call. */
-static void note_lost_sites(struct block *b, uint64_t base, const uint64_t *own,
+static void note_lost_sites(struct sp_block *b, uint64_t base, const uint64_t *own,
                             const uint64_t *pool, struct sp_report_out *out)
 {
     for (uint32_t i = 0; i < BLOCK_PAGES; i++) {
-        if (!get(b->site, i) || (get(pool, i) && !get(own, i)))
+        if (!sp_bit(b->site, i) || (sp_bit(pool, i) && !sp_bit(own, i)))
             continue;
         if (out->head.nchanged >= SP_REPORT_RUNS)
             return; /* the rest at the next look */
         add_run(out->changed, &out->head.nchanged, base + ((uint64_t)i << sp_agent.page_shift));
-        clear(b->site, i);
-        clear(b->hashed, i);
-        if (!get(pool, i))
-            set(b->fresh, i);
+        sp_bit_clear(b->site, i);
+        sp_bit_clear(b->hashed, i);
+        if (!sp_bit(pool, i))
+            sp_bit_set(b->fresh, i);
     }
 }
 
 /* Hashes the quiet pages of one block; false if the budget, at most the report's room, is used. */
-static bool hash_quiet(struct block *b, uint64_t base, uint64_t from, const uint64_t *present,
+static bool hash_quiet(struct sp_block *b, uint64_t base, uint64_t from, const uint64_t *present,
                        const uint64_t *pool, const struct sp_scan_ask *ask,
                        struct sp_report_out *out, uint64_t *stopped)
 {
-    for (uint32_t i = index_of(from); i < BLOCK_PAGES; i++) {
+    for (uint32_t i = sp_block_index(from); i < BLOCK_PAGES; i++) {
         uint64_t addr = base + ((uint64_t)i << sp_agent.page_shift);
         struct sp_hash128 h;
 
-        if (!get(b->pending, i))
+        if (!sp_bit(b->pending, i))
             continue;
         /* What was found written does not count here: a program that writes faster than the
          * budget would never get past its first pages. */
@@ -367,10 +191,10 @@ static bool hash_quiet(struct block *b, uint64_t base, uint64_t from, const uint
             *stopped = addr;
             return false;
         }
-        clear(b->pending, i);
-        if (!get(present, i) || get(pool, i) || !sp_peek_hash(addr, &h))
+        sp_bit_clear(b->pending, i);
+        if (!sp_bit(present, i) || sp_bit(pool, i) || !sp_peek_hash(addr, &h))
             continue;
-        set(b->hashed, i);
+        sp_bit_set(b->hashed, i);
         out->page[out->head.npages++] = (struct sp_page_hash){addr, h.lo, h.hi};
         out->head.looked++;
     }
@@ -381,26 +205,26 @@ static bool hash_quiet(struct block *b, uint64_t base, uint64_t from, const uint
 static bool scan_block(uint64_t at, uint64_t end, const struct sp_scan_ask *ask,
                        struct sp_report_out *out, uint64_t *stopped)
 {
-    uint64_t size = 1ull << block_shift(), base = at & ~(size - 1);
+    uint64_t size = 1ull << sp_block_shift(), base = at & ~(size - 1);
     uint64_t present[BLOCK_WORDS], own[BLOCK_WORDS], pool[BLOCK_WORDS];
-    struct block *b = find(at, false);
+    struct sp_block *b = sp_block_find(at, false);
 
     if (!b)
         return true;
-    roll(b);
-    if (!any(b->pending) && !any(b->site))
+    sp_block_roll(b);
+    if (!sp_bits_any(b->pending) && !sp_bits_any(b->site))
         return true;
     if (sp_range_dirty(at, end)) {
         /* A lift would refuse: nothing is hashed for nothing before the flags were read again. */
-        out->head.waiting += any(b->pending);
+        out->head.waiting += sp_bits_any(b->pending);
         return true;
     }
-    bitmap_of_own(at, end, present, own);
-    bitmap_of_pool(base, base + size, pool);
-    if (any(b->site)) {
+    sp_look_own(at, end, present, own);
+    sp_look_pool(base, base + size, pool);
+    if (sp_bits_any(b->site)) {
         /* What lies before at was looked at already, or belongs to another range. */
-        for (uint32_t i = 0; i < index_of(at); i++)
-            clear(own, i);
+        for (uint32_t i = 0; i < sp_block_index(at); i++)
+            sp_bit_clear(own, i);
         note_lost_sites(b, base, own, pool, out);
     }
     return hash_quiet(b, base, at, present, pool, ask, out, stopped);
@@ -410,7 +234,7 @@ static bool scan_block(uint64_t at, uint64_t end, const struct sp_scan_ask *ask,
 static uint64_t scan_range(uint64_t at, uint64_t end, const struct sp_scan_ask *ask,
                            struct sp_report_out *out)
 {
-    uint64_t size = 1ull << block_shift();
+    uint64_t size = 1ull << sp_block_shift();
 
     while (at < end) {
         uint64_t stop = (at & ~(size - 1)) + WINDOW_BLOCKS * size, stopped;
@@ -433,88 +257,6 @@ static uint64_t scan_range(uint64_t at, uint64_t end, const struct sp_scan_ask *
         }
     }
     return at;
-}
-
-static enum sp_now kind_of(const struct block *b, uint32_t i, const uint64_t *present,
-                                 const uint64_t *own, const uint64_t *pool)
-{
-    if (get(pool, i))
-        return get(own, i) ? SP_NOW_PRIVATE : SP_NOW_MERGED;
-    if (!get(own, i))
-        return SP_NOW_ABSENT;
-    if (!get(present, i))
-        return SP_NOW_SWAPPED;
-    if (!b)
-        return SP_NOW_NEW;
-    if (get(b->fresh, i))
-        return SP_NOW_CHANGED;
-    if (get(b->pending, i))
-        return SP_NOW_SETTLING;
-    return get(b->hashed, i) ? SP_NOW_REPORTED : SP_NOW_NEW;
-}
-
-/* The pages of [at, end), all of one block. */
-static void explain_block(uint64_t at, uint64_t end, struct sp_explained *out)
-{
-    uint64_t present[BLOCK_WORDS], own[BLOCK_WORDS], pool[BLOCK_WORDS];
-    const struct block *b = find(at, false);
-
-    bitmap_of_own(at, end, present, own);
-    bitmap_of_pool(at, end, pool);
-    for (; at < end; at += sp_agent.page_size)
-        out->page[kind_of(b, index_of(at), present, own, pool)]++;
-}
-
-/* Where the first block from at on begins that holds a page of the process' own or of the pool; end
- * if there is none. What is only reserved may be very large. */
-static uint64_t skip_absent(uint64_t at, uint64_t end)
-{
-    struct sp_page_region first;
-    struct sp_pm_scan_arg arg = {
-        .size = sizeof(arg),
-        .start = at,
-        .end = end,
-        .vec = (uintptr_t)&first,
-        .vec_len = 1,
-        .max_pages = 1,
-        .category_anyof_mask = SP_PAGE_PRESENT | SP_PAGE_SWAPPED,
-        .return_mask = SP_PAGE_PRESENT,
-    };
-    uint64_t found = end, pool, pool_end, base;
-
-    if (sp_sys(__NR_ioctl, sp_agent.pagemap, SP_PAGEMAP_SCAN, &arg) != 0)
-        found = arg.walk_end > at ? first.start : at;
-    if (sp_sitemap_next(at, end, &pool, &pool_end) && pool < found)
-        found = pool;
-    base = found & ~((1ull << block_shift()) - 1);
-    return found == end ? end : base > at ? base : at;
-}
-
-void sp_track_explain(uint64_t from, struct sp_explained *out)
-{
-    uint64_t size = 1ull << block_shift();
-    uint32_t blocks = 0;
-
-    for (uint32_t i = 0; i < sp_agent.nranges; i++) {
-        const struct sp_range *r = &sp_agent.range[i];
-        uint64_t at = r->start > from ? r->start : from, stop;
-
-        for (; at < r->end; at = stop) {
-            stop = skip_absent(at, r->end);
-            out->page[SP_NOW_ABSENT] += (stop - at) >> sp_agent.page_shift;
-            at = stop;
-            if (at == r->end)
-                break;
-            if (blocks++ == EXPLAIN_BLOCKS) {
-                out->next = at;
-                return;
-            }
-            stop = (at & ~(size - 1)) + size;
-            if (stop > r->end)
-                stop = r->end;
-            explain_block(at, stop, out);
-        }
-    }
 }
 
 /* Sorts runs and joins those that touch or overlap: a report is ascending. They are nearly sorted
@@ -546,25 +288,24 @@ static uint32_t tidy(struct sp_run *run, uint32_t n)
 
 static void give_gone(struct sp_report_out *out)
 {
-    memcpy(out->gone, gone, ngone * sizeof(*gone));
-    out->head.ngone = tidy(out->gone, ngone);
+    out->head.ngone = tidy(out->gone, sp_block_take_gone(out->gone));
     out->head.nchanged = tidy(out->changed, out->head.nchanged);
-    ngone = 0;
 }
 
 void sp_track_scan(const struct sp_scan_ask *ask, struct sp_report_out *out)
 {
     uint64_t at = ask->from;
+    bool skip = false;
 
     memset(&out->head, 0, sizeof(out->head));
-    if (!at) {
-        pass++;
-        sp_ranges_refresh(false);
-        sp_agent.mappings_at_pass = sp_agent.mappings;
-    }
     if (ask->flags & SP_SCAN_RESTART)
         sp_track_restart();
-    for (uint32_t i = 0; i < sp_agent.nranges; i++) {
+    if (!at) {
+        sp_track_pass++;
+        skip = sp_quiet_pass(sp_ranges_refresh(false));
+        sp_agent.mappings_at_pass = sp_agent.mappings;
+    }
+    for (uint32_t i = 0; i < sp_agent.nranges && !skip; i++) {
         const struct sp_range *r = &sp_agent.range[i];
         uint64_t from = r->start > at ? r->start : at, stopped;
 
@@ -577,6 +318,12 @@ void sp_track_scan(const struct sp_scan_ask *ask, struct sp_report_out *out)
             break;
         }
     }
+    if (out->head.looked || out->head.waiting || out->head.nchanged || sp_block_any_gone())
+        sp_quiet_disturb();
+    if (skip)
+        out->head.passed = sp_agent.tracked;
+    else if (!out->head.next)
+        sp_quiet_pass_done();
     out->head.passed -= out->head.looked < out->head.passed ? out->head.looked : out->head.passed;
     give_gone(out);
     out->head.tracked = sp_agent.tracked;

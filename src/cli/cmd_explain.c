@@ -71,7 +71,6 @@ static const struct reason of_memory[] = {
     {"too_small", "too small: below 64 pages in a row"},
     {"locked", "locked in memory (mlock; flag lo)"},
     {"wipeonfork", "MADV_WIPEONFORK (flag wf)"},
-    {"dontfork", "MADV_DONTFORK (flag dc)"},
     {"dontdump", "MADV_DONTDUMP (flag dd)"},
     {"sealed", "sealed (mseal; flag sl)"},
     {"protection_key", "has a protection key (pkey_mprotect)"},

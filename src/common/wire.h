@@ -236,7 +236,6 @@ enum sp_left {
     SP_LEFT_TOO_MANY, /* ranges */
     SP_LEFT_LOCKED,
     SP_LEFT_WIPEONFORK,
-    SP_LEFT_DONTFORK,
     SP_LEFT_DONTDUMP,
     SP_LEFT_SEALED,
     SP_LEFT_KEYED, /* a protection key */

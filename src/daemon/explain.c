@@ -32,7 +32,6 @@ static const char *const left_key[SP_LEFT_KINDS] = {
     [SP_LEFT_TOO_MANY] = "too_many_ranges",
     [SP_LEFT_LOCKED] = "locked",
     [SP_LEFT_WIPEONFORK] = "wipeonfork",
-    [SP_LEFT_DONTFORK] = "dontfork",
     [SP_LEFT_DONTDUMP] = "dontdump",
     [SP_LEFT_SEALED] = "sealed",
     [SP_LEFT_KEYED] = "protection_key",

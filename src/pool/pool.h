@@ -73,7 +73,7 @@ void *sp_pool_frame(struct sp_pool_set *set, uint32_t segment, uint32_t index);
 /*
  * Writes n pages of bytes into neighbouring frames that were never filled (n as sp_pool_alloc() gave
  * them). By a write, not through the view: the kernel then neither clears the new pages nor takes a
- * fault for each (docs/decisions/0007-cpu-of-a-merge.md). 0, or a negative errno.
+ * fault for each (docs/decisions/0008-cpu-of-a-merge.md). 0, or a negative errno.
  */
 int sp_pool_write(struct sp_pool_set *set, uint32_t segment, uint32_t index, unsigned n,
                   const void *bytes);

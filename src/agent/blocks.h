@@ -1,0 +1,86 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The books of the agent: for each 512 pages what is known of them (track.c says what the words mean).
+ * Only the agent's process touches them. Included by blocks.c, track.c, hot.c and track_explain.c only.
+ */
+#ifndef SP_AGENT_BLOCKS_H
+#define SP_AGENT_BLOCKS_H
+
+#include "agent.h"
+
+#define BLOCK_PAGES 512u
+#define BLOCK_WORDS 8u
+
+struct sp_block {
+    uint64_t key; /* address >> block shift, plus 1; 0: unused */
+    uint64_t pass;
+    uint64_t fresh[BLOCK_WORDS], pending[BLOCK_WORDS], hashed[BLOCK_WORDS], site[BLOCK_WORDS];
+    uint64_t hot[BLOCK_WORDS];
+    uint64_t hot_due;  /* pass in which the hot pages are tried again */
+    uint64_t hot_wait; /* passes from one trial to the next */
+};
+
+extern uint64_t sp_track_pass; /* number of the present pass */
+
+/* The block that holds addr; NULL: there is none, or with make no room for more. */
+struct sp_block *sp_block_find(uint64_t addr, bool make);
+/* The block is looked at: what was fresh in an earlier pass is pending now. */
+void sp_block_roll(struct sp_block *b);
+/* The pages that went, as runs in no order, at most SP_GONE_MAX; they are forgotten here. */
+#define SP_GONE_MAX 512u
+uint32_t sp_block_take_gone(struct sp_run *run);
+bool sp_block_any_gone(void);
+
+/* track.c: one block's pages in memory that are the process' own (present, or swapped out too), and
+ * those whose mapping is the pool's. [start, end) lies in one block. */
+void sp_look_own(uint64_t start, uint64_t end, uint64_t *present, uint64_t *own);
+void sp_look_pool(uint64_t start, uint64_t end, uint64_t *pool);
+
+/* hot.c */
+/* Pages of one word were written in this pass and in the last one that looked at them. */
+void sp_hot_again(struct sp_block *b, uint32_t word, uint64_t again);
+/* The next stretch in [*at, end) that is to be looked at: [*at, returned). Both are end if there is
+ * none. */
+uint64_t sp_hot_skip(uint64_t *at, uint64_t end);
+
+static inline uint32_t sp_block_shift(void)
+{
+    return sp_agent.page_shift + 9;
+}
+
+static inline uint32_t sp_block_index(uint64_t addr)
+{
+    return (uint32_t)(addr >> sp_agent.page_shift) & (BLOCK_PAGES - 1);
+}
+
+static inline bool sp_bit(const uint64_t *map, uint32_t i)
+{
+    return map[i / 64] >> (i % 64) & 1;
+}
+
+static inline void sp_bit_set(uint64_t *map, uint32_t i)
+{
+    map[i / 64] |= 1ull << (i % 64);
+}
+
+static inline void sp_bit_clear(uint64_t *map, uint32_t i)
+{
+    map[i / 64] &= ~(1ull << (i % 64));
+}
+
+static inline bool sp_bits_any(const uint64_t *map)
+{
+    uint64_t all = 0;
+
+    for (unsigned w = 0; w < BLOCK_WORDS; w++)
+        all |= map[w];
+    return all != 0;
+}
+
+/* Bits [from, to) of one word. */
+static inline uint64_t sp_bits(uint32_t from, uint32_t to)
+{
+    return (to == 64 ? ~0ull : (1ull << to) - 1) & (~0ull << from);
+}
+
+#endif
