@@ -44,6 +44,7 @@ struct sp_view {
 #define SP_RANGE_NO_HUGE 0x2u
 #define SP_RANGE_HUGE 0x4u
 #define SP_RANGE_DONTFORK 0x8u
+#define SP_RANGE_ADVISED 0x10u /* MADV_MERGEABLE */
 
 struct sp_range {
     uint64_t start, end;

@@ -79,6 +79,7 @@ void sp_track_pending(uint64_t addr, uint64_t npages)
         if (!b)
             return;
         sp_bit_set(b->fresh, sp_block_index(addr));
+        b->calm = sp_track_pass + 1; /* it is not protected any more, which looks like a write */
         sp_bit_clear(b->hot, sp_block_index(addr));
         sp_bit_clear(b->hashed, sp_block_index(addr));
         sp_bit_clear(b->site, sp_block_index(addr));

@@ -18,6 +18,7 @@ struct sp_block {
     uint64_t hot[BLOCK_WORDS];
     uint64_t hot_due;  /* pass in which the hot pages are tried again */
     uint64_t hot_wait; /* passes from one trial to the next */
+    uint64_t calm; /* up to this pass a page may look written without having been, or long ago */
 };
 
 extern uint64_t sp_track_pass; /* number of the present pass */

@@ -99,7 +99,7 @@ struct sp_gate {
     uint32_t locks_future;    /* the program called mlockall(MCL_FUTURE): no merging meanwhile */
     uint32_t page_size;
     uint32_t dontfork; /* merged memory may be MADV_DONTFORK: forked children are without it */
-    uint32_t reserved;
+    uint32_t advised_only; /* merged pages are what the program advised */
     volatile uint32_t *wait_page;
     uint64_t change_seq; /* changes noted so far; entry n stands at n % SP_GATE_CHANGES */
     uint64_t tcb_seq;

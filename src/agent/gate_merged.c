@@ -42,9 +42,15 @@ static long native(long nr, const long *a)
     return sp_sys6(nr, a[0], a[1], a[2], a[3], a[4], a[5]);
 }
 
+/* What was merged because the program advised it stays advised. */
 static long map_anonymous(uint64_t addr, uint64_t length, int flags)
 {
-    return sp_sys(__NR_mmap, addr, length, READ_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
+    long ret =
+        sp_sys(__NR_mmap, addr, length, READ_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
+
+    if (!sp_is_err(ret) && sp_gate.advised_only)
+        sp_sys(__NR_madvise, ret, length, MADV_MERGEABLE);
+    return ret;
 }
 
 void sp_merged_unmerge(struct sp_gate_pass *pass, uint32_t kind, uint64_t addr, uint64_t end)

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Pages that are written all the time are looked at ever more seldom (K3). */
 #include "blocks.h"
-#include "mem.h"
 
 #define HOT_WAIT_MIN 2u /* passes */
 #define HOT_WAIT_MAX 16u
@@ -9,7 +8,7 @@
 
 void sp_hot_again(struct sp_block *b, uint32_t word, uint64_t again)
 {
-    if (!again)
+    if (!again || sp_track_pass <= b->calm)
         return;
     if (!sp_bits_any(b->hot)) {
         if (!b->hot_wait || sp_track_pass > b->hot_due + 2 * HOT_WAIT_MIN)
@@ -17,14 +16,22 @@ void sp_hot_again(struct sp_block *b, uint32_t word, uint64_t again)
         b->hot_due = sp_track_pass + b->hot_wait;
     }
     b->hot[word] |= again;
+    b->fresh[word] &= ~again;
+    b->pending[word] &= ~again;
 }
 
-/* Hot pages are looked at again: whether they have been written meanwhile says nothing yet. */
+/* Hot pages are looked at again, as if they had been written just now: whether they were, in all the
+ * passes since, says nothing of them yet. */
 static void try_hot(struct sp_block *b)
 {
     if (sp_track_pass < b->hot_due || !sp_bits_any(b->hot))
         return;
-    memset(b->hot, 0, sizeof(b->hot));
+    sp_block_roll(b);
+    for (unsigned w = 0; w < BLOCK_WORDS; w++) {
+        b->fresh[w] |= b->hot[w];
+        b->hot[w] = 0;
+    }
+    b->calm = sp_track_pass;
     b->hot_wait = b->hot_wait * 2 < HOT_WAIT_MAX ? b->hot_wait * 2 : HOT_WAIT_MAX;
 }
 

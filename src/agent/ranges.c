@@ -176,7 +176,8 @@ static void finish_range(struct build *b)
 static uint64_t range_flags(const struct sp_mapping *m)
 {
     return (m->noreserve ? SP_RANGE_NORESERVE : 0) | (m->no_huge ? SP_RANGE_NO_HUGE : 0) |
-           (m->huge ? SP_RANGE_HUGE : 0) | (m->dontfork ? SP_RANGE_DONTFORK : 0);
+           (m->huge ? SP_RANGE_HUGE : 0) | (m->dontfork ? SP_RANGE_DONTFORK : 0) |
+           (m->advised ? SP_RANGE_ADVISED : 0);
 }
 
 static bool add_mapping(void *arg, const struct sp_mapping *mapping)
@@ -439,6 +440,8 @@ long sp_range_map(uint64_t addr, uint64_t length, uint64_t at)
 
     if (!sp_is_err(ret) && (flags & (SP_RANGE_NO_HUGE | SP_RANGE_HUGE)))
         sp_sys(__NR_madvise, ret, length, flags & SP_RANGE_HUGE ? 14 : 15); /* as it was */
+    if (!sp_is_err(ret) && (flags & SP_RANGE_ADVISED))
+        sp_sys(__NR_madvise, ret, length, MADV_MERGEABLE); /* else it would never be merged again */
     if (!sp_is_err(ret) && (flags & SP_RANGE_DONTFORK))
         sp_range_keep_from_fork((uint64_t)ret, length);
     return ret;

@@ -261,6 +261,7 @@ static bool read_settings(char **env)
         sp_text_str(&text, domain);
     }
     sp_agent.all = mode && sp_streq(mode, "all");
+    sp_gate.advised_only = !sp_agent.all;
 #ifdef SP_FAULT_POINTS
     if (env_get(env, "SAMEPAGE_FAULT"))
         sp_fault_set(env_get(env, "SAMEPAGE_FAULT"));

@@ -75,10 +75,10 @@ static void written_in_block(struct sp_block *b, uint64_t base, uint32_t from, u
             add_run(out->changed, &out->head.nchanged, base + ((uint64_t)i << sp_agent.page_shift));
             sp_bit_clear(b->site, i);
         }
-        sp_hot_again(b, w, again);
         b->hashed[w] &= ~all;
         b->pending[w] &= ~all;
-        b->fresh[w] = (b->fresh[w] | all) & ~again;
+        b->fresh[w] |= all;
+        sp_hot_again(b, w, again);
     }
 }
 
@@ -175,12 +175,13 @@ static void note_lost_sites(struct sp_block *b, uint64_t base, const uint64_t *o
 }
 
 /* Hashes the quiet pages of one block; false if the budget, at most the report's room, is used. */
-static bool hash_quiet(struct sp_block *b, uint64_t base, uint64_t from, const uint64_t *present,
+static bool hash_quiet(struct sp_block *b, uint64_t from, uint64_t end, const uint64_t *present,
                        const uint64_t *pool, const struct sp_scan_ask *ask,
                        struct sp_report_out *out, uint64_t *stopped)
 {
-    for (uint32_t i = sp_block_index(from); i < BLOCK_PAGES; i++) {
-        uint64_t addr = base + ((uint64_t)i << sp_agent.page_shift);
+    /* Not beyond end: what is present there is not known here, and another range's matter. */
+    for (uint64_t addr = from; addr < end; addr += sp_agent.page_size) {
+        uint32_t i = sp_block_index(addr);
         struct sp_hash128 h;
 
         if (!sp_bit(b->pending, i))
@@ -227,7 +228,7 @@ static bool scan_block(uint64_t at, uint64_t end, const struct sp_scan_ask *ask,
             sp_bit_clear(own, i);
         note_lost_sites(b, base, own, pool, out);
     }
-    return hash_quiet(b, base, at, present, pool, ask, out, stopped);
+    return hash_quiet(b, at, end, present, pool, ask, out, stopped);
 }
 
 /* Looks at [at, end) of one range; returns where it stopped. */

@@ -28,7 +28,7 @@
  */
 #define DAEMON_BYTES  (UINT64_C(1700) << 10)
 #define PROCESS_BYTES (UINT64_C(224) << 10)
-#define BLOCK_BYTES   352u
+#define BLOCK_BYTES   360u
 #define BLOCK_PAGES   512u
 #define MAPPING_BYTES 270u
 #define VIEW_BYTES    8u

@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""K3: every page that is quiet is looked at, also where ranges begin and end in the middle of the 512
+pages that the agent keeps books for at a time, and where a scan stops there."""
+
+import pytest
+
+SOURCE = """
+import ctypes, mmap, sys
+libc = ctypes.CDLL(None)
+pages, every = 8192, int(sys.argv[1])
+m = mmap.mmap(-1, pages * 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+at = ctypes.addressof(ctypes.c_char.from_buffer(m))
+for i in range(pages):
+    m[i * 4096:i * 4096 + 8] = (i + 1).to_bytes(8, "little")
+for i in range(every, pages, every) if every else ():
+    assert libc.mprotect(ctypes.c_void_p(at + i * 4096), 4096, 1) == 0
+print("ready", hex(at), pages * 4096, flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("every", [0, 100, 150])
+def test_k3_every_page(daemon, every):
+    daemon.set(pages_to_scan=333)
+    programs = [daemon.run("/usr/bin/python3", "-c", SOURCE, every) for _ in range(2)]
+    areas = [program.region() for program in programs]
+    left = len(range(every, 8192, every)) if every else 0
+    for program, area in zip(programs, areas):
+        daemon.wait_merged(program, area, 1 - (left + 0.5) / 8192)
