@@ -25,6 +25,7 @@ void sp_track_init(void)
     used = 0;
     ngone = 0;
     sp_track_pass = 1;
+    sp_quiet_disturb(); /* in a forked child the parent's state is no word about this process */
 }
 
 struct sp_block *sp_block_find(uint64_t addr, bool make)

@@ -332,6 +332,7 @@ bool sp_ranges_refresh(bool force)
     sp_agent.own_mappings =
         b.mappings > sp_agent.mappings ? b.mappings - sp_agent.mappings : b.mappings / 2;
     note_gone(old, nold);
+    sp_quiet_disturb(); /* there may be memory that was never looked at */
     for (uint32_t i = 0; i < sp_agent.nranges; i++)
         track_range(&sp_agent.range[i]);
     sp_agent.ranges_seq = sp_agent.absorbed_seq = seq;
