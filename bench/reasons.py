@@ -7,23 +7,15 @@ machine gets the wrong one here.
 
 _MAPPINGS = ("each run of frames is a mapping of its own, and a program may spend only a quarter of "
              "vm.max_map_count on them")
-_NODE = ("Node marks two fifths of its memory MADV_DONTFORK (flag dc), which a mapping of a frame "
-         "would not have: it is left alone (K17)")
-_DONTFORK = ("QEMU marks its guests' memory MADV_DONTFORK (flag dc), which a mapping of a frame would "
-             "not have: it is left alone (K17)")
 
 REASONS = {
-    "redis-cpu": "about a fifth of the CPU is reading smaps again while merging itself changes the "
-                 "mappings; every page is compared twice, in place and out of reach, and written to "
-                 "its frame once",
+    "redis-cpu": "of 2.8 us a page 1.5 are reading and copying memory once: hashing, comparing with the "
+                 "frame, filling the frame (docs/decisions/0008-cpu-of-a-merge.md); the rest is moving, "
+                 "mapping and freeing pages, and messages",
     "idle-redis": "to look for writes costs about a microsecond a mapping, beside 13 ns a page, and "
                   "each run of frames is a mapping",
-    "load-set": "each pass write-protects what was written since the last one, to see whether it is "
-                "quiet now: three SETs in four have a page fault, with ksmd one in eight",
-    "qemu-pages": _DONTFORK,
-    "net-qemu": _DONTFORK,
-    "node-pages": _NODE,
-    "net-node": _NODE,
+    "load-set": "the first write to a page after it was looked at is a page fault, and so is the first to "
+                "a merged page, which becomes the server's own again",
     "net-made-run1": f"{_MAPPINGS}: single pages between pages without partner use them up",
     "net-made-run4": "each run of frames is a mapping, and so is the page between two of them: the "
                      "kernel needs about 270 bytes for each, and samepage about 22 for each page",

@@ -242,7 +242,7 @@ sys.stdin.readline()
 
 
 def explained(next_=0, page=0, left=0, flags=0):
-    return struct.pack("<Q8Q24QII", next_, *[page] * 8, *[left] * 24, flags, 0)
+    return struct.pack("<Q8Q23QII", next_, *[page] * 8, *[left] * 23, flags, 0)
 
 
 @pytest.mark.parametrize("body", [
