@@ -51,6 +51,8 @@ void sp_block_roll(struct sp_block *b)
 {
     if (b->pass == sp_track_pass)
         return;
+    if (sp_track_pass - b->pass > 1)
+        b->calm = sp_track_pass; /* what it knows is of another time, perhaps of other memory */
     for (unsigned w = 0; w < BLOCK_WORDS; w++) {
         b->pending[w] |= b->fresh[w];
         b->fresh[w] = 0;
@@ -131,6 +133,18 @@ void sp_track_merged(uint64_t addr, uint64_t npages)
     }
 }
 
+/* Should it come back (it was only read-only, say), the kernel still has it protected, and nothing but
+ * this bit says that it is to be looked at. */
+static void gone_page(struct sp_block *b, uint32_t i)
+{
+    if (sp_bit(b->pending, i) || sp_bit(b->hot, i) || sp_bit(b->hashed, i) || sp_bit(b->site, i))
+        sp_bit_set(b->fresh, i);
+    sp_bit_clear(b->pending, i);
+    sp_bit_clear(b->hot, i);
+    sp_bit_clear(b->hashed, i);
+    sp_bit_clear(b->site, i);
+}
+
 void sp_track_gone(uint64_t addr, uint64_t end)
 {
     uint64_t size = 1ull << sp_block_shift();
@@ -142,13 +156,8 @@ void sp_track_gone(uint64_t addr, uint64_t end)
 
         if (stop > end)
             stop = end;
-        for (uint64_t p = at; b && p < stop; p += sp_agent.page_size) {
-            sp_bit_clear(b->fresh, sp_block_index(p));
-            sp_bit_clear(b->pending, sp_block_index(p));
-            sp_bit_clear(b->hot, sp_block_index(p));
-            sp_bit_clear(b->hashed, sp_block_index(p));
-            sp_bit_clear(b->site, sp_block_index(p));
-        }
+        for (uint64_t p = at; b && p < stop; p += sp_agent.page_size)
+            gone_page(b, sp_block_index(p));
         at = stop;
     }
     if (ngone < SP_GONE_MAX) {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The books of the agent: for each 512 pages what is known of them (track.c says what the words mean).
- * Only the agent's process touches them. Included by blocks.c, track.c, hot.c and track_explain.c only.
+ * Only the agent's process touches them. Included by blocks.c, hot.c, quiet.c, track.c and track_explain.c only.
  */
 #ifndef SP_AGENT_BLOCKS_H
 #define SP_AGENT_BLOCKS_H
@@ -38,8 +38,9 @@ void sp_look_own(uint64_t start, uint64_t end, uint64_t *present, uint64_t *own)
 void sp_look_pool(uint64_t start, uint64_t end, uint64_t *pool);
 
 /* hot.c */
-/* Pages of one word were written in this pass and in the last one that looked at them. */
-void sp_hot_again(struct sp_block *b, uint32_t word, uint64_t again);
+/* Pages of one word were written in this pass and in the last one that looked at them. Returns those
+ * that are hot now. */
+uint64_t sp_hot_again(struct sp_block *b, uint32_t word, uint64_t again);
 /* The next stretch in [*at, end) that is to be looked at: [*at, returned). Both are end if there is
  * none. */
 uint64_t sp_hot_skip(uint64_t *at, uint64_t end);

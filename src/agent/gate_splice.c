@@ -95,26 +95,26 @@ static void make_own(struct sp_gate_pass *pass, uint64_t start, uint64_t stop)
             write_to(start);
 }
 
-/*
- * No handler of this thread runs meanwhile: libc's vmsplice() can be cancelled, and a thread that
- * is cancelled while it waits for the agent would leave the gate closed to it for good.
- */
 static void own_pages(const struct iovec *vector, uint64_t parts, uint64_t sp)
 {
-    uint64_t all = ~(uint64_t)0, old = 0, left = MAX_BYTES, start, stop;
+    uint64_t left = MAX_BYTES, start, stop;
     struct sp_gate_pass pass;
 
-    sp_sys(__NR_rt_sigprocmask, SET_MASK, &all, &old, sizeof(all));
     sp_gate_enter(&pass, sp);
     for (uint64_t i = 0; i < parts && next_part(&vector[i], &left, &start, &stop); i++)
         make_own(&pass, start, stop);
     sp_gate_leave(&pass);
-    sp_sys(__NR_rt_sigprocmask, SET_MASK, &old, 0, sizeof(old));
 }
 
+/*
+ * No handler of this thread runs from the first entering to the last leaving: libc's vmsplice() can be
+ * cancelled, and a thread that is cancelled while it waits at the gate, or in it, would leave it closed
+ * to the agent for good.
+ */
 void sp_gate_before_vmsplice(const long *a, uint64_t sp)
 {
     const struct iovec *vector = (const struct iovec *)a[1];
+    uint64_t all = ~(uint64_t)0, old = 0;
     struct sp_gate_pass pass;
     bool merged;
 
@@ -123,9 +123,11 @@ void sp_gate_before_vmsplice(const long *a, uint64_t sp)
     if (__atomic_load_n(&sp_gate.agent, __ATOMIC_SEQ_CST) == SP_GATE_FILTERED ||
         !is_vector((uint64_t)vector, (uint64_t)a[2]))
         return;
+    sp_sys(__NR_rt_sigprocmask, SET_MASK, &all, &old, sizeof(all));
     sp_gate_enter(&pass, sp);
     merged = note_pages(vector, (uint64_t)a[2]);
     sp_gate_leave(&pass);
     if (merged)
         own_pages(vector, (uint64_t)a[2], sp);
+    sp_sys(__NR_rt_sigprocmask, SET_MASK, &old, 0, sizeof(old));
 }

@@ -6,18 +6,20 @@
 #define HOT_WAIT_MAX 16u
 #define HOT_STRETCHES 32u /* between hot pages: where a block has more, none of it is looked at */
 
-void sp_hot_again(struct sp_block *b, uint32_t word, uint64_t again)
+uint64_t sp_hot_again(struct sp_block *b, uint32_t word, uint64_t again)
 {
     if (!again || sp_track_pass <= b->calm)
-        return;
+        return 0;
     if (!sp_bits_any(b->hot)) {
         if (!b->hot_wait || sp_track_pass > b->hot_due + 2 * HOT_WAIT_MIN)
             b->hot_wait = HOT_WAIT_MIN; /* none was for some time */
-        b->hot_due = sp_track_pass + b->hot_wait;
+        /* In step with all other blocks, so that passes in between find nothing (quiet.c). */
+        b->hot_due = (sp_track_pass / b->hot_wait + 1) * b->hot_wait;
     }
     b->hot[word] |= again;
     b->fresh[word] &= ~again;
     b->pending[word] &= ~again;
+    return again;
 }
 
 /* Hot pages are looked at again, as if they had been written just now: whether they were, in all the

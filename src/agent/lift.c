@@ -33,6 +33,7 @@ struct lift {
     uint8_t flags[SP_LIFT_PAGES];
     uint8_t *result;
     bool retry; /* busy pages were made our own: they are tried a second time */
+    bool stuck; /* a thread stays in a gated call: the daemon waits for an answer, so no more tries */
 };
 
 static uint64_t page_at(uint64_t base, uint32_t i)
@@ -65,7 +66,8 @@ static void check_pagemap(struct lift *l)
         if (l->state[i] != WANTED)
             continue;
         if (n < (long)((i + 1) * 8) || !(entry[i] >> 63 & 1) || (entry[i] >> 61 & 1)) {
-            decide(l, i, SP_GONE);
+            /* Swapped out, or on its way to another place: some other time. */
+            decide(l, i, n >= (long)((i + 1) * 8) && entry[i] >> 62 & 1 ? SP_PINNED : SP_GONE);
         } else if (!(entry[i] >> 56 & 1)) {
             /* Fork shares it, or shared it: a copy of our own is what can be moved (K8). */
             if (!(l->flags[i] & SP_MERGE_BREAK_FORK) ||
@@ -338,6 +340,7 @@ static void lift(struct lift *l)
 
     if (!sp_gate_close(GATE_SPIN_US)) {
         decide_all(l, SP_PINNED); /* a thread stays in a call: some other time */
+        l->stuck = true;
         sp_serve_gate();
         return;
     }
@@ -413,8 +416,8 @@ static bool unbusy(struct lift *l)
 
 static void run_lift(struct lift *l)
 {
+    check_written(l); /* first: what fork shares is then written to */
     check_pagemap(l);
-    check_written(l);
     shrink(l);
     if (!l->npages)
         return;
@@ -456,6 +459,7 @@ void sp_lift_merge(const struct sp_merge_ask *ask, uint8_t *result)
     sp_ranges_refresh(false);
     sp_ranges_absorb();
     begin_window(&l, 0, result);
+    l.stuck = false;
     for (uint32_t r = 0; r < ask->nruns; r++) {
         const struct sp_merge_run *run = &ask->run[r];
 
@@ -481,6 +485,10 @@ void sp_lift_merge(const struct sp_merge_ask *ask, uint8_t *result)
                 if (l.npages)
                     run_lift(&l);
                 begin_window(&l, addr, result);
+            }
+            if (l.stuck) {
+                result[slot] = SP_PINNED;
+                continue;
             }
             i = (uint32_t)((addr - l.addr) >> sp_agent.page_shift);
             l.state[i] = WANTED;

@@ -11,7 +11,7 @@
  * pass that is left out is never more than a hint (K5; what was merged is compared, K6), and every
  * SP_QUIET_PASSES-th is not left out.
  */
-#include "agent.h"
+#include "blocks.h"
 #include "mem.h"
 #include "sys.h"
 
@@ -21,7 +21,6 @@
 
 static bool settled, found;
 static uint64_t faults; /* when the last pass that looked began */
-static uint32_t left_out;
 
 /* Faults of all threads, living and dead; ~0: not known. */
 static uint64_t count_faults(void)
@@ -64,11 +63,8 @@ bool sp_quiet_pass(bool known)
 {
     uint64_t now = count_faults();
 
-    if (known && settled && now == faults && now != ~0ull && left_out < SP_QUIET_PASSES - 1) {
-        left_out++;
+    if (known && settled && now == faults && now != ~0ull && sp_track_pass % SP_QUIET_PASSES)
         return true;
-    }
-    left_out = 0;
     faults = now;
     settled = found = false;
     return false;

@@ -320,6 +320,7 @@ bool sp_ranges_refresh(bool force)
         return seq == sp_agent.ranges_seq;
     if (!settled_seq(&seq))
         return false;
+    nold = sp_agent.nranges; /* a request that was served meanwhile may have read them, too */
     memcpy(old, sp_agent.range, nold * sizeof(*old));
     if (sp_maps_read(add_mapping, &b) < 0)
         b.n = 0; /* nothing is certain: nothing is looked at */

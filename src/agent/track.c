@@ -78,7 +78,8 @@ static void written_in_block(struct sp_block *b, uint64_t base, uint32_t from, u
         b->hashed[w] &= ~all;
         b->pending[w] &= ~all;
         b->fresh[w] |= all;
-        sp_hot_again(b, w, again);
+        if (all & ~sp_hot_again(b, w, again))
+            sp_quiet_disturb(); /* hot ones alone are no reason to look again */
     }
 }
 
@@ -176,7 +177,7 @@ static void note_lost_sites(struct sp_block *b, uint64_t base, const uint64_t *o
 
 /* Hashes the quiet pages of one block; false if the budget, at most the report's room, is used. */
 static bool hash_quiet(struct sp_block *b, uint64_t from, uint64_t end, const uint64_t *present,
-                       const uint64_t *pool, const struct sp_scan_ask *ask,
+                       const uint64_t *own, const uint64_t *pool, const struct sp_scan_ask *ask,
                        struct sp_report_out *out, uint64_t *stopped)
 {
     /* Not beyond end: what is present there is not known here, and another range's matter. */
@@ -184,7 +185,8 @@ static bool hash_quiet(struct sp_block *b, uint64_t from, uint64_t end, const ui
         uint32_t i = sp_block_index(addr);
         struct sp_hash128 h;
 
-        if (!sp_bit(b->pending, i))
+        /* What is swapped out, or being moved, waits: nothing else would ever say that it is back. */
+        if (!sp_bit(b->pending, i) || (sp_bit(own, i) && !sp_bit(present, i)))
             continue;
         /* What was found written does not count here: a program that writes faster than the
          * budget would never get past its first pages. */
@@ -218,6 +220,7 @@ static bool scan_block(uint64_t at, uint64_t end, const struct sp_scan_ask *ask,
     if (sp_range_dirty(at, end)) {
         /* A lift would refuse: nothing is hashed for nothing before the flags were read again. */
         out->head.waiting += sp_bits_any(b->pending);
+        sp_quiet_disturb();
         return true;
     }
     sp_look_own(at, end, present, own);
@@ -228,7 +231,7 @@ static bool scan_block(uint64_t at, uint64_t end, const struct sp_scan_ask *ask,
             sp_bit_clear(own, i);
         note_lost_sites(b, base, own, pool, out);
     }
-    return hash_quiet(b, at, end, present, pool, ask, out, stopped);
+    return hash_quiet(b, at, end, present, own, pool, ask, out, stopped);
 }
 
 /* Looks at [at, end) of one range; returns where it stopped. */
@@ -319,7 +322,7 @@ void sp_track_scan(const struct sp_scan_ask *ask, struct sp_report_out *out)
             break;
         }
     }
-    if (out->head.looked || out->head.waiting || out->head.nchanged || sp_block_any_gone())
+    if (out->head.npages || out->head.nchanged || sp_block_any_gone())
         sp_quiet_disturb();
     if (skip)
         out->head.passed = sp_agent.tracked;

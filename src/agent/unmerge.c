@@ -240,8 +240,10 @@ int sp_unmerge(uint64_t start, uint64_t end, uint64_t max_pages, uint64_t *next,
     *npages = 0;
     *next = 0;
     /* The program may have said just now that fork is to copy it, or not. */
-    if (sp_gate.dontfork && !sp_ranges_refresh(true))
-        return -EAGAIN;
+    while (sp_gate.dontfork && !sp_ranges_refresh(true))
+        if (++tries > GATE_TRIES)
+            return -EAGAIN;
+    tries = 0;
     while (at < end && sp_sitemap_next(at, end, &a, &b)) {
         if (looked >= max_pages) {
             *next = a;

@@ -42,7 +42,8 @@ static void sp_fill_accept(struct sp_engine *engine, uint32_t plan, sp_frame fra
     engine->ops->frame_free_unused(engine->ctx, frame, 1);
     if (ok)
         return;
-    /* It will be reported when it is quiet. */
+    /* It is reported when it is quiet; and asked for later, for it may be that memory was short. */
+    sp_policy_retry_later(engine->batch->mm);
     sp_item_refuse(engine, source->item, SP_REFUSED_CHANGED);
     source->kind = SP_PLAN_NOTHING;
 }
@@ -166,7 +167,7 @@ static void sp_merge_reject(struct sp_engine *engine, uint32_t item, uint8_t res
     struct sp_mm *mm = sp_item_mm(engine, item);
 
     sp_item_refuse(engine, item, sp_merge_refusal(result));
-    if (result == SP_CHANGED || result == SP_GONE || result == SP_ATTRIBUTES)
+    if (result == SP_CHANGED || result == SP_GONE)
         return;
     sp_policy_retry_later(mm);
     if (result == SP_OUT_OF_MAPPINGS && mm->mappings < mm->mappings_budget)
