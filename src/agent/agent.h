@@ -81,9 +81,7 @@ struct sp_agent {
     /* Ranges. */
     struct sp_range *range; /* SP_AGENT_RANGES of them, in the arena, ascending */
     uint32_t nranges;
-    uint64_t ranges_seq;   /* the gate's change ring when the flags were read */
-    uint64_t absorbed_seq; /* and when it was last looked into */
-    uint64_t ranges_vm;    /* total_vm then */
+    uint64_t ranges_vm;    /* total_vm when the flags were read */
     uint64_t ranges_at_us; /* when, and how long it took */
     uint64_t ranges_cost_us;
     uint64_t tracked;
@@ -180,11 +178,6 @@ const struct sp_range *sp_range_of(uint64_t addr, uint64_t end);
 uint32_t sp_mappings_budget(void);
 /* Does the program need so many mappings itself that none is left for merging? */
 bool sp_mappings_short(void);
-/* Takes what the gate noted since the last time into a list of the agent's own, so that the gate's
- * small ring does not go round unseen. */
-void sp_ranges_absorb(void);
-/* With the gate closed: did a gated call touch [addr, end) since its flags were read? */
-bool sp_range_dirty(uint64_t addr, uint64_t end);
 
 /* track.c */
 /* Bytes of address space the books need, at sp_agent.track_area. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The gate itself: counters, waiting, requests, rings.
+ * The gate itself: counters, waiting, requests, marks, rings.
  *
  * Entering is an atomic addition and a load; both sides use sequentially consistent accesses, of
  * which at least one must see the other's (gate.h). All else in here is on slow paths.
@@ -116,48 +116,55 @@ void sp_gate_reset(void)
         store(&sp_gate.request[i].state, SP_REQUEST_FREE);
 }
 
-/*
- * Rings. Written inside the gate, read under the closed gate: then no writer is between taking its
- * number and filling its entry.
- */
+/* What changed. Written inside the gate, so that under the closed gate nobody is about to. */
+
+static void mark(uint32_t *of, uint32_t epoch)
+{
+    if (load(of) != epoch)
+        store(of, epoch);
+}
 
 void sp_gate_note(uint64_t addr, uint64_t end)
 {
-    uint64_t n = __atomic_fetch_add(&sp_gate.change_seq, 1, __ATOMIC_SEQ_CST);
-    struct sp_gate_change *change = &sp_gate.change[n % SP_GATE_CHANGES];
+    uint64_t first = addr >> SP_GATE_MARK_SHIFT, last = (end - 1) >> SP_GATE_MARK_SHIFT;
+    uint32_t epoch = load(&sp_gate.epoch);
 
-    __atomic_store_n(&change->addr, addr, __ATOMIC_RELEASE);
-    __atomic_store_n(&change->end, end, __ATOMIC_RELEASE);
-    __atomic_store_n(&change->number, n + 1, __ATOMIC_RELEASE);
+    if (end <= addr)
+        return;
+    mark(&sp_gate.changed, epoch);
+    if (last - first >= SP_GATE_MARKS)
+        mark(&sp_gate.changed_all, epoch);
+    else
+        for (uint64_t n = first; n <= last; n++)
+            mark(&sp_gate.mark[n % SP_GATE_MARKS], epoch);
 }
 
-bool sp_gate_change_get(uint64_t n, struct sp_gate_change *out)
+void sp_gate_begin_epoch(void)
 {
-    const struct sp_gate_change *change = &sp_gate.change[n % SP_GATE_CHANGES];
-
-    out->number = __atomic_load_n(&change->number, __ATOMIC_ACQUIRE);
-    out->addr = __atomic_load_n(&change->addr, __ATOMIC_ACQUIRE);
-    out->end = __atomic_load_n(&change->end, __ATOMIC_ACQUIRE);
-    /* Whole before and after it was read, and nobody began a later one in its place. */
-    return out->number == n + 1 &&
-           __atomic_load_n(&sp_gate.change_seq, __ATOMIC_SEQ_CST) - n <= SP_GATE_CHANGES;
+    store(&sp_gate.epoch, load(&sp_gate.epoch) + 1);
 }
 
-bool sp_gate_changed_since(uint64_t seq, uint64_t addr, uint64_t end)
+bool sp_gate_changed_any(void)
 {
-    uint64_t now = __atomic_load_n(&sp_gate.change_seq, __ATOMIC_SEQ_CST);
+    return load(&sp_gate.changed) == load(&sp_gate.epoch);
+}
 
-    if (now - seq > SP_GATE_CHANGES)
+bool sp_gate_changed(uint64_t addr, uint64_t end)
+{
+    uint64_t first = addr >> SP_GATE_MARK_SHIFT, last = (end - 1) >> SP_GATE_MARK_SHIFT;
+    uint32_t epoch = load(&sp_gate.epoch);
+
+    if (load(&sp_gate.changed) != epoch)
+        return false;
+    if (load(&sp_gate.changed_all) == epoch || last - first >= SP_GATE_MARKS)
         return true;
-    for (uint64_t n = seq; n != now; n++) {
-        const struct sp_gate_change *change = &sp_gate.change[n % SP_GATE_CHANGES];
-
-        if (__atomic_load_n(&change->addr, __ATOMIC_ACQUIRE) < end &&
-            addr < __atomic_load_n(&change->end, __ATOMIC_ACQUIRE))
+    for (uint64_t n = first; n <= last; n++)
+        if (load(&sp_gate.mark[n % SP_GATE_MARKS]) == epoch)
             return true;
-    }
     return false;
 }
+
+/* Rings. */
 
 void sp_gate_note_advice(uint64_t addr, uint64_t end, bool mergeable)
 {

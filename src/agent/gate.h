@@ -16,8 +16,11 @@
  * SP_WAIT_PAGE_ABANDONED (the daemon wrote it) says that the agent is dead: pass.
  *
  * What else the gate does, because it sees these calls anyway:
- * - it notes what ranges changed (the **change ring**), so that the agent can tell under the closed
- *   gate, without a system call, whether a range is still what it was when it was last looked at;
+ * - it **marks** what ranges changed, so that the agent can tell under the closed gate, without a
+ *   system call, whether a range is still what it was when it was last looked at. A mark is the number
+ *   of the agent's look, the **epoch**, for each 256 KiB, in a table that goes round every 1 GiB: a
+ *   plain store, so that threads that change mappings all the time do not disturb each other, and no
+ *   change, however many there are, is lost or makes all others look changed;
  * - it notes where threads keep their control blocks (the **tcb ring**): such a page is never
  *   lifted, for the kernel writes to it at thread exit without being able to wait;
  * - on merged pages it does what the program means where a private file mapping would behave
@@ -41,7 +44,8 @@
 #include <stdint.h>
 
 #define SP_GATE_SLOTS 64u
-#define SP_GATE_CHANGES 256u
+#define SP_GATE_MARKS 4096u
+#define SP_GATE_MARK_SHIFT 18u /* 256 KiB a mark */
 #define SP_GATE_TCBS 1024u
 #define SP_GATE_REQUESTS 16u
 #define SP_GATE_ADVICE 256u
@@ -56,11 +60,6 @@ enum sp_gate_agent {
 struct sp_gate_slot {
     uint32_t inside;
     uint8_t pad[60]; /* a cache line each: threads of different slots do not disturb each other */
-};
-
-struct sp_gate_change {
-    uint64_t addr, end;
-    uint64_t number; /* of the change, from 1; written last: before, the entry is not whole */
 };
 
 /* What the program advised about a range: kernels without KSM leave no other trace of it. */
@@ -101,10 +100,12 @@ struct sp_gate {
     uint32_t dontfork; /* merged memory may be MADV_DONTFORK: forked children are without it */
     uint32_t advised_only; /* merged pages are what the program advised */
     volatile uint32_t *wait_page;
-    uint64_t change_seq; /* changes noted so far; entry n stands at n % SP_GATE_CHANGES */
+    uint32_t epoch;       /* changed under the closed gate only */
+    uint32_t changed;     /* epoch of the last change */
+    uint32_t changed_all; /* and of the last one with more marks than there are */
     uint64_t tcb_seq;
     struct sp_gate_slot slot[SP_GATE_SLOTS];
-    struct sp_gate_change change[SP_GATE_CHANGES];
+    uint32_t mark[SP_GATE_MARKS]; /* epoch of the last change of what lies there */
     uint64_t tcb[SP_GATE_TCBS]; /* page addresses; one thread may have two */
     struct sp_gate_request request[SP_GATE_REQUESTS];
     uint64_t advise_seq; /* MERGEABLE and UNMERGEABLE seen so far; entry n at n % SP_GATE_ADVICE */
@@ -131,14 +132,15 @@ bool sp_gate_close(unsigned spin_us);
 /* Opens. Returns true if threads wait: the agent must then give the wait page. */
 bool sp_gate_open(void);
 
-/* With the gate closed, or as a hint with it open: was [addr, end) touched by a gated call since
- * the ring stood at seq? True also when the ring went round since. */
-bool sp_gate_changed_since(uint64_t seq, uint64_t addr, uint64_t end);
+/* With the gate closed, or while the program has one thread: begins an epoch. */
+void sp_gate_begin_epoch(void);
+/* With the gate closed, or as a hint with it open: did a gated call change anything in this epoch; did
+ * one touch [addr, end)? True also for some of what lies near, or any number of GiB away. */
+bool sp_gate_changed_any(void);
+bool sp_gate_changed(uint64_t addr, uint64_t end);
 /* With the gate closed: is a thread control block known in [addr, end)? True also when more are
  * known than the ring holds. */
 bool sp_gate_tcb_in(uint64_t addr, uint64_t end);
-/* Copies change number n (from 0) of the ring; false if it is not whole yet, or gone already. */
-bool sp_gate_change_get(uint64_t n, struct sp_gate_change *out);
 /* Returns the next posted request, or NULL; the caller sets status, then calls done. */
 struct sp_gate_request *sp_gate_next_request(void);
 void sp_gate_request_done(struct sp_gate_request *request, int64_t status);

@@ -320,7 +320,7 @@ static bool still_valid(const struct lift *l)
 {
     uint64_t end = page_at(l->addr, l->npages);
 
-    return !sp_range_dirty(l->addr, end) && !sp_gate_tcb_in(l->addr, end);
+    return !sp_gate_changed(l->addr, end) && !sp_gate_tcb_in(l->addr, end);
 }
 
 /* What the program put into a pipe since the window was chosen. With the gate closed. */
@@ -457,7 +457,6 @@ void sp_lift_merge(const struct sp_merge_ask *ask, uint8_t *result)
     uint32_t slot = 0;
 
     sp_ranges_refresh(false);
-    sp_ranges_absorb();
     begin_window(&l, 0, result);
     l.stuck = false;
     for (uint32_t r = 0; r < ask->nruns; r++) {

@@ -20,15 +20,9 @@
 #include "sys.h"
 #include "vmflags.h"
 
-#define DIRTY_MAX 1024u
 #define GATE_SPIN_US 2000u
 #define DONTFORK_TRIES 100u
 #define REFRESH_SHARE 10u /* reading the mappings takes at most a tenth of the time */
-
-/* What gated calls touched since the flags were read; more than fits: everything. */
-static struct sp_range dirty[DIRTY_MAX];
-static uint32_t ndirty;
-static bool all_dirty;
 
 struct build {
     uint64_t start, end; /* of the stretch that grows, 0: none */
@@ -287,20 +281,20 @@ static bool too_soon(uint64_t now)
 }
 
 /*
- * The number of changes at a moment when no gated call is under way: what such a call does comes
- * before the mappings are read, or is noted with a later number. False if a thread stays in one.
+ * Begins an epoch at a moment when no gated call is under way: what such a call does comes before the
+ * mappings are read, or is marked in this epoch. False if a thread stays in one.
  */
-static bool settled_seq(uint64_t *seq)
+static bool begin_epoch(void)
 {
     if (!sp_agent.running) { /* before main(): there is nobody else, and no gate yet */
-        *seq = 0;
+        sp_gate_begin_epoch();
         return true;
     }
     if (!sp_gate_close(GATE_SPIN_US)) {
         sp_serve_gate();
         return false;
     }
-    *seq = __atomic_load_n(&sp_gate.change_seq, __ATOMIC_ACQUIRE);
+    sp_gate_begin_epoch();
     if (sp_gate_open())
         sp_serve_gate();
     return true;
@@ -310,15 +304,14 @@ bool sp_ranges_refresh(bool force)
 {
     struct sp_range *old = sp_agent.range + SP_AGENT_RANGES;
     uint32_t nold = sp_agent.nranges;
-    uint64_t seq = __atomic_load_n(&sp_gate.change_seq, __ATOMIC_ACQUIRE);
+    bool changed = sp_gate_changed_any();
     uint64_t vm = total_vm(), now = sp_now_us();
     struct build b = {0};
 
     if (!force && sp_agent.ranges_at_us &&
-        ((seq == sp_agent.ranges_seq && vm == sp_agent.ranges_vm && !mappings_are_stale()) ||
-         too_soon(now)))
-        return seq == sp_agent.ranges_seq;
-    if (!settled_seq(&seq))
+        ((!changed && vm == sp_agent.ranges_vm && !mappings_are_stale()) || too_soon(now)))
+        return !changed;
+    if (!begin_epoch())
         return false;
     nold = sp_agent.nranges; /* a request that was served meanwhile may have read them, too */
     memcpy(old, sp_agent.range, nold * sizeof(*old));
@@ -336,44 +329,10 @@ bool sp_ranges_refresh(bool force)
     sp_quiet_disturb(); /* there may be memory that was never looked at */
     for (uint32_t i = 0; i < sp_agent.nranges; i++)
         track_range(&sp_agent.range[i]);
-    sp_agent.ranges_seq = sp_agent.absorbed_seq = seq;
-    ndirty = 0;
-    all_dirty = false;
     sp_agent.ranges_vm = vm;
     sp_agent.ranges_at_us = sp_now_us();
     sp_agent.ranges_cost_us = sp_agent.ranges_at_us - now;
     return true;
-}
-
-void sp_ranges_absorb(void)
-{
-    uint64_t seq = __atomic_load_n(&sp_gate.change_seq, __ATOMIC_ACQUIRE);
-    uint64_t from = sp_agent.absorbed_seq;
-
-    struct sp_gate_change c;
-
-    if (seq - from > SP_GATE_CHANGES / 2)
-        all_dirty = true; /* some may have been overwritten */
-    for (; !all_dirty && from < seq; from++) {
-        if (!sp_gate_change_get(from, &c))
-            break; /* being written: with the gate closed none is */
-        if (ndirty == DIRTY_MAX)
-            all_dirty = true;
-        else
-            dirty[ndirty++] = (struct sp_range){c.addr, c.end, 0};
-    }
-    sp_agent.absorbed_seq = all_dirty ? seq : from;
-}
-
-bool sp_range_dirty(uint64_t addr, uint64_t end)
-{
-    sp_ranges_absorb();
-    for (uint32_t i = 0; i < ndirty; i++)
-        if (dirty[i].start < end && dirty[i].end > addr)
-            return true;
-    /* A change that is not whole with the gate closed is one that a fork cut off. */
-    return all_dirty ||
-           sp_agent.absorbed_seq != __atomic_load_n(&sp_gate.change_seq, __ATOMIC_ACQUIRE);
 }
 
 const struct sp_range *sp_range_of(uint64_t addr, uint64_t end)

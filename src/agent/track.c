@@ -14,6 +14,7 @@
  * many each time that it was written again (K3; docs/decisions/0009-hot-pages.md).
  */
 #include "blocks.h"
+#include "gate.h"
 #include "kernel.h"
 #include "mem.h"
 #include "sitemap.h"
@@ -217,7 +218,7 @@ static bool scan_block(uint64_t at, uint64_t end, const struct sp_scan_ask *ask,
     sp_block_roll(b);
     if (!sp_bits_any(b->pending) && !sp_bits_any(b->site))
         return true;
-    if (sp_range_dirty(at, end)) {
+    if (sp_gate_changed(at, end)) {
         /* A lift would refuse: nothing is hashed for nothing before the flags were read again. */
         out->head.waiting += sp_bits_any(b->pending);
         sp_quiet_disturb();

@@ -66,14 +66,10 @@ static uint64_t at(const void *p)
     return (uint64_t)p;
 }
 
-static uint64_t seq(void)
+/* In this epoch, and this alone: nothing that lies well away. */
+static bool noted(const void *p, size_t length)
 {
-    return __atomic_load_n(&sp_gate.change_seq, __ATOMIC_SEQ_CST);
-}
-
-static bool noted(uint64_t since, const void *p, size_t length)
-{
-    return seq() != since && sp_gate_changed_since(since, at(p), at(p) + length);
+    return sp_gate_changed_any() && sp_gate_changed(at(p), at(p) + length);
 }
 
 static unsigned inside(void)
@@ -85,17 +81,33 @@ static unsigned inside(void)
     return n;
 }
 
+/* However much changes elsewhere: what did not change does not look changed. */
+static void changes_are_told_apart(void)
+{
+    size_t far = 2u << SP_GATE_MARK_SHIFT;
+    char *p = map_pages(4 * (unsigned)(far / PAGE));
+
+    sp_gate_begin_epoch();
+    for (int i = 0; i < 10000; i++)
+        CHECK(mprotect(p + 2 * far, far, i % 2 ? RW : PROT_READ) == 0);
+    CHECK(noted(p + 3 * far - PAGE, PAGE) && !noted(p, far));
+    sp_gate_begin_epoch();
+    CHECK(!sp_gate_changed_any() && !noted(p, 4 * far));
+    CHECK(munlockall() == 0 && noted(p, far)); /* a call that may change anything */
+    CHECK(munmap(p, 4 * far) == 0);
+}
+
 /* Every call works, gives the kernel's result and errno, and is noted. */
 static void calls_work_and_are_noted(void)
 {
     char *p = map_pages(16), *q;
-    uint64_t s = seq();
     int id;
 
 #define NOTED(call)                                                                                \
-    s = seq();                                                                                     \
+    sp_gate_begin_epoch();                                                                         \
+    CHECK(!noted(p, PAGE));                                                                        \
     CHECK(call);                                                                                   \
-    CHECK(noted(s, p, PAGE))
+    CHECK(noted(p, PAGE))
     NOTED(mprotect(p, PAGE, PROT_READ) == 0);
     NOTED(mprotect(p, PAGE, RW) == 0);
     NOTED(pkey_mprotect(p, PAGE, RW, -1) == 0);
@@ -115,16 +127,16 @@ static void calls_work_and_are_noted(void)
     CHECK(munmap(p + 1, PAGE) == -1 && errno == EINVAL);
     CHECK(mprotect(p, PAGE, RW) == -1 && errno == ENOMEM);
     CHECK(madvise(p + PAGE, PAGE, 12345) == -1 && errno == EINVAL);
-    s = seq();
+    sp_gate_begin_epoch();
     q = mremap(p + PAGE, 2 * PAGE, 8 * PAGE, MREMAP_MAYMOVE);
-    CHECK(q != MAP_FAILED && noted(s, p + PAGE, PAGE));
+    CHECK(q != MAP_FAILED && noted(p + PAGE, PAGE));
     CHECK(munmap(q, 8 * PAGE) == 0);
     CHECK(munmap(p, 15 * PAGE) == 0);
     CHECK(syscall(SYS_getpid) == getpid());
     CHECK(syscall(SYS_gettid) == gettid());
-    s = seq();
+    sp_gate_begin_epoch();
     p = sbrk(0);
-    CHECK(brk(p + 3 * PAGE) == 0 && noted(s, p, 1) && brk(p) == 0);
+    CHECK(brk(p + 3 * PAGE) == 0 && noted(p, 1) && brk(p) == 0);
     id = shmget(IPC_PRIVATE, PAGE, IPC_CREAT | 0600);
     if (id >= 0) {
         p = shmat(id, NULL, 0);
@@ -538,6 +550,7 @@ int main(void)
     printf("munmap of nothing: %.0f ns without the gate, %.0f ns with it\n", before,
            cost_of_call());
     calls_work_and_are_noted();
+    changes_are_told_apart();
     allocation_works();
     loading_works();
     threads_are_known();
