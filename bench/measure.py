@@ -11,9 +11,11 @@ POLL = 0.05  # seconds
 GROWTH, FEW = 0.001, 64  # of pages_sharing, pages: no more than that in a whole pass is convergence
 STABLE_PASSES, STABLE_SECONDS = 3, 1.5
 LONGEST = 150  # seconds, for convergence
-SETTLE_PASSES, SETTLE_SECONDS = 15, 25
-IDLE_PASSES, IDLE_SECONDS = 10, 20
-UNASKED_SECONDS = 10
+# Where a pass has a target, the merger first learns all it can about pages that change (samepage's
+# back-off doubles to 16 passes, ksmd's to 8), and then whole cycles of that are measured.
+SETTLE_PASSES, SETTLE_SECONDS = {False: 15, True: 36}, 45
+IDLE_PASSES, IDLE_SECONDS = {False: 10, True: 16}, 30
+UNASKED_SECONDS = {False: 10, True: 18}
 
 
 def touch(place, pids):
@@ -163,16 +165,16 @@ def passes_unasked(merger, seconds):
     return done
 
 
-def idle_pass(merger, smart):
-    """CPU of a pass when nothing changes. With smart_scan, ksmd first learns what to skip."""
-    if smart:
+def idle_pass(merger, smart, thorough):
+    """CPU of a pass when nothing changes. Mergers that learn what to pass over do so first."""
+    if smart or thorough:
         merger.hurry(True)
-        passes(merger, SETTLE_PASSES, SETTLE_SECONDS)
+        passes(merger, SETTLE_PASSES[thorough], SETTLE_SECONDS)
         merger.hurry(False)
     if merger.asking_costs:
-        count, cpu, wall = passes_unasked(merger, UNASKED_SECONDS)
+        count, cpu, wall = passes_unasked(merger, UNASKED_SECONDS[thorough])
     else:
-        count, cpu, wall = passes(merger, IDLE_PASSES, IDLE_SECONDS)
+        count, cpu, wall = passes(merger, IDLE_PASSES[thorough], IDLE_SECONDS)
     pages = merger.counters()["pages_tracked"]
     return {"passes": count, "cpu_seconds_per_pass": cpu / count, "wall_seconds_per_pass": wall / count,
             "pages_tracked": pages, "cpu_ns_per_page": 1e9 * cpu / count / pages if pages else None}

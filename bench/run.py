@@ -57,7 +57,7 @@ def _merged(place, workload, smart):
     out["mappings_after"] = measure.mappings(pids)
     out["counters"] = {key: value for key, value in merger.counters().items()
                        if isinstance(value, (int, float)) and not isinstance(value, bool)}
-    out["idle"] = measure.idle_pass(merger, smart)
+    out["idle"] = measure.idle_pass(merger, smart, getattr(workload, "idle_has_target", False))
     out.update(_figures(workload, "at_end"))
     return out
 

@@ -16,6 +16,7 @@ class Workload:
     def __init__(self, run, about, rounds=1):
         self.run, self.rounds = run, rounds
         self.name = f"made-run{run}" if isinstance(run, int) else f"made-{run}"
+        self.idle_has_target = run == "distinct"
         self.about = f"{PROGRAMS} programs of {MIB} MiB: {about}"
         self.programs = []
 

@@ -13,6 +13,7 @@ class Workload:
     advises = False
     scale = 1.0
     rounds = 3  # it has most of the targets
+    idle_has_target = True
 
     def __init__(self):
         self.servers, self.digest = [], None

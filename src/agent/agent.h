@@ -81,15 +81,16 @@ struct sp_agent {
     /* Ranges. */
     struct sp_range *range; /* SP_AGENT_RANGES of them, in the arena, ascending */
     uint32_t nranges;
-    uint64_t ranges_vm;    /* total_vm when the flags were read */
-    uint64_t ranges_at_us; /* when, and how long it took */
-    uint64_t ranges_cost_us;
+    uint64_t ranges_vm;      /* total_vm when the flags were read */
+    uint64_t ranges_at_us;   /* when, */
+    uint64_t ranges_cost_us; /* and the CPU that it took */
     uint64_t tracked;
     uint64_t left[SP_LEFT_KINDS]; /* bytes that are not tracked, by reason */
     uint32_t all_mappings; /* of this address space */
     uint32_t own_mappings; /* of them the program's: merging's not counted */
     uint32_t mappings;     /* that merging uses: as read, and two for each run merged since */
     uint32_t mappings_read, mappings_at_pass; /* when last read; when the last pass began */
+    uint32_t rest_passes; /* since something was merged */
     uint32_t max_mappings; /* as set; 0: the built-in budget */
     bool gave_back;        /* the program ran out of mappings once: no more merging here */
     bool stay_unmerged;

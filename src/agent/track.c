@@ -307,6 +307,8 @@ void sp_track_scan(const struct sp_scan_ask *ask, struct sp_report_out *out)
         sp_track_restart();
     if (!at) {
         sp_track_pass++;
+        sp_agent.rest_passes =
+            sp_agent.mappings == sp_agent.mappings_at_pass ? sp_agent.rest_passes + 1 : 0;
         skip = sp_quiet_pass(sp_ranges_refresh(false));
         sp_agent.mappings_at_pass = sp_agent.mappings;
     }
