@@ -3,20 +3,21 @@
 
 import contextlib
 import functools
+import pathlib
 import random
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 
 from samepage import Failed
 
+sys.path.append(str(pathlib.Path(__file__).resolve().parent.parent / "tests" / "e2e"))
+from lib import resp  # noqa: E402
+
 SIZE = 1960  # bytes of a value, about
-
-
-def _resp(*words):
-    return b"*%d\r\n" % len(words) + b"".join(b"$%d\r\n%b\r\n" % (len(w), w) for w in words)
 
 
 def key(i):
@@ -25,11 +26,7 @@ def key(i):
 
 
 def json_value(i, chance):
-    """A JSON object of about SIZE bytes that no other value equals."""
-    size = SIZE - 60 + i % 120
-    body = chance.randbytes((size - 150) // 2).hex()
-    return (f'{{"id":{i},"user":"user-{i * 7919 % 100003}","active":{str(i % 3 == 0).lower()},'
-            f'"tags":["t{i % 17}","t{i % 23}"],"score":{i * 31 % 1000},"body":"{body}"}}').encode()
+    return resp.json_value(i, chance, SIZE - 60 + i % 120)
 
 
 def random_value(i, chance):
@@ -40,52 +37,44 @@ def random_value(i, chance):
 def load_commands(count, make=json_value, seed=1):
     """SET of all values, as one stream of bytes; the same for the same arguments."""
     chance = random.Random(seed)
-    return b"".join(_resp(b"SET", key(i), make(i, chance)) for i in range(count))
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return b"".join(resp.resp(b"SET", key(i), make(i, chance)) for i in range(count))
 
 
 class Server:
     """A redis-server on a free loopback port, started at once; wait_up() before use."""
 
     def __init__(self, place, *options):
-        self.port = free_port()
-        self.log = place.tmp / f"redis-{self.port}.log"
+        self.port = resp.free_port()
+        self.folder = place.tmp / f"redis-{self.port}"
+        self.folder.mkdir()
         self.program = place.launch([
             shutil.which("redis-server") or "redis-server", "--port", self.port, "--bind",
-            "127.0.0.1", "--dir", place.tmp, "--save", "", "--appendonly", "no", "--daemonize", "no",
-            "--enable-debug-command", "local", "--logfile", self.log, *options])
+            "127.0.0.1", "--dir", self.folder, "--save", "", "--appendonly", "no", "--daemonize", "no",
+            "--enable-debug-command", "local", "--logfile", self.folder / "log", *options])
         self.pid = self.program.pid
 
-    def wait_up(self, seconds=30):
+    def wait(self, predicate, what, seconds=30):
         deadline = time.monotonic() + seconds
         while True:
             with contextlib.suppress(OSError):
-                if self.command("PING") == b"+PONG":
+                if predicate():
                     return
             if self.program.poll() is not None or time.monotonic() > deadline:
-                log = self.log.read_text()[-500:] if self.log.exists() else ""
-                raise Failed(f"redis-server does not answer: {log}")
+                log = self.folder / "log"
+                said = log.read_text(errors="replace")[-500:] if log.exists() else ""
+                raise Failed(f"redis-server does not {what}: {said}")
             time.sleep(0.02)
+
+    def wait_up(self):
+        self.wait(lambda: self.command("PING") == b"+PONG", "answer")
 
     def connect(self):
         return socket.create_connection(("127.0.0.1", self.port), timeout=120)
 
     def command(self, *words):
-        """One command with an answer of one line."""
+        """One command; see resp.command()."""
         with self.connect() as connection:
-            connection.sendall(_resp(*(word.encode() for word in words)))
-            answer = b""
-            while not answer.endswith(b"\r\n"):
-                data = connection.recv(65536)
-                if not data:
-                    raise ConnectionError("redis-server closed the connection")
-                answer += data
-        return answer[:-2]
+            return resp.command(connection, *words)
 
     def digest(self):
         answer = self.command("DEBUG", "DIGEST")

@@ -9,26 +9,7 @@ import subprocess
 import threading
 
 from lib.place import SLACK, wait_for
-
-
-def free_port():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def _resp(*words):
-    parts = [b"*%d\r\n" % len(words)]
-    for word in words:
-        parts.append(b"$%d\r\n%b\r\n" % (len(word), word))
-    return b"".join(parts)
-
-
-def made_value(i, chance, size=2000):
-    """A JSON object of about size bytes that no other value equals."""
-    body = chance.randbytes((size - 150) // 2).hex()
-    return (f'{{"id":{i},"user":"user-{i * 7919 % 100003}","active":{str(i % 3 == 0).lower()},'
-            f'"tags":["t{i % 17}","t{i % 23}"],"score":{i * 31 % 1000},"body":"{body}"}}').encode()
+from lib.resp import command, free_port, json_value, resp
 
 
 class Data:
@@ -42,9 +23,9 @@ class Data:
         chance = random.Random(seed)
         load, read, want = [], [], hashlib.blake2b()
         for i in range(count):
-            key, value = b"key:%08d" % i, made_value(i, chance, 1900 + i % 120)
-            load.append(_resp(b"SET", key, value))
-            read.append(_resp(b"GET", key))
+            key, value = b"key:%08d" % i, json_value(i, chance, 1900 + i % 120)
+            load.append(resp(b"SET", key, value))
+            read.append(resp(b"GET", key))
             want.update(b"$%d\r\n%b\r\n" % (len(value), value))
         self.count = count
         self.load = b"".join(load)
@@ -60,22 +41,22 @@ def made_commands(count, keys, seed=2):
         key = b"key:%08d" % chance.randrange(keys)
         kind = chance.randrange(10)
         if kind < 3:
-            parts.append(_resp(b"SET", key, made_value(i, chance, 300 + chance.randrange(1700))))
+            parts.append(resp(b"SET", key, json_value(i, chance, 300 + chance.randrange(1700))))
         elif kind < 5:
-            parts.append(_resp(b"GET", key))
+            parts.append(resp(b"GET", key))
         elif kind == 5:
-            parts.append(_resp(b"SETRANGE", key, b"%d" % chance.randrange(1500),
+            parts.append(resp(b"SETRANGE", key, b"%d" % chance.randrange(1500),
                                chance.randbytes(20)))
         elif kind == 6:
-            parts.append(_resp(b"APPEND", key, chance.randbytes(50)))
+            parts.append(resp(b"APPEND", key, chance.randbytes(50)))
         elif kind == 7:
-            parts.append(_resp(b"HSET", b"hash:%d" % chance.randrange(50),
+            parts.append(resp(b"HSET", b"hash:%d" % chance.randrange(50),
                                b"f%d" % chance.randrange(500), chance.randbytes(40)))
         elif kind == 8:
-            parts.append(_resp(b"RPUSH", b"list:%d" % chance.randrange(50), b"%d" % i))
+            parts.append(resp(b"RPUSH", b"list:%d" % chance.randrange(50), b"%d" % i))
         else:
-            parts.append(_resp(b"DEL", key) if i % 2 else
-                         _resp(b"INCR", b"counter:%d" % chance.randrange(50)))
+            parts.append(resp(b"DEL", key) if i % 2 else
+                         resp(b"INCR", b"counter:%d" % chance.randrange(50)))
     return [b"".join(parts[i * count // 10:(i + 1) * count // 10]) for i in range(10)]
 
 
@@ -115,14 +96,7 @@ class Redis:
     def command(self, *words):
         """One command with an answer of one line (status, number or error)."""
         with self._connect() as s:
-            s.sendall(_resp(*(w.encode() for w in words)))
-            answer = b""
-            while not answer.endswith(b"\r\n"):
-                data = s.recv(65536)
-                if not data:
-                    raise ConnectionError("redis-server closed the connection")
-                answer += data
-        return answer[:-2]
+            return command(s, *words)
 
     def digest(self):
         answer = self.command("DEBUG", "DIGEST")
@@ -146,7 +120,7 @@ class Redis:
         got, last = hashlib.blake2b(), b"+PONG\r\n"
         with self._connect() as s:
             for part in data.reads:
-                s.sendall(part + _resp(b"PING"))
+                s.sendall(part + resp(b"PING"))
                 answer = bytearray()
                 while not answer.endswith(last):
                     more = s.recv(1 << 20)
