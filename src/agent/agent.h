@@ -57,6 +57,7 @@ struct sp_agent {
     bool all;
     uint32_t max_map_count;
     char socket_path[108];
+    uint64_t address; /* sealed, of the socket: address.c; 0: this kernel cannot */
     char domain[SP_DOMAIN_MAX];
     char comm[16];
     uint64_t arena, arena_end; /* everything below lives in one reservation of our own */
@@ -108,8 +109,11 @@ extern struct sp_agent sp_agent;
 #define SP_JOURNAL ((struct sp_journal *)sp_agent.shm)
 
 /* start.c */
-/* Makes the agent process of this address space: 0 or a negative errno. */
+/* Makes the agent process of this address space and waits until it is confined, or dead: nobody meets
+ * an agent that still has the program's rights. 0 or a negative errno. */
 int sp_agent_spawn(void);
+/* By the agent: it is confined, or ends; the program's thread may go on. */
+void sp_agent_spawned(void);
 
 /* process.c: runs in the agent process, never returns. forked: the agent of a forked child, which
  * opens all it needs itself. */
@@ -120,15 +124,28 @@ int sp_setup_arena(void);
 /* Opens the userfaultfds; returns 0, or a negative errno with the reason in why: -EAGAIN if only a
  * daemon could give them, and none answers. */
 int sp_setup_uffd(char *why, size_t why_size);
+/* The same in two halves: from the kernel or the device, which needs the program's rights (a negative
+ * errno if neither gives them); and from the daemon, which needs no more than what the agent has left
+ * when it is confined. */
+int sp_setup_uffd_own(void);
+int sp_setup_uffd_passed(char *why, size_t why_size);
 int sp_setup_proc(char *why, size_t why_size);
 /* Registers wait page and staging with the userfaultfd. */
 int sp_setup_areas(void);
 uint64_t sp_now_us(void);
 uint64_t sp_cpu_us(void);
 
+/* address.c */
+#define SP_ADDRESS_SIZE 110u /* struct sockaddr_un */
+/* Puts the daemon's address where nobody can change it any more: the only one to which a confined
+ * agent may connect. Before main(); kept across fork. Without it (no mseal, Linux below 6.10) the agent
+ * cannot connect at all once it is confined, so a new daemon does not get it (D1). */
+void sp_address_seal(void);
+
 /* confine.c */
-/* Drops capabilities, sets no_new_privs, own session, closes all descriptors but the agent's,
- * installs the seccomp filter. Negative errno: the agent must not go on. */
+/* Drops capabilities, sets no_new_privs, own session, closes all descriptors but the agent's, opens
+ * pagemap anew, without the capability that shows physical addresses, installs the seccomp filter.
+ * Negative errno: the agent must not go on. */
 int sp_confine(void);
 /* Notes the rights that this process was born with: to be called before sp_confine(). */
 void sp_note_rights(void);
@@ -142,6 +159,10 @@ uint32_t sp_program_threads(void);
 bool sp_program_here(void);
 
 /* link.c */
+#define SP_LINK_FAMILY 1u        /* AF_UNIX */
+#define SP_LINK_TYPE   02000005u /* SOCK_SEQPACKET | SOCK_CLOEXEC */
+/* Connects. An agent whose address is not sealed does so before it is confined. */
+int sp_link_dial(void);
 /* Connects and says HELLO; waits for WELCOME at most a second. 0, or a negative errno with why. */
 int sp_link_join(uint32_t flags, char *why, size_t why_size);
 void sp_link_drop(void);

@@ -33,11 +33,27 @@
 #define ALLOW_NR(nr) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (nr), 0, 1), ALLOW
 #define ALLOW_VALUE(v) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, (uint32_t)(v), 0, 1), ALLOW
 
+/* What is filled in when it is installed: the address in the rule for connect, its verdict, and one more
+ * ioctl in front of the last verdict. */
+enum { ADDRESS_LOW = 6, ADDRESS_HIGH = 8, CONNECT_VERDICT = 11 };
+#define FILTER_LENGTH (sizeof(filter) / sizeof(filter[0]))
+#define LAST_IOCTL    (FILTER_LENGTH - 3)
+
 static struct sock_filter filter[] = {
     LOAD(offsetof(struct seccomp_data, arch)),
     BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SP_ARCH, 1, 0),
     DENY,
     LOAD(NR),
+    /* connect: only to the daemon's sealed address (address.c). */
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_connect, 0, 8),
+    LOAD(ARG(1)),
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 5),
+    LOAD(ARG(1) + 4),
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 3),
+    LOAD(ARG(2)),
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SP_ADDRESS_SIZE, 0, 1),
+    DENY,
+    DENY,
     ALLOW_NR(__NR_read),
     ALLOW_NR(__NR_pread64),
     ALLOW_NR(__NR_lseek),
@@ -46,7 +62,6 @@ static struct sock_filter filter[] = {
     ALLOW_NR(__NR_ppoll),
     ALLOW_NR(__NR_recvmsg),
     ALLOW_NR(__NR_sendmsg),
-    ALLOW_NR(__NR_connect),
     ALLOW_NR(__NR_munmap),
     ALLOW_NR(__NR_mremap),
     ALLOW_NR(__NR_madvise),
@@ -54,6 +69,7 @@ static struct sock_filter filter[] = {
     ALLOW_NR(__NR_clock_gettime),
     ALLOW_NR(__NR_clock_nanosleep),
     ALLOW_NR(__NR_sched_yield),
+    ALLOW_NR(__NR_futex), /* sp_agent_spawned() */
     ALLOW_NR(__NR_get_mempolicy),
     ALLOW_NR(__NR_exit),
     ALLOW_NR(__NR_exit_group),
@@ -68,10 +84,12 @@ static struct sock_filter filter[] = {
     BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, 4 /* PROT_EXEC */, 1, 0),
     ALLOW,
     DENY,
-    /* socket: only to the daemon's kind. */
-    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_socket, 0, 4),
+    /* socket: only of the daemon's kind; one of another kind sends without being connected. */
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_socket, 0, 6),
     LOAD(ARG(0)),
-    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 1 /* AF_UNIX */, 0, 1),
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SP_LINK_FAMILY, 0, 3),
+    LOAD(ARG(1)),
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SP_LINK_TYPE, 0, 1),
     ALLOW,
     DENY,
     /* prctl: only asking whether the program may be looked into. */
@@ -91,15 +109,29 @@ static struct sock_filter filter[] = {
     ALLOW_VALUE(UFFDIO_ZEROPAGE),
     ALLOW_VALUE(UFFDIO_WRITEPROTECT),
     ALLOW_VALUE(SP_UFFDIO_MOVE),
+    ALLOW_VALUE(UFFDIO_API),
+    ALLOW_VALUE(SP_PAGEMAP_SCAN),
     ALLOW_VALUE(SP_PAGEMAP_SCAN),
     DENY,
 };
 
+static void complete_filter(void)
+{
+    filter[ADDRESS_LOW].k = (uint32_t)sp_agent.address;
+    filter[ADDRESS_HIGH].k = (uint32_t)(sp_agent.address >> 32);
+    if (sp_agent.address)
+        filter[CONNECT_VERDICT] = (struct sock_filter)ALLOW;
+    /* Only where the daemon is to pass the device on. */
+    filter[LAST_IOCTL].k =
+        (uint32_t)(sp_agent.uffd < 0 ? SP_USERFAULTFD_NEW : SP_PAGEMAP_SCAN);
+}
+
 static int install_filter(void)
 {
-    struct sock_fprog prog = {.len = sizeof(filter) / sizeof(filter[0]), .filter = filter};
+    struct sock_fprog prog = {.len = FILTER_LENGTH, .filter = filter};
     long ret = sp_sys(__NR_prctl, PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 
+    complete_filter();
     if (sp_is_err(ret))
         return (int)ret;
     ret = sp_sys(__NR_seccomp, SECCOMP_SET_MODE_FILTER, 0, &prog);
@@ -112,6 +144,19 @@ static int drop_capabilities(void)
     struct __user_cap_data_struct data[2] = {{0}};
     long ret = sp_sys(__NR_capset, &head, data);
 
+    return sp_is_err(ret) ? (int)ret : 0;
+}
+
+/* Opened with CAP_SYS_ADMIN it shows where in the machine's memory a page lies. The number stays: the
+ * program still has to close its copy. */
+static int reopen_pagemap(void)
+{
+    long fd = sp_sys(__NR_openat, -100, "/proc/self/pagemap", 02000000), ret;
+
+    if (sp_is_err(fd))
+        return (int)fd;
+    ret = sp_sys(__NR_dup3, fd, sp_agent.pagemap, 02000000);
+    sp_sys(__NR_close, fd);
     return sp_is_err(ret) ? (int)ret : 0;
 }
 
@@ -146,7 +191,7 @@ int sp_confine(void)
     int ret;
 
     sp_sys(__NR_rt_sigprocmask, 2 /* SIG_SETMASK */, &mask, 0, 8);
-    sp_sys(__NR_prctl, PR_SET_NAME, "samepage-agent");
+    sp_sys(__NR_prctl, PR_SET_NAME, SP_AGENT_COMM);
     sp_sys(__NR_setsid);
     sp_sys(__NR_chdir, "/");
     close_others();
@@ -155,9 +200,9 @@ int sp_confine(void)
         sp_sys(__NR_prlimit64, 0, RLIMIT_NOFILE, &nofile, 0);
     }
     ret = drop_capabilities();
-    if (ret)
-        return ret;
-    return install_filter();
+    if (!ret)
+        ret = reopen_pagemap();
+    return ret ? ret : install_filter();
 }
 
 /* A number that changes when one of the lines of /proc/PID/status that tell of rights does. */

@@ -10,6 +10,7 @@
 #include <linux/types.h>
 #include <linux/userfaultfd.h>
 
+#define SP_USERFAULTFD_NEW _IO(0xAA, 0x00) /* of /dev/userfaultfd, 6.1 */
 #define SP_UFFD_WP_SHMEM (1u << 12)   /* UFFD_FEATURE_WP_HUGETLBFS_SHMEM, 5.19 */
 #define SP_UFFD_WP_UNPOPULATED (1u << 13) /* 6.4 */
 #define SP_UFFD_WP_ASYNC (1u << 15)   /* 6.7 */

@@ -12,9 +12,6 @@
 #include "mem.h"
 #include "sys.h"
 
-#define AF_UNIX_NR 1
-#define SOCK_SEQPACKET_NR 5
-#define SOCK_CLOEXEC_FLAG 02000000
 #define SOL_SOCKET_NR 1
 #define SCM_RIGHTS_NR 1
 #define MSG_NOSIGNAL_FLAG 0x4000
@@ -90,19 +87,22 @@ void sp_link_drop(void)
     sp_agent.shm = 0;
 }
 
-static int dial(void)
+int sp_link_dial(void)
 {
-    struct sockaddr_un addr = {.sun_family = AF_UNIX_NR};
+    struct sockaddr_un addr = {.sun_family = SP_LINK_FAMILY};
+    uint64_t at = sp_agent.address ? sp_agent.address : (uint64_t)&addr;
     struct sp_text text;
     long ret;
 
+    if (sp_agent.sock >= 0)
+        return 0; /* before it was confined */
     sp_text_init(&text, addr.sun_path, sizeof(addr.sun_path));
     sp_text_str(&text, sp_agent.socket_path);
-    ret = sp_sys(__NR_socket, AF_UNIX_NR, SOCK_SEQPACKET_NR | SOCK_CLOEXEC_FLAG, 0);
+    ret = sp_sys(__NR_socket, SP_LINK_FAMILY, SP_LINK_TYPE, 0);
     if (sp_is_err(ret))
         return (int)ret;
     sp_agent.sock = (int)ret;
-    ret = sp_sys(__NR_connect, sp_agent.sock, &addr, sizeof(addr));
+    ret = sp_sys(__NR_connect, sp_agent.sock, at, sizeof(addr));
     return sp_is_err(ret) ? (int)ret : 0;
 }
 
@@ -209,7 +209,7 @@ static void no_daemon(struct sp_text *why)
 int sp_link_join(uint32_t flags, char *why, size_t why_size)
 {
     struct sp_text text;
-    int ret = dial();
+    int ret = sp_link_dial();
 
     sp_text_init(&text, why, why_size);
     if (ret) {
@@ -234,7 +234,7 @@ int sp_link_want_uffd(char *why, size_t why_size)
     long n;
 
     sp_text_init(&text, why, why_size);
-    if (dial() || sp_is_err(send_packet(&msg, NULL, -1))) {
+    if (sp_link_dial() || sp_is_err(send_packet(&msg, NULL, -1))) {
         no_daemon(&text);
     } else {
         n = receive_reply(&in, &fd, &text);

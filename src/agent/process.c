@@ -82,6 +82,15 @@ static void wait_ms(uint32_t ms)
         sp_sys(__NR_exit_group, 0);
 }
 
+static void unmerge_all(void)
+{
+    uint64_t next = 0, npages;
+
+    sp_ranges_refresh(true);
+    while (!sp_unmerge(next, ~0ull, ~0ull, &next, &npages) && next)
+        ;
+}
+
 /*
  * A program that forbids looking into it (prctl(PR_SET_DUMPABLE, 0)) has secrets: what was merged
  * before becomes its own again, and nothing is merged any more (K17). One that asked for merging
@@ -89,20 +98,28 @@ static void wait_ms(uint32_t ms)
  */
 static void respect_dumpable(void)
 {
-    uint64_t next, npages;
-
     if (!sp_agent.all || sp_gate.advise_all || !sp_program_forbids())
         return;
-    for (next = 0; !sp_unmerge(next, ~0ull, ~0ull, &next, &npages) && next;)
-        ;
+    unmerge_all();
     leave(SP_GATE_NO_AGENT);
+}
+
+/*
+ * The program changed its rights: what it shares with others of its user, or could do through us, may be
+ * more than it is to have now. It gets its pages back, and no way to the frames stays open.
+ */
+__attribute__((noreturn)) static void leave_changed(void)
+{
+    unmerge_all();
+    sp_link_drop();
+    leave(SP_GATE_FILTERED);
 }
 
 static void look_after_program(void)
 {
     respect_dumpable();
     if (sp_program_changed())
-        leave(SP_GATE_FILTERED);
+        leave_changed();
     if (!sp_program_here())
         leave(SP_GATE_NO_AGENT);
 }
@@ -176,17 +193,43 @@ static int own_statm(void)
     return (int)sp_sys(__NR_openat, -100, "/proc/self/statm", 02000000);
 }
 
-/* Where the daemon must give the userfaultfd, and none is there now, one may come (D1). */
-static int setup_uffd_patiently(void)
+/* Before it is confined there is no way back but to end. */
+__attribute__((noreturn)) static void give_up(void)
+{
+    sp_agent_spawned();
+    sp_sys(__NR_exit_group, 0);
+    __builtin_unreachable();
+}
+
+/* What needs the rights that the program has: fast, for the program waits in fork. */
+static void acquire_forked(void)
 {
     char why[256];
-    int ret = sp_setup_uffd(why, sizeof(why));
+
+    sp_agent.sock = sp_agent.uffd = sp_agent.uffd_sync = -1;
+    if (sp_setup_proc(why, sizeof(why)))
+        give_up();
+    if (sp_setup_uffd_own())
+        sp_agent.uffd = -1;
+    if (sp_agent.address)
+        return;
+    if (sp_agent.uffd < 0 && sp_setup_uffd_passed(why, sizeof(why)))
+        give_up();
+    if (sp_link_dial())
+        sp_link_drop();
+}
+
+/* Where the daemon must give the userfaultfd, and none is there now, one may come (D1). */
+static int wait_uffd(void)
+{
+    char why[256];
+    int ret = sp_agent.uffd < 0 ? sp_setup_uffd_passed(why, sizeof(why)) : 0;
 
     for (uint32_t ms = 0; ret == -11 && ms < PATIENCE_MS; ms += REJOIN_US / 1000) {
         wait_ms(REJOIN_US / 1000);
         if (!sp_program_here())
             sp_sys(__NR_exit_group, 0);
-        ret = sp_setup_uffd(why, sizeof(why));
+        ret = sp_setup_uffd_passed(why, sizeof(why));
     }
     return ret;
 }
@@ -195,7 +238,18 @@ static void start_forked(void)
 {
     char why[256];
 
-    sp_agent.sock = sp_agent.uffd = sp_agent.uffd_sync = -1;
+    settle();
+    if (wait_uffd() || sp_setup_areas())
+        sp_sys(__NR_exit_group, 0);
+    sp_track_init();
+    if (sp_program_changed())
+        leave_changed(); /* it gave up what we still have */
+    sp_link_join(SP_HELLO_FORKED, why, sizeof(why)); /* without a daemon: tried again in the loop */
+}
+
+/* What the parent's agent left in the state that the child inherited. */
+static void forget_parent(void)
+{
     sp_agent.shm = 0;
     memset(sp_agent.view, 0, sizeof(sp_agent.view));
     sp_agent.nranges = 0;
@@ -204,29 +258,25 @@ static void start_forked(void)
     sp_agent.arena_filled = false;
     sp_agent.serving = false; /* the parent's agent may have been, when the program forked */
     sp_fault_set("");
-    if (sp_setup_proc(why, sizeof(why)))
-        sp_sys(__NR_exit_group, 0);
-    settle();
-    if (sp_program_changed()) {
-        /* It gave up what we still have. */
-        set_gate_agent(SP_GATE_FILTERED);
-        sp_sys(__NR_exit_group, 0);
-    }
-    if (setup_uffd_patiently() || sp_setup_areas())
-        sp_sys(__NR_exit_group, 0);
-    sp_track_init();
-    sp_link_join(SP_HELLO_FORKED, why, sizeof(why)); /* without a daemon: tried again in the loop */
 }
 
 void sp_agent_main(bool forked)
 {
+    int confined;
+
+    if (forked) {
+        forget_parent();
+        acquire_forked();
+    }
     sp_agent.own_statm = own_statm();
     sp_note_rights();
+    sp_peek_init();
+    confined = sp_confine();
+    sp_agent_spawned();
+    if (confined)
+        leave(SP_GATE_NO_AGENT);
     if (forked)
         start_forked();
-    sp_peek_init();
-    if (sp_confine())
-        leave(SP_GATE_NO_AGENT);
     sp_agent.running = true;
     set_gate_agent(SP_GATE_AGENT);
     loop();

@@ -17,7 +17,6 @@
 #define AT_CWD (-100)
 #define STACK_PAGES 32u
 #define MADV_NOHUGEPAGE_ADVICE 15
-#define USERFAULTFD_IOC_NEW_NR _IO(0xAA, 0x00)
 
 static uint64_t clock_us(int id)
 {
@@ -70,7 +69,7 @@ static int open_uffd(int device, uint64_t features)
     long fd, ret;
 
     if (device >= 0)
-        fd = sp_sys(__NR_ioctl, device, USERFAULTFD_IOC_NEW_NR, O_CLOEXEC_FLAG | O_NONBLOCK_FLAG);
+        fd = sp_sys(__NR_ioctl, device, SP_USERFAULTFD_NEW, O_CLOEXEC_FLAG | O_NONBLOCK_FLAG);
     else
         fd = sp_sys(__NR_userfaultfd, O_CLOEXEC_FLAG | O_NONBLOCK_FLAG);
     if (sp_is_err(fd))
@@ -85,9 +84,9 @@ static int open_uffd(int device, uint64_t features)
 
 /*
  * Where userfaultfds come from: the kernel (-1), /dev/userfaultfd, or the same device from the
- * daemon, if its configuration says so. The descriptor, or below -1 a negative errno, and why.
+ * daemon, if its configuration says so. The descriptor, or below -1 a negative errno.
  */
-static int uffd_source(char *why, size_t why_size)
+static int own_source(void)
 {
     long fd = sp_sys(__NR_userfaultfd, O_CLOEXEC_FLAG | O_NONBLOCK_FLAG);
 
@@ -95,10 +94,7 @@ static int uffd_source(char *why, size_t why_size)
         sp_sys(__NR_close, fd);
         return -1;
     }
-    fd = sp_sys(__NR_openat, AT_CWD, "/dev/userfaultfd", O_CLOEXEC_FLAG | 02);
-    if (sp_is_err(fd))
-        fd = sp_link_want_uffd(why, why_size);
-    return (int)fd;
+    return (int)sp_sys(__NR_openat, AT_CWD, "/dev/userfaultfd", O_CLOEXEC_FLAG | 02);
 }
 
 static int setup_uffds(int device, char *why, size_t why_size)
@@ -128,16 +124,36 @@ static int setup_uffds(int device, char *why, size_t why_size)
     return sp_agent.uffd_sync < 0 ? sp_agent.uffd_sync : 0;
 }
 
-int sp_setup_uffd(char *why, size_t why_size)
+/* From this device, which is closed: the program is not to make any of its own with it. */
+static int setup_from(int device, char *why, size_t why_size)
 {
-    int device = uffd_source(why, why_size), ret;
+    int ret;
 
     if (device < -1)
         return device;
     ret = setup_uffds(device, why, why_size);
     if (device >= 0)
-        sp_sys(__NR_close, device); /* the program is not to make any of its own with it */
+        sp_sys(__NR_close, device);
     return ret;
+}
+
+int sp_setup_uffd_own(void)
+{
+    char why[256];
+
+    return setup_from(own_source(), why, sizeof(why));
+}
+
+int sp_setup_uffd_passed(char *why, size_t why_size)
+{
+    return setup_from(sp_link_want_uffd(why, why_size), why, why_size);
+}
+
+int sp_setup_uffd(char *why, size_t why_size)
+{
+    int device = own_source();
+
+    return device < -1 ? sp_setup_uffd_passed(why, why_size) : setup_from(device, why, why_size);
 }
 
 static int open_proc(uint64_t pid, const char *name)

@@ -5,6 +5,7 @@
  */
 #include <elf.h>
 #include <linux/sched.h>
+#include <linux/time_types.h>
 
 #include "agent.h"
 #include "gate.h"
@@ -13,6 +14,9 @@
 #include "sys.h"
 
 #define WALL 0x40000000
+#define FUTEX_WAIT_PRIVATE_OP 128
+#define FUTEX_WAKE_PRIVATE_OP 129
+#define SPAWN_SECONDS 2 /* an agent that is killed meanwhile says nothing */
 
 struct sp_agent sp_agent = {.sock = -1, .uffd = -1, .uffd_sync = -1, .pagemap = -1, .smaps = -1,
                             .program_status = -1, .program_statm = -1, .program_stat = -1, .own_statm = -1,
@@ -21,6 +25,7 @@ struct sp_agent sp_agent = {.sock = -1, .uffd = -1, .uffd_sync = -1, .pagemap = 
 struct start {
     bool forked;
     long agent;
+    uint32_t spawned; /* a futex: the agent is confined, or ends */
 };
 
 static struct start start;
@@ -61,6 +66,22 @@ static void agent_entry(void)
     sp_agent_main(start.forked);
 }
 
+/* The program waits for this process, and so for the agent, without a system call more of its own. */
+static void wait_spawned(void)
+{
+    struct __kernel_timespec limit = {.tv_sec = SPAWN_SECONDS};
+
+    while (!__atomic_load_n(&start.spawned, __ATOMIC_SEQ_CST) &&
+           sp_sys(__NR_futex, &start.spawned, FUTEX_WAIT_PRIVATE_OP, 0, &limit) != -ETIMEDOUT)
+        ;
+}
+
+void sp_agent_spawned(void)
+{
+    __atomic_store_n(&start.spawned, 1, __ATOMIC_SEQ_CST);
+    sp_sys(__NR_futex, &start.spawned, FUTEX_WAKE_PRIVATE_OP, 1);
+}
+
 /* Between the program and the agent: so that the agent is nobody's child in the program (no zombie
  * of ours is ever left to it), it is made by a process that ends at once. */
 static void helper_entry(void)
@@ -72,6 +93,8 @@ static void helper_entry(void)
         sp_sys(__NR_chdir, "/");
     }
     start.agent = clone_vm(CLONE_VM | CLONE_UNTRACED, sp_agent.stack_top, agent_entry);
+    if (!sp_is_err(start.agent))
+        wait_spawned();
     sp_sys(__NR_exit, 0);
 }
 
@@ -81,6 +104,7 @@ int sp_agent_spawn(void)
     int status;
 
     start.agent = -11;
+    start.spawned = 0;
     pid = clone_vm(CLONE_VM | CLONE_VFORK | CLONE_UNTRACED, sp_agent.helper_stack_top,
                    helper_entry);
     if (sp_is_err(pid))
@@ -231,6 +255,8 @@ static int set_up(char *why, size_t why_size)
         ret = sp_setup_proc(why, why_size);
     if (!ret)
         ret = sp_setup_areas();
+    if (!ret)
+        sp_address_seal();
     if (!ret)
         ret = sp_link_join(0, why, why_size);
     if (!ret)

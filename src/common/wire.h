@@ -27,6 +27,7 @@
 
 #define SP_WIRE_MAGIC 0x31475053u /* "SPG1" */
 #define SP_WIRE_VERSION 2u
+#define SP_AGENT_COMM "samepage-agent" /* the name of an agent's process */
 #define SP_WIRE_MAX 131072u /* bytes of a whole packet, header included */
 
 #define SP_DOMAIN_MAX 32u    /* a domain's name, with its 0 */

@@ -122,6 +122,27 @@ static void become_client(struct sp_conn *conn, const struct sp_packet *packet)
     sp_client_hello(daemon, fd, &hello);
 }
 
+/*
+ * An agent has the user that its program began with, and whoever takes the program over has the agent. It
+ * cannot give itself another name. Nor can it hide by ending: who is not there any more is refused too.
+ */
+static bool is_agent(pid_t pid)
+{
+    char path[64], comm[32] = "";
+    FILE *f;
+
+    if (pid <= 0)
+        return false;
+    snprintf(path, sizeof(path), "/proc/%d/comm", (int)pid);
+    f = fopen(path, "re");
+    if (!f)
+        return true;
+    if (!fgets(comm, sizeof(comm), f))
+        comm[0] = 0;
+    fclose(f);
+    return !comm[0] || !strcmp(comm, SP_AGENT_COMM "\n");
+}
+
 static void on_packet(struct sp_conn *conn, struct sp_packet *packet)
 {
     const char *data = (const char *)conn->daemon->packet;
@@ -138,7 +159,10 @@ static void on_packet(struct sp_conn *conn, struct sp_packet *packet)
     if (packet->fd >= 0)
         close(packet->fd); /* no request has one */
     conn->control = true;
-    sp_control_request(conn, data, packet->size);
+    if (is_agent(conn->peer) || is_agent(packet->sender))
+        sp_control_error(conn, 1, "an agent asks for nothing: its program may have given up rights");
+    else
+        sp_control_request(conn, data, packet->size);
     set_events(conn);
 }
 
@@ -239,6 +263,7 @@ static void conn_new(struct sp_daemon *daemon, int fd)
     conn->daemon = daemon;
     conn->fd = fd;
     conn->uid = cred.uid;
+    conn->peer = cred.pid;
     conn->heard_at = sp_now_usecs();
     STAILQ_INIT(&conn->replies);
     TAILQ_INSERT_TAIL(&daemon->conns, conn, link);

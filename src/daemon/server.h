@@ -25,6 +25,7 @@ struct sp_conn {
     struct sp_daemon *daemon;
     int fd;
     uid_t uid;
+    pid_t peer;        /* who connected; 0: not visible from here */
     bool control;      /* spoke JSON */
     uint64_t heard_at; /* us */
     sd_event_source *io;
