@@ -108,6 +108,13 @@ extern struct sp_agent sp_agent;
 #define SP_OFFER ((void *)(sp_agent.shm + SP_SHM_OFFER))
 #define SP_JOURNAL ((struct sp_journal *)sp_agent.shm)
 
+/* Counts pages for the daemon; what is done while there is none is not counted. */
+static inline void sp_count(enum sp_count what, uint64_t npages)
+{
+    if (sp_agent.shm)
+        ((struct sp_shm *)sp_agent.shm)->count[what] += npages;
+}
+
 /* start.c */
 /* Makes the agent process of this address space and waits until it is confined, or dead: nobody meets
  * an agent that still has the program's rights. 0 or a negative errno. */

@@ -175,6 +175,7 @@ static void move_out(struct lift *l)
             long moved = move_pages(page_at(sp_agent.staging, i), page_at(l->addr, i), n, 0,
                                     &error);
 
+            sp_count(SP_COUNT_LIFTED, (uint64_t)moved);
             for (; moved > 0; moved--, tries = 0)
                 l->state[i++] = STAGED;
             if (i >= end || !error)
@@ -202,8 +203,10 @@ static void move_back(struct lift *l, uint32_t i)
 
     for (uint32_t tries = 0; tries < 1000000; tries++) {
         if (move_pages(page_at(l->addr, i), page_at(sp_agent.staging, i), 1, SP_MOVE_DONTWAKE,
-                       &error) == 1)
+                       &error) == 1) {
+            sp_count(SP_COUNT_PUT_BACK, 1);
             return;
+        }
         if (error != EAGAIN && error != EBUSY)
             break;
     }
@@ -273,6 +276,7 @@ static void map_frames(struct lift *l)
                l->segment[i + n] == l->segment[i] && l->index[i + n] == l->index[i] + n)
             n++;
         if (map_run(l, i, n)) {
+            sp_count(SP_COUNT_MERGED, n);
             for (; n; n--, i++) {
                 l->state[i] = MAPPED;
                 decide(l, i, SP_MERGED);

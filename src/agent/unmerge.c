@@ -64,6 +64,7 @@ static int put(uint64_t addr, uint64_t copy, uint32_t i, uint32_t n)
         return (int)ret;
     sp_sitemap_clear(at, at + len);
     sp_track_pending(at, n);
+    sp_count(SP_COUNT_UNMERGED, n);
     return 0;
 }
 
@@ -172,6 +173,7 @@ static bool replace_plain(uint64_t a, uint64_t len)
         memcpy((void *)a, (const void *)sp_agent.staging, len);
         sp_sitemap_clear(a, a + len);
         sp_track_pending(a, len >> sp_agent.page_shift);
+        sp_count(SP_COUNT_UNMERGED, len >> sp_agent.page_shift);
         done = true;
     }
     __atomic_store_n(&sp_agent.plain.end, 0, __ATOMIC_SEQ_CST);

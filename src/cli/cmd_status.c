@@ -42,6 +42,8 @@ static const struct row rows[] = {
     {"full_scans", COUNT, "whole passes"},
     {"quiet_passes", COUNT, "of these, the last in a row that merged next to nothing"},
     {"pages_scanned", COUNT, "page looks so far"},
+    {"pages_merged", COUNT, "pages that a frame has replaced so far"},
+    {"pages_unmerged", COUNT, "frames' places given pages of their own again, so far"},
     {"cpu_seconds", SECONDS, "used by daemon and living agents"},
     {"pool_bytes", BYTES, "memory of all frames"},
     {"frames_lingering", COUNT, "frames without sites, not yet freed"},

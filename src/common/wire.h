@@ -26,7 +26,7 @@
 #include <stdint.h>
 
 #define SP_WIRE_MAGIC 0x31475053u /* "SPG1" */
-#define SP_WIRE_VERSION 2u
+#define SP_WIRE_VERSION 3u
 #define SP_AGENT_COMM "samepage-agent" /* the name of an agent's process */
 #define SP_WIRE_MAX 131072u /* bytes of a whole packet, header included */
 
@@ -277,10 +277,23 @@ struct sp_journal {
     uint64_t staging; /* page i of the lift, when in the air, is at staging + i pages */
 };
 
+/*
+ * What an agent did, in pages, since this memory was made: it adds, the daemon reads. Here they
+ * outlive an agent that is killed, and cost no message.
+ */
+enum sp_count {
+    SP_COUNT_LIFTED,   /* taken out of the program's reach, to be compared */
+    SP_COUNT_PUT_BACK, /* of them: to where they were */
+    SP_COUNT_MERGED,   /* of them: a frame took their place */
+    SP_COUNT_UNMERGED, /* pages of the program's own took a frame's place, with its bytes */
+    SP_COUNTS
+};
+
 #define SP_SHM_OFFER 65536u /* offset of the offer buffer: SP_FILL_PAGES pages */
 
 struct sp_shm {
     struct sp_journal journal;
+    uint64_t count[SP_COUNTS];
 };
 
 /* What the daemon writes into the wait page of a program whose agent is dead: nobody will open the

@@ -54,6 +54,7 @@ void sp_client_free(struct sp_client *client)
     sd_event_source_disable_unref(client->agent_source);
     if (client->failed)
         daemon->nfailed--;
+    sp_client_add_counts(client, client->domain->count);
     if (client->shm)
         munmap(client->shm, sp_shm_bytes(daemon));
     sp_keep_drop_client(daemon, client->id);
@@ -356,6 +357,7 @@ struct sp_client *sp_client_restore(struct sp_daemon *daemon, struct sp_domain *
     client->pidfd = pidfd;
     client->agent_pidfd = agent_pidfd;
     sp_shm_map(client, sp_shm_bytes(daemon)); /* without it: no journal, nothing to repair */
+    sp_client_add_counts(client, client->counted);
     watch_program(client);
     if (agent_pidfd >= 0)
         sd_event_add_io(daemon->event, &client->agent_source, agent_pidfd, EPOLLIN, on_agent_dead,

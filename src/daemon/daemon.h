@@ -90,6 +90,7 @@ struct sp_client {
     uint64_t tracked, merged, cpu_us; /* as it said last */
     uint32_t mappings, mappings_budget;
     bool no_mappings, told; /* the program needs its mappings itself; and was told so */
+    uint64_t counted[SP_COUNTS]; /* under the daemon before */
     uint64_t ns[SP_NAMESPACES]; /* inodes of its namespaces at HELLO (ns_watch.c) */
 };
 TAILQ_HEAD(sp_client_list, sp_client);
@@ -111,7 +112,8 @@ struct sp_domain {
     uint64_t passes, rest_until;        /* turns.h; us */
     uint64_t slow_serial, slow_us;      /* slow answers of its user in one go of the event loop, */
     uint64_t slow_until;                /* ... and until when it rests from them */
-    uint64_t unmerged; /* pages un-merged, ever */
+    uint64_t unmerged; /* pages un-merged on request, ever */
+    uint64_t count[SP_COUNTS]; /* of clients that are gone */
     /* Frames of merges whose answer was lost: they may be mapped (engine_ops.c). */
     sp_frame *suspect;
     size_t nsuspects, suspects_size;
@@ -121,7 +123,7 @@ TAILQ_HEAD(sp_domain_list, sp_domain);
 
 struct sp_past {
     uint64_t pages_scanned, merge_changed, merge_pinned, merge_gone, merge_fork, merge_attributes,
-        merge_mappings, merge_memory;
+        merge_mappings, merge_memory, count[SP_COUNTS];
 };
 
 struct sp_daemon {

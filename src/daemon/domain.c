@@ -145,6 +145,9 @@ static void remember_past(struct sp_domain *domain)
     past->merge_attributes += c.merge_attributes;
     past->merge_mappings += c.merge_mappings;
     past->merge_memory += c.merge_memory;
+    for (unsigned i = 0; i < SP_COUNTS; i++)
+        past->count[i] += domain->count[i];
+    memset(domain->count, 0, sizeof(domain->count));
 }
 
 void sp_domain_release(struct sp_domain *domain)

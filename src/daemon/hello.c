@@ -123,6 +123,19 @@ int sp_shm_map(struct sp_client *client, size_t bytes)
     return 0;
 }
 
+/* More than a client can do: who writes nonsense spoils no sum. */
+#define COUNT_MAX (1ull << 48)
+
+void sp_client_add_counts(const struct sp_client *client, uint64_t sum[SP_COUNTS])
+{
+    for (unsigned i = 0; client->shm && i < SP_COUNTS; i++) {
+        uint64_t n = __atomic_load_n(&client->shm->count[i], __ATOMIC_RELAXED);
+
+        if (n > client->counted[i] && n < COUNT_MAX)
+            sum[i] += n - client->counted[i];
+    }
+}
+
 size_t sp_shm_bytes(const struct sp_daemon *daemon)
 {
     return SP_SHM_OFFER + (size_t)SP_FILL_PAGES * daemon->page_size;

@@ -19,6 +19,8 @@ size_t sp_shm_bytes(const struct sp_daemon *daemon);
 int sp_shm_make(struct sp_client *client, size_t bytes);
 /* Maps client->shm_fd. 0 or a negative errno. */
 int sp_shm_map(struct sp_client *client, size_t bytes);
+/* Adds what the client's agents did under this daemon, in pages, as they say themselves. */
+void sp_client_add_counts(const struct sp_client *client, uint64_t sum[SP_COUNTS]);
 
 /* A pidfd, or -1 if there is no such process. */
 int sp_pidfd_open(pid_t pid);

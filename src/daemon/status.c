@@ -6,6 +6,7 @@
 #include <sys/resource.h>
 #include <unistd.h>
 
+#include "hello.h"
 #include "passes.h"
 #include "turns.h"
 
@@ -45,6 +46,12 @@ static void add_engine(struct sums *sums, const struct sp_domain *domain)
     sums->domains++;
 }
 
+static void add_counts(uint64_t sum[SP_COUNTS], const uint64_t more[SP_COUNTS])
+{
+    for (unsigned i = 0; i < SP_COUNTS; i++)
+        sum[i] += more[i];
+}
+
 static void add_pool(struct sums *sums, const struct sp_domain *domain)
 {
     struct sp_pool_counters c;
@@ -68,10 +75,14 @@ static void sum_up(const struct sp_daemon *daemon, uid_t uid, struct sums *sums)
             continue;
         if (domain->engine)
             add_engine(sums, domain);
+        add_counts(sums->past.count, domain->count);
         add_pool(sums, domain);
     }
     TAILQ_FOREACH(client, &daemon->clients, link) {
-        if (!asked_for(uid, client->uid) || client->state == SP_CLIENT_LEFT)
+        if (!asked_for(uid, client->uid))
+            continue;
+        sp_client_add_counts(client, sums->past.count);
+        if (client->state == SP_CLIENT_LEFT)
             continue;
         sums->processes++;
         sums->mappings += client->mappings;
@@ -130,6 +141,14 @@ static void add_settings(struct json_object *to, const struct sp_config *config)
     add_u64(to, "max_mappings", config->max_mappings);
 }
 
+static void add_done(struct json_object *to, const uint64_t count[SP_COUNTS])
+{
+    add_u64(to, "pages_lifted", count[SP_COUNT_LIFTED]);
+    add_u64(to, "pages_put_back", count[SP_COUNT_PUT_BACK]);
+    add_u64(to, "pages_merged", count[SP_COUNT_MERGED]);
+    add_u64(to, "pages_unmerged", count[SP_COUNT_UNMERGED]);
+}
+
 static void add_merges(struct json_object *to, const struct sp_past *past)
 {
     add_u64(to, "merge_changed", past->merge_changed);
@@ -171,6 +190,7 @@ struct json_object *sp_status_json(struct sp_daemon *daemon, uid_t uid)
     add_u64(to, "processes", sums.processes);
     add_u64(to, "mappings", sums.mappings);
     add_u64(to, "quiet_passes", sp_passes_quiet(daemon, uid));
+    add_done(to, sums.past.count);
     add_merges(to, &sums.past);
     add_u64(to, "frames_lingering", sums.pool.frames_lingering);
     add_u64(to, "segments", sums.pool.segments);

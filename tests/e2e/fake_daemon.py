@@ -16,7 +16,8 @@ STATUS = {
     "run": 1, "pages_to_scan": 5000, "sleep_millisecs": 20, "max_kernel_pages": 0,
     "max_mappings": 0, "bytes_saved": 122880, "bytes_per_tracked_page": 64.5,
     "cpu_seconds": 0.25, "daemon_pid": 1, "domains": 1, "processes": 2, "mappings": 3,
-    "quiet_passes": 0, "merge_changed": 1, "merge_pinned": 0, "merge_gone": 0, "merge_fork": 0,
+    "quiet_passes": 0, "pages_lifted": 50, "pages_put_back": 2, "pages_merged": 48,
+    "pages_unmerged": 8, "merge_changed": 1, "merge_pinned": 0, "merge_gone": 0, "merge_fork": 0,
     "merge_attributes": 0, "merge_mappings": 0, "merge_memory": 4, "frames_lingering": 0,
     "segments": 1, "pool_bytes": 40960, "repairs": 0, "takeovers": 0, "version": "0.1.0",
 }
