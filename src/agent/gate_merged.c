@@ -200,8 +200,8 @@ static void freeze_run(uint64_t start, uint64_t stop, long prot)
     memcpy((void *)copy, (const void *)start, stop - start);
     if (sp_sys(__NR_mprotect, copy, stop - start, prot) != 0)
         goto unmap;
-    if (sp_is_err(sp_sys(__NR_mremap, copy, stop - start, stop - start,
-                         MREMAP_MAYMOVE | MREMAP_FIXED, start)))
+    if (sp_move_over((uint64_t)copy, stop - start, start, MREMAP_MAYMOVE | MREMAP_FIXED,
+                     sp_gate.advised_only || sp_gate.advise_all))
         goto unmap;
     sp_sitemap_clear(start, stop);
     return;

@@ -13,6 +13,7 @@
 
 #include <asm/errno.h>
 #include <asm/unistd.h>
+#include <linux/mman.h>
 
 #if defined(__x86_64__)
 static inline long sp_sys6(long nr, long a, long b, long c, long d, long e, long f)
@@ -57,6 +58,28 @@ static inline long sp_sys6(long nr, long a, long b, long c, long d, long e, long
 static inline int sp_is_err(long ret)
 {
     return ret < 0 && ret >= -4095;
+}
+
+/*
+ * Moves [from, from + length) over what is at `at`, by mremap with these flags. 0, or a negative errno:
+ * then what was there still is.
+ *
+ * The kernel unmaps the target first. Then, of memory that is MADV_MERGEABLE, it looks whether a
+ * signal waits, and gives up: the target is lost (seen: one time in ten that an agent was killed in
+ * there). So the memory must not be; advised tells to advise it again at its new place.
+ */
+static inline long sp_move_over(uint64_t from, uint64_t length, uint64_t at, int flags, int advised)
+{
+    long ret = sp_sys(__NR_madvise, from, length, MADV_UNMERGEABLE);
+
+    if (ret != 0 && ret != -EINVAL) /* a kernel without KSM does not know the advice */
+        return ret;
+    ret = sp_sys(__NR_mremap, from, length, length, flags, at);
+    if (sp_is_err(ret))
+        return ret;
+    if (advised)
+        sp_sys(__NR_madvise, at, length, MADV_MERGEABLE);
+    return 0;
 }
 
 #endif

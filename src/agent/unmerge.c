@@ -57,10 +57,12 @@ static int put(uint64_t addr, uint64_t copy, uint32_t i, uint32_t n)
 {
     uint64_t at = addr + ((uint64_t)i << sp_agent.page_shift);
     uint64_t len = (uint64_t)n << sp_agent.page_shift;
+    const struct sp_range *range = sp_range_of(at, at + sp_agent.page_size);
+    bool advised = sp_gate.advise_all || (range && (range->flags & SP_RANGE_ADVISED));
     long ret =
-        sp_sys(__NR_mremap, copy + ((uint64_t)i << sp_agent.page_shift), len, len, MREMAP_PUT, at);
+        sp_move_over(copy + ((uint64_t)i << sp_agent.page_shift), len, at, MREMAP_PUT, advised);
 
-    if (sp_is_err(ret))
+    if (ret)
         return (int)ret;
     sp_sitemap_clear(at, at + len);
     sp_track_pending(at, n);
