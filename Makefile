@@ -5,6 +5,7 @@
 #   make demo       builds, merges the memory of real programs, prints what that saved
 #   make bench      builds, measures samepage beside ksmd (as root); BENCH=name,... ROUNDS=n
 #   make test       builds and runs every test
+#   make torture    tortures merged programs (as root); MINUTES=20 SEED=n, TORTURE="--help" for more
 #   make install    PREFIX=/usr/local, DESTDIR for packages
 #   make clean      removes the build folders
 
@@ -14,7 +15,11 @@ BUILD = build
 BENCH ?=
 ROUNDS ?=
 
-.PHONY: all deps demo bench test install clean format format-check
+MINUTES ?=
+SEED ?=
+TORTURE ?=
+
+.PHONY: all deps demo bench test torture install clean format format-check
 .NOTPARALLEL:
 
 all: deps
@@ -35,6 +40,11 @@ bench: all
 test:
 	@scripts/deps.sh --kernel --tests
 	@scripts/test.sh "$(CC)"
+
+torture:
+	@scripts/deps.sh --kernel --tests
+	@scripts/torture.sh "$(CC)" $(if $(MINUTES),--minutes "$(MINUTES)") \
+		$(if $(SEED),--seed "$(SEED)") $(TORTURE)
 
 install: all
 	DESTDIR="$(DESTDIR)" meson install -C $(BUILD) --no-rebuild --quiet

@@ -1,0 +1,266 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the driver does to its world, at random: each action is one method, chosen by its weight."""
+
+import random
+import signal
+import time
+
+import pytest
+
+from lib.cgroup import Cgroup
+
+from .world import send
+
+POINTS = ("lift-moved", "lift-mapped", "gate-closed")
+PAUSES = (0, 0, 200, 1000, 5000)  # microseconds between two operations
+
+
+def memory_limit(group, limit):
+    """Sets the limit of a memory cgroup in bytes, None: none; False if the kernel refuses."""
+    name = "memory.limit_in_bytes" if group.v1 else "memory.max"
+    text = str(limit) if limit else ("-1" if group.v1 else "max")
+    try:
+        (group.path / name).write_text(text)
+        return True
+    except OSError:
+        return False
+
+
+class Chaos:
+    """Actions that a seed chooses. Each counts itself by its method's name."""
+
+    def __init__(self, world, seed):
+        self.world, self.random = world, random.Random(f"{seed} chaos")
+        self.counts = {name: 0 for name in self.actions()}
+        self.retire = {}  # worker: when it is to be replaced
+        self.limits = {}  # worker: when its memory is to be enough again
+        self.stops = {}   # worker: when it is to go on
+        self.run_again = None
+        self.cgroup, self.why_no_cgroup = self._make_cgroup()
+
+    @staticmethod
+    def _make_cgroup():
+        try:
+            return Cgroup(), ""
+        except pytest.skip.Exception as reason:
+            return None, str(reason)
+
+    WEIGHTS = {
+        "run_0": 3, "run_2": 12, "off": 1, "unmerge_process": 4, "budget": 3, "frames": 2, "speed": 2,
+        "pace": 8, "kill_daemon": 2, "stop_daemon": 1, "kill_agent": 3, "signal_agent": 2,
+        "kill_agent_in_lift": 2, "end_worker": 3, "kill_worker": 2, "stop_worker": 3, "ask": 3,
+        "memory_short": 3, "mappings_short": 1,
+    }
+
+    @classmethod
+    def actions(cls):
+        return list(cls.WEIGHTS)
+
+    # Workers, as they come.
+
+    def how(self, **fixed):
+        chance = self.random.random
+        return {"advise": chance() < 0.15, "domain": "other" if chance() < 0.15 else None,
+                "fault": None, "mappings": 0, "short": False, "cgroup": None, **fixed}
+
+    def fill(self):
+        """As many workers as there are to be; one of them has a cgroup of its own."""
+        while len(self.world.workers) < self.world.options.workers:
+            limited = any(w.how["cgroup"] for w in self.world.workers)
+            group = self.cgroup if self.cgroup and not limited else None
+            if group:
+                memory_limit(group, None)
+            self.world.add_worker(self.how(cgroup=group, short=bool(group)))
+
+    def replace(self, worker, **fixed):
+        worker.end()
+        self.forget(worker)
+        return self.world.add_worker(self.how(**fixed))
+
+    def forget(self, worker):
+        for known in (self.retire, self.limits, self.stops):
+            known.pop(worker, None)
+        if worker in self.world.workers:
+            self.world.drop_worker(worker)
+
+    def any_worker(self, wanted=lambda w: True):
+        found = [w for w in self.world.workers if wanted(w) and not w.stopped]
+        return self.random.choice(found) if found else None
+
+    # The beat.
+
+    def due(self):
+        """What an earlier action put off until now."""
+        now = time.monotonic()
+        for worker, when in list(self.stops.items()):
+            if now >= when:
+                worker.go_on()
+                del self.stops[worker]
+        for worker, when in list(self.limits.items()):
+            if now >= when:
+                memory_limit(worker.how["cgroup"], None)
+                worker.limited = False
+                del self.limits[worker]
+        if self.run_again and now >= self.run_again:
+            self.world.cli("set", "run=1")
+            self.run_again = None
+        for worker, when in list(self.retire.items()):
+            if now >= when and worker not in self.stops and worker not in self.limits:
+                self.replace(worker)
+
+    def act(self):
+        name = self.random.choices(list(self.WEIGHTS), list(self.WEIGHTS.values()))[0]
+        if getattr(self, name)() is not False:
+            self.counts[name] += 1
+
+    def impossible(self):
+        """{action: why it cannot be done here}."""
+        return {} if self.cgroup else {"memory_short": self.why_no_cgroup}
+
+    # run, and other settings.
+
+    def _run_later(self, seconds):
+        self.run_again = time.monotonic() + seconds
+
+    def run_0(self):
+        self.world.cli("set", "run=0")
+        self._run_later(self.random.random())
+
+    def run_2(self):
+        # With memory short, or an agent that was killed meanwhile, it may fail; nothing is lost then.
+        self.world.cli("set", "run=2", may_fail=True)
+        self._run_later(self.random.random() * 0.2)
+
+    def off(self):
+        self.world.cli("off", may_fail=True)
+        self._run_later(self.random.random())
+
+    def unmerge_process(self):
+        worker = self.any_worker()
+        if not worker:
+            return False
+        self.world.cli("unmerge", worker.pid, may_fail=True)
+        self._run_later(self.random.random())
+        return True
+
+    def budget(self):
+        self.world.cli("set", f"max_mappings={self.random.choice((0, 0, 20, 400, 4000))}")
+
+    def frames(self):
+        self.world.cli("set", f"max_kernel_pages={self.random.choice((0, 0, 0, 200, 5000))}")
+
+    def speed(self):
+        pages, sleep = self.random.choice(((100000, 0), (100000, 0), (1000, 5), (20, 1)))
+        self.world.cli("set", f"pages_to_scan={pages}")
+        self.world.cli("set", f"sleep_millisecs={sleep}")
+
+    def pace(self):
+        for worker in self.world.workers:
+            worker.stats.pause(self.random.choice(PAUSES))
+
+    def ask(self):
+        worker = self.any_worker()
+        for words in (("ps",), ("status",), ("explain", worker.pid if worker else 1)):
+            self.world.cli(*words, may_fail=words[0] == "explain")
+
+    # Death.
+
+    def _daemon_again(self):
+        time.sleep(self.random.random() * 0.5)
+        self.world.start_daemon()
+        self.world.cli("set", "pages_to_scan=100000")
+        self.world.cli("set", "sleep_millisecs=0")
+        self.world.cli("set", "run=1")
+
+    def kill_daemon(self):
+        self.world.kill_daemon()
+        self._daemon_again()
+
+    def stop_daemon(self):
+        self.world.stop_daemon()
+        self._daemon_again()
+
+    def _agent(self, numbers):
+        worker = self.any_worker()
+        agents = worker.agents() if worker else []
+        if not agents:
+            return False
+        agent = self.random.choice(agents)
+        for number in numbers:
+            if not send(agent, number):
+                return False
+        self.retire[worker] = time.monotonic() + 1 + 3 * self.random.random()
+        return True
+
+    def kill_agent(self):
+        return self._agent((signal.SIGKILL,))
+
+    def signal_agent(self):
+        number = self.random.choice((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+        return self._agent((number,))
+
+    def kill_agent_in_lift(self):
+        """A new worker whose agent kills itself at a point of a lift, some time."""
+        worker = self.any_worker(lambda w: not w.how["cgroup"])
+        if not worker:
+            return False
+        fault = f"{self.random.choice(POINTS)}:{self.random.randint(1, 400)}"
+        worker = self.replace(worker, fault=fault)
+        self.retire[worker] = time.monotonic() + 4 + 4 * self.random.random()
+        return True
+
+    def end_worker(self):
+        worker = self.any_worker(lambda w: time.monotonic() - w.started > 5)
+        if not worker:
+            return False
+        self.replace(worker, cgroup=worker.how["cgroup"], short=bool(worker.how["cgroup"]))
+        return True
+
+    def kill_worker(self):
+        worker = self.any_worker(lambda w: time.monotonic() - w.started > 2)
+        if not worker:
+            return False
+        worker.kill()
+        self.forget(worker)
+        return True
+
+    def stop_worker(self):
+        worker = self.any_worker(lambda w: w not in self.retire)
+        if not worker:
+            return False
+        worker.stop()
+        self.stops[worker] = time.monotonic() + self.random.random() * 2
+        return True
+
+    # Short of something.
+
+    def memory_short(self):
+        worker = self.any_worker(lambda w: w.how["cgroup"] and w not in self.limits)
+        if not worker:
+            return False
+        worker.limited = True
+        room = self.random.choice((0, 256 << 10, 2 << 20, 16 << 20))
+        if not memory_limit(worker.how["cgroup"], worker.how["cgroup"].used() + room):
+            worker.limited = False
+            return False
+        self.limits[worker] = time.monotonic() + 0.5 + self.random.random()
+        return True
+
+    def mappings_short(self):
+        worker = self.any_worker(lambda w: not w.how["cgroup"])
+        if not worker:
+            return False
+        self.replace(worker, mappings=self.random.choice((8000, 24000, 30000)), short=True)
+        return True
+
+    def close_limits(self):
+        """All go on, and have memory: they are to end well."""
+        for worker in list(self.limits):
+            memory_limit(worker.how["cgroup"], None)
+            worker.limited = False
+        self.limits.clear()
+
+    def close(self):
+        if self.cgroup:
+            memory_limit(self.cgroup, None)
+            self.cgroup.close()

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the torture tells: progress, the table at its end, and what is left to look at."""
+
+import json
+import time
+
+PAGES = ("pages_lifted", "pages_put_back", "pages_merged", "pages_unmerged")
+
+
+def progress(world, seconds_left):
+    done = sum(n[0] for n in world.counts().values())
+    return (f"{seconds_left:5.0f} s left: {done} operations, {world.checked()} pages checked, "
+            f"{world.total('pages_merged')} merged, {world.total('pages_unmerged')} un-merged, "
+            f"{len(world.workers)} workers")
+
+
+def summary(world, chaos, began):
+    return {
+        "seed": world.seed,
+        "seconds": round(time.monotonic() - began, 1),
+        "operations": {name: {"done": n[0], "not_then": n[1], "not_here": n[2]}
+                       for name, n in world.counts().items()},
+        "actions": dict(chaos.counts),
+        "not_here": {**{name: "not in this kernel, or not on this machine"
+                        for name, n in world.counts().items() if not n[0] and n[2]},
+                     **chaos.impossible()},
+        "pages_checked": world.checked(),
+        "calls_without_memory": world.enomem,
+        **{key: world.total(key) for key in PAGES},
+        "repairs": world.total("repairs"),
+        "takeovers": world.total("takeovers"),
+        "refused": {key: world.total(key) for key in world.sums if key.startswith("merge_")},
+    }
+
+
+def never_ran(result):
+    """Names of operations and actions that were not done once, though they can be here."""
+    names = [name for name, n in result["operations"].items() if not n["done"]]
+    names += [name for name, n in result["actions"].items() if not n]
+    return [name for name in names if name not in result["not_here"]]
+
+
+def _columns(pairs, width=34, across=3):
+    cells = [f"{name:{width - 10}}{value:>9}" for name, value in pairs]
+    rows = (len(cells) + across - 1) // across
+    return "\n".join("  ".join(cells[i::rows]) for i in range(rows))
+
+
+def table(result):
+    lines = ["operations of the workers:",
+             _columns((name, n["done"]) for name, n in result["operations"].items()),
+             "what was done to them:",
+             _columns((name.replace("_", "-"), n) for name, n in result["actions"].items())]
+    for name, why in result["not_here"].items():
+        lines.append(f"not possible here: {name}: {why}")
+    seconds = max(result["seconds"], 1)
+    lines.append(f"pages: {result['pages_checked']} checked; " + "; ".join(
+        f"{result[key]} {key[6:].replace('_', ' ').replace('unm', 'un-m')}" for key in PAGES))
+    lines.append(f"a second: {result['pages_merged'] / seconds:.0f} merged, "
+                 f"{result['pages_unmerged'] / seconds:.0f} un-merged")
+    lines.append(f"repairs {result['repairs']}, takeovers {result['takeovers']}, "
+                 f"calls without memory {result['calls_without_memory']}")
+    return "\n".join(lines)
+
+
+def keep_evidence(world, why):
+    """Everything that a person needs who looks at it later, into the world's directory."""
+    (world.directory / "why.txt").write_text(why + "\n")
+    asked = [("status", "--json"), ("ps", "--json")]
+    asked += [("explain", "--json", w.pid) for w in world.workers]
+    for words in asked:
+        try:
+            done = world.cli(*words, may_fail=True, timeout=20)
+        except Exception:  # pylint: disable=broad-except
+            continue  # whatever does not answer is part of what is wrong
+        name = "-".join(str(w).strip("-") for w in words)
+        (world.directory / f"{name}.txt").write_text(done.stdout + done.stderr)
+    for worker in world.workers:
+        recent = {i: [(world.op_name(op), block, chance) for op, block, chance in
+                      worker.stats.recent(i)] for i in range(len(worker.stats.threads()))}
+        (worker.directory / "recent.json").write_text(json.dumps(recent, indent=1))
+        (worker.directory / "where.txt").write_text(worker.where())
