@@ -248,6 +248,11 @@ int sp_unmerge(uint64_t start, uint64_t end, uint64_t max_pages, uint64_t *next,
  * while the program's only thread waits for us: returns the runs, 0 if it has more threads. */
 uint64_t sp_unmerge_plain(uint64_t max_runs);
 
+/* zero.c */
+/* Makes the sites in [start, end) pages of zeros, and leaves their mappings as they are. 0, or a
+ * negative errno: some may still be what they were. */
+int sp_zero_sites(uint64_t start, uint64_t end);
+
 /* views.c */
 /* Takes fd over. 0 or a negative errno. */
 int sp_view_add(uint32_t id, uint32_t npages, int fd);

@@ -76,6 +76,7 @@ enum sp_gate_request_kind {
     SP_GATE_RELEASE = 2, /* the same, and leave the range alone from now on (its own userfaultfd) */
     SP_GATE_GIVE_BACK = 3, /* the program is out of mappings: un-merge runs, merge no more here */
     SP_GATE_IS_PLAIN = 4, /* could it be one mapping, but for us? 0, or SP_GATE_DONTFORK if it is so */
+    SP_GATE_ZERO = 5, /* make the sites in [addr, end) zeros where the gate cannot */
 };
 
 enum sp_gate_request_state { SP_REQUEST_FREE = 0, SP_REQUEST_TAKEN, SP_REQUEST_POSTED,
@@ -98,6 +99,7 @@ struct sp_gate {
     uint32_t locks_future;    /* the program called mlockall(MCL_FUTURE): no merging meanwhile */
     uint32_t page_size;
     uint32_t dontfork; /* merged memory may be MADV_DONTFORK: forked children are without it */
+    uint32_t guarded; /* sites may have another protection than read and write */
     uint32_t advised_only; /* merged pages are what the program advised */
     volatile uint32_t *wait_page;
     uint32_t epoch;       /* changed under the closed gate only */

@@ -9,7 +9,8 @@
  * them at that moment by the program's own doing.
  *
  * Merged pages are readable and writable: they were when they were merged, and any call that makes
- * them something else un-merges them. Without an agent that may not be possible; see each.
+ * them something else un-merges them. Without an agent that may not be possible; see each. Pages that
+ * were written after their merge stay in their mapping (unmerge.c): from then on it may be guarded.
  */
 #include <errno.h>
 
@@ -62,28 +63,46 @@ void sp_merged_unmerge(struct sp_gate_pass *pass, uint32_t kind, uint64_t addr, 
     sp_gate_note(addr, end);
 }
 
-/* A new mapping in place of a frame's would be one that fork copies. Where that may be wrong the
- * agent, who knows, un-merges first; what it cannot un-merge is zeroed in place. */
+/* A new mapping in place of a frame's would be one that fork copies, and that everybody may write.
+ * Where that may be wrong the agent, who knows, un-merges first; what it cannot un-merge is zeroed
+ * in place. */
 static bool may_map_anew(void)
 {
-    return agent_state() != SP_GATE_FILTERED && !sp_gate.dontfork;
+    return agent_state() != SP_GATE_FILTERED && !sp_gate.dontfork && !sp_gate.guarded;
+}
+
+/* May this thread write there? Reads nothing of the frame's if not. */
+static bool may_write(uint64_t start, uint64_t stop)
+{
+    if (!sp_gate.guarded)
+        return true;
+    return agent_state() != SP_GATE_FILTERED &&
+           sp_sys(__NR_madvise, start, stop - start, MADV_POPULATE_WRITE) == 0;
+}
+
+static void zero_in_place(struct sp_gate_pass *pass, uint64_t start, uint64_t stop)
+{
+    if (sp_gate.guarded && sp_gate_ask(pass, SP_GATE_ZERO, start, stop) == 0)
+        sp_gate_note(start, stop); /* the gate was open meanwhile */
+    else if (may_write(start, stop))
+        memset((void *)start, 0, stop - start);
 }
 
 /*
  * Makes [start, stop), all merged, pages of zeros. A new mapping frees the frames; where there may
  * be none (a filter, a lock that it would lose, no mappings left), zeros are written.
  */
-static void run_to_zeros(uint64_t start, uint64_t stop, bool may_map)
+static void run_to_zeros(struct sp_gate_pass *pass, uint64_t start, uint64_t stop, bool may_map)
 {
     if (may_map && !sp_is_err(map_anonymous(start, stop - start, MAP_FIXED)))
         sp_sitemap_clear(start, stop);
     else
-        memset((void *)start, 0, stop - start);
+        zero_in_place(pass, start, stop);
 }
 
 /* DONTNEED, DONTNEED_LOCKED, FREE: the native call comes first, because it refuses what must be
  * refused (holes, locked memory) and drops the pages that were written after their merge. */
-static long drop(const long *a, uint64_t addr, uint64_t end)
+static long drop(struct sp_gate_pass *pass, const long *a, uint64_t addr, uint64_t end)
 {
     bool may_map = (int)a[2] != MADV_DONTNEED_LOCKED && may_map_anew();
     long args[6] = {a[0], a[1], a[2]};
@@ -93,7 +112,7 @@ static long drop(const long *a, uint64_t addr, uint64_t end)
     if (ret != 0 && ret != -ENOMEM)
         return ret;
     while (sp_sitemap_next(at, end, &start, &stop)) {
-        run_to_zeros(start, stop, may_map);
+        run_to_zeros(pass, start, stop, may_map);
         at = stop;
     }
     return ret;
@@ -101,7 +120,7 @@ static long drop(const long *a, uint64_t addr, uint64_t end)
 
 /* FREE is refused on the mapping of a frame: native between the merged runs, and on those what
  * DONTNEED does, which FREE allows. With a filter, only what the program itself asked for. */
-static long free_pages(const long *a, uint64_t addr, uint64_t end)
+static long free_pages(struct sp_gate_pass *pass, const long *a, uint64_t addr, uint64_t end)
 {
     bool may_map = may_map_anew();
     uint64_t start, stop;
@@ -120,7 +139,7 @@ static long free_pages(const long *a, uint64_t addr, uint64_t end)
             last = sp_sys(__NR_madvise, start, stop - start, MADV_DONTNEED);
             if (last != 0)
                 return last;
-            run_to_zeros(start, stop, true);
+            run_to_zeros(pass, start, stop, true);
         }
         addr = stop;
     }
@@ -150,14 +169,14 @@ long sp_merged_madvise(struct sp_gate_pass *pass, const long *a, uint64_t addr, 
 {
     if ((int)a[2] == MADV_DONTFORK)
         sp_gate.dontfork = true;
-    if (sp_gate.dontfork && is_drop((int)a[2]))
+    if ((sp_gate.dontfork || sp_gate.guarded) && is_drop((int)a[2]))
         sp_merged_unmerge(pass, SP_GATE_UNMERGE, addr, end);
     switch ((int)a[2]) {
     case MADV_DONTNEED:
     case MADV_DONTNEED_LOCKED:
-        return drop(a, addr, end);
+        return drop(pass, a, addr, end);
     case MADV_FREE:
-        return free_pages(a, addr, end);
+        return free_pages(pass, a, addr, end);
     case SP_MADV_GUARD_INSTALL:
         return install_guards(a, addr, end);
     case MADV_REMOVE: /* anonymous private memory refuses it */
@@ -222,6 +241,8 @@ void sp_merged_before_protect(struct sp_gate_pass *pass, long nr, const long *a,
         freeze_run(start, stop, a[2]);
         at = stop;
     }
+    if (sp_sitemap_any(addr, end))
+        sp_gate.guarded = true;
 }
 
 /*

@@ -213,6 +213,8 @@ static int64_t serve_request(const struct sp_gate_request *r)
         return give_back();
     if (r->kind == SP_GATE_IS_PLAIN)
         return sp_range_plain(r->addr, r->end);
+    if (r->kind == SP_GATE_ZERO)
+        return sp_zero_sites(r->addr, r->end);
     ret = sp_unmerge(r->addr, r->end, ~0ull, &next, &npages);
     if (r->kind == SP_GATE_RELEASE) {
         struct uffdio_range range = {.start = r->addr, .len = r->end - r->addr};
