@@ -5,6 +5,7 @@
 #   make demo       builds, merges the memory of real programs, prints what that saved
 #   make bench      builds, measures samepage beside ksmd (as root); BENCH=name,... ROUNDS=n
 #   make test       builds and runs every test
+#   make test-suites  runs other people's test suites plain and merged (as root); SUITES=name,... MORE=1
 #   make torture    tortures merged programs (as root); MINUTES=20 SEED=n, TORTURE="--help" for more
 #   make install    PREFIX=/usr/local, DESTDIR for packages
 #   make clean      removes the build folders
@@ -14,12 +15,13 @@ BUILD = build
 
 BENCH ?=
 ROUNDS ?=
-
+SUITES ?=
+MORE ?=
 MINUTES ?=
 SEED ?=
 TORTURE ?=
 
-.PHONY: all deps demo bench test torture install clean format format-check
+.PHONY: all deps demo bench test test-suites torture install clean format format-check
 .NOTPARALLEL:
 
 all: deps
@@ -45,6 +47,11 @@ torture:
 	@scripts/deps.sh --kernel --tests
 	@scripts/torture.sh "$(CC)" $(if $(MINUTES),--minutes "$(MINUTES)") \
 		$(if $(SEED),--seed "$(SEED)") $(TORTURE)
+
+test-suites: all
+	@scripts/deps.sh --kernel --suites
+	@/usr/bin/python3 tests/suites/suites.py --build $(BUILD) $(if $(SUITES),--only "$(SUITES)") \
+		$(if $(MORE),--more) $(if $(ROUNDS),--rounds "$(ROUNDS)")
 
 install: all
 	DESTDIR="$(DESTDIR)" meson install -C $(BUILD) --no-rebuild --quiet

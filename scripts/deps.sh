@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 # Sees to it that all that building, testing and the demo need is there (Debian packages).
 # As root it installs what is missing, and starts no service; otherwise it says what to install.
-# Usage: deps.sh [--kernel] [--tests] [--bench]
+# Usage: deps.sh [--kernel] [--tests] [--bench] [--suites]
 #   --kernel  also checks for a kernel that can run samepage
 #   --tests   also what only the tests need
 #   --bench   also the programs that the bench merges; its guests boot Debian's cloud kernel
+#   --suites  also the test suites and programs that are run merged
 set -eu
 
 packages=(
@@ -20,10 +21,12 @@ for option; do
     case $option in
     --kernel) kernel=yes ;;
     # The fuzz targets are clang's; tests with sanitizers have gcc's runtime with gcc.
-    --tests) packages+=(clang libclang-rt-dev) ;;
+    --tests) packages+=(clang libclang-rt-dev strace) ;;
     # The kernel package makes /boot/vmlinuz-*, initramfs-tools /boot/initrd.img-*; no boot loader.
     --bench) packages+=(qemu-system-x86 linux-image-cloud-amd64 initramfs-tools busybox
         python3-pandas nodejs) ;;
+    --suites) packages+=(libpython3.11-testsuite python3-dev sqlite3 perl git nodejs gdb xz-utils zstd
+        openssl) ;;
     *)
         echo "deps.sh: $option: no such option" >&2
         exit 2

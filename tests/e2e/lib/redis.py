@@ -62,16 +62,17 @@ def made_commands(count, keys, seed=2):
 
 class Redis:
     """A server on a free loopback port, started by start(argv…) -> Program: under samepage
-    (daemon.run) or as it stands (daemon.plain). save=True: it saves its data on TERM."""
+    (daemon.run) or as it stands (daemon.plain). save=True: it saves its data on TERM. options: more of
+    its own, which go before those here."""
 
-    def __init__(self, start, directory, save=False, wait=True):
+    def __init__(self, start, directory, save=False, wait=True, options=()):
         self.port, self.directory = free_port(), directory
         directory.mkdir(exist_ok=True)
         self.program = start(
             shutil.which("redis-server"), "--port", self.port, "--bind", "127.0.0.1", "--dir",
             directory, "--save", "3600 1000000" if save else "", "--appendonly", "no", "--daemonize",
             "no", "--enable-debug-command", "yes", "--logfile", directory / "redis.log",
-            "--shutdown-on-sigterm", "save" if save else "nosave")
+            "--shutdown-on-sigterm", "save" if save else "nosave", *options)
         if wait:
             self.wait_up()
 

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The short form of `make test-suites`: some of CPython's own tests pass merged as they do plain."""
+
+import json
+import signal
+import subprocess
+
+import pytest
+
+from lib import place, proc
+from lib.place import SLACK, wait_for
+
+SUITES = place.ROOT / "tests" / "suites" / "suites.py"
+MODULES = ["test_mmap", "test_resource", "test_gc"]
+
+
+def start(*options):
+    place.need_root()
+    place.need_build()
+    place.need_kernel_6_8()
+    place.need_userfaultfd()
+    return subprocess.Popen(["/usr/bin/python3", SUITES, "--build", place.BUILD, *options],
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_cpython(tmp_path):
+    suites = start("--only", ",".join(MODULES), "--json")
+    said, errors = suites.communicate(timeout=300 * SLACK)
+    found = json.loads(said)["suites"]
+    if any("why" in row for row in found):
+        pytest.skip(found[0]["why"])
+    assert suites.returncode == 0, errors
+    assert sorted(row["suite"] for row in found) == sorted(f"cpython {name}" for name in MODULES)
+    for row in found:
+        assert row["merged"] == row["plain"] and len(row["merged"]) > 5, row
+        assert row["pages_merged"] > 0, row
+
+
+def test_interrupted():
+    """Ctrl-C ends what was started, and says so."""
+    suites = start("--only", "test_gc")
+    line = suites.stderr.readline()
+    assert "plain" in line or "left out" in line, line
+    if "left out" in line:
+        suites.communicate(timeout=60)
+        pytest.skip(line)
+
+    def ours():
+        return [p for p in proc.all_processes() if b"test_gc" in p.cmdline.split(b"\0") and
+                p.pid != suites.pid and p.comm != "samepage-agent"]
+
+    wait_for("the merged run does not begin", ours, 30)
+    suites.send_signal(signal.SIGINT)
+    _, errors = suites.communicate(timeout=30 * SLACK)
+    assert suites.returncode == 130 and "interrupted" in errors, errors
+    assert not ours(), ours()
