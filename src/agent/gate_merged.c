@@ -80,24 +80,26 @@ static bool may_write(uint64_t start, uint64_t stop)
            sp_sys(__NR_madvise, start, stop - start, MADV_POPULATE_WRITE) == 0;
 }
 
-static void zero_in_place(struct sp_gate_pass *pass, uint64_t start, uint64_t stop)
-{
-    if (sp_gate.guarded && sp_gate_ask(pass, SP_GATE_ZERO, start, stop) == 0)
-        sp_gate_note(start, stop); /* the gate was open meanwhile */
-    else if (may_write(start, stop))
-        memset((void *)start, 0, stop - start);
-}
-
 /*
  * Makes [start, stop), all merged, pages of zeros. A new mapping frees the frames; where there may
  * be none (a filter, a lock that it would lose, no mappings left), zeros are written.
  */
-static void run_to_zeros(struct sp_gate_pass *pass, uint64_t start, uint64_t stop, bool may_map)
+static void run_to_zeros(uint64_t start, uint64_t stop, bool may_map)
 {
     if (may_map && !sp_is_err(map_anonymous(start, stop - start, MAP_FIXED)))
         sp_sitemap_clear(start, stop);
-    else
-        zero_in_place(pass, start, stop);
+    else if (may_write(start, stop))
+        memset((void *)start, 0, stop - start);
+}
+
+/* The agent can zero what nobody may write. */
+static bool zeroed_by_agent(struct sp_gate_pass *pass, uint64_t addr, uint64_t end)
+{
+    if (!sp_gate.guarded || !sp_sitemap_any(addr, end) ||
+        sp_gate_ask(pass, SP_GATE_ZERO, addr, end) != 0)
+        return false;
+    sp_gate_note(addr, end); /* the gate was open meanwhile */
+    return true;
 }
 
 /* DONTNEED, DONTNEED_LOCKED, FREE: the native call comes first, because it refuses what must be
@@ -109,10 +111,10 @@ static long drop(struct sp_gate_pass *pass, const long *a, uint64_t addr, uint64
     uint64_t start, stop, at = addr;
     long ret = native(__NR_madvise, args);
 
-    if (ret != 0 && ret != -ENOMEM)
+    if ((ret != 0 && ret != -ENOMEM) || zeroed_by_agent(pass, addr, end))
         return ret;
     while (sp_sitemap_next(at, end, &start, &stop)) {
-        run_to_zeros(pass, start, stop, may_map);
+        run_to_zeros(start, stop, may_map);
         at = stop;
     }
     return ret;
@@ -120,7 +122,7 @@ static long drop(struct sp_gate_pass *pass, const long *a, uint64_t addr, uint64
 
 /* FREE is refused on the mapping of a frame: native between the merged runs, and on those what
  * DONTNEED does, which FREE allows. With a filter, only what the program itself asked for. */
-static long free_pages(struct sp_gate_pass *pass, const long *a, uint64_t addr, uint64_t end)
+static long free_pages(const long *a, uint64_t addr, uint64_t end)
 {
     bool may_map = may_map_anew();
     uint64_t start, stop;
@@ -139,7 +141,7 @@ static long free_pages(struct sp_gate_pass *pass, const long *a, uint64_t addr, 
             last = sp_sys(__NR_madvise, start, stop - start, MADV_DONTNEED);
             if (last != 0)
                 return last;
-            run_to_zeros(pass, start, stop, true);
+            run_to_zeros(start, stop, true);
         }
         addr = stop;
     }
@@ -176,7 +178,7 @@ long sp_merged_madvise(struct sp_gate_pass *pass, const long *a, uint64_t addr, 
     case MADV_DONTNEED_LOCKED:
         return drop(pass, a, addr, end);
     case MADV_FREE:
-        return free_pages(pass, a, addr, end);
+        return free_pages(a, addr, end);
     case SP_MADV_GUARD_INSTALL:
         return install_guards(a, addr, end);
     case MADV_REMOVE: /* anonymous private memory refuses it */

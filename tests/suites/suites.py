@@ -14,6 +14,7 @@ import pytest
 
 HERE = pathlib.Path(__file__).resolve().parent
 AGAIN = 3
+SAID_MOST = 4
 sys.path.insert(0, str(HERE))
 
 import place  # noqa: E402
@@ -123,6 +124,10 @@ def again(row, build):
 
 def tell(row):
     """What is to be known of a suite that is not as it should be."""
+    for line in row.said[:SAID_MOST]:
+        say(f"{row.title}: {line}")
+    if len(row.said) > SAID_MOST:
+        say(f"{row.title}: and {len(row.said) - SAID_MOST} lines more of samepage's (--json has all)")
     for test in sorted(row.failed_plain):
         say(f"{row.title}: {test}: fails plain, too, at times or always")
     for test, plain, merged in row.differences:
