@@ -70,6 +70,7 @@ struct sp_agent {
     int program_pid;
     int sock, uffd, uffd_sync, shm_fd;
     int pagemap, smaps, program_status, program_statm, program_stat, own_statm, pidfd;
+    int coredump; /* /proc/self/coredump_filter */
     uint64_t shm; /* address, 0: none */
     uint32_t shm_bytes;
     uint64_t seed;
@@ -164,6 +165,12 @@ bool sp_program_forbids(void);
 uint32_t sp_program_threads(void);
 /* Is the program's memory still this one (no exec)? True also of a dead program: its pidfd tells. */
 bool sp_program_here(void);
+
+/* coredump.c */
+/* Before it is confined. */
+void sp_coredump_open(void);
+/* Sees to it that a core dump of the program holds merged pages where it would hold anonymous ones (X). */
+void sp_coredump_hold_merged(void);
 
 /* link.c */
 #define SP_LINK_FAMILY 1u        /* AF_UNIX */

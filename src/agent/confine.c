@@ -56,6 +56,7 @@ static struct sock_filter filter[] = {
     DENY,
     ALLOW_NR(__NR_read),
     ALLOW_NR(__NR_pread64),
+    ALLOW_NR(__NR_pwrite64), /* coredump_filter is all that is open for it */
     ALLOW_NR(__NR_lseek),
     ALLOW_NR(__NR_close),
     ALLOW_NR(__NR_fstat),
@@ -165,7 +166,7 @@ static void close_others(void)
     int keep[] = {sp_agent.sock,  sp_agent.uffd,           sp_agent.uffd_sync,
                   sp_agent.pagemap, sp_agent.smaps,        sp_agent.program_status,
                   sp_agent.program_statm, sp_agent.program_stat, sp_agent.own_statm,
-                  sp_agent.pidfd};
+                  sp_agent.pidfd, sp_agent.coredump};
     unsigned n = sizeof(keep) / sizeof(keep[0]);
     int from = 0;
 

@@ -213,6 +213,17 @@ static void move_back(struct lift *l, uint32_t i)
     sp_sys(__NR_exit_group, 2);
 }
 
+/*
+ * Who reaches in through /proc/PID/mem or ptrace (PTRACE_POKEDATA) pins nothing: it looks the page up and
+ * copies, holding the memory's lock for reading, which the move does too. One that found a page just
+ * before it moved still writes to it, in staging. When the lock was had for writing it is through; who
+ * comes later finds no page. The advice is one that staging has already: it only takes the lock.
+ */
+static void wait_for_reachers(void)
+{
+    sp_sys(__NR_madvise, sp_agent.staging, sp_agent.page_size, MADV_NOHUGEPAGE);
+}
+
 /* Step 5, first half: whether what is in the air equals its frame. */
 static void compare_staged(struct lift *l)
 {
@@ -361,6 +372,7 @@ static void lift(struct lift *l)
         goto clear;
     }
     move_out(l);
+    wait_for_reachers();
     sp_fault_point("lift-moved");
     compare_staged(l);
     map_frames(l);
@@ -463,6 +475,8 @@ void sp_lift_merge(const struct sp_merge_ask *ask, uint8_t *result)
     sp_ranges_refresh(false);
     begin_window(&l, 0, result);
     l.stuck = false;
+    if (!sp_agent.mappings)
+        sp_coredump_hold_merged();
     for (uint32_t r = 0; r < ask->nruns; r++) {
         const struct sp_merge_run *run = &ask->run[r];
 

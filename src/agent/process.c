@@ -117,6 +117,8 @@ __attribute__((noreturn)) static void leave_changed(void)
 
 static void look_after_program(void)
 {
+    if (sp_agent.mappings)
+        sp_coredump_hold_merged(); /* the program may have set the filter, too */
     respect_dumpable();
     if (sp_program_changed())
         leave_changed();
@@ -269,6 +271,7 @@ void sp_agent_main(bool forked)
         acquire_forked();
     }
     sp_agent.own_statm = own_statm();
+    sp_coredump_open();
     sp_note_rights();
     sp_peek_init();
     confined = sp_confine();

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""X: a debugger sees and changes merged memory as any other, and a core dump holds it."""
+
+import os
+import pathlib
+import shutil
+import signal
+import struct
+import subprocess
+import threading
+
+import pytest
+
+from lib import x_table
+from lib.place import SLACK, wait_for
+from lib.x_table import shared_daemon  # noqa: F401
+
+WAYS = pytest.mark.parametrize("merging", [False, True], ids=["merged", "while-merging"])
+TRIES = 8  # a page that is in the air cannot be read (a known limit)
+
+
+def need_gdb():
+    if not shutil.which("gdb"):
+        pytest.skip("gdb is not installed")
+
+
+def gdb(pid, *commands):
+    done = subprocess.run(
+        ["gdb", "-nx", "-q", "-batch", "-iex", "set debuginfod enabled off", "-p", str(pid),
+         *[word for c in commands for word in ("-ex", c)]],
+        capture_output=True, text=True, timeout=60 * SLACK, stdin=subprocess.DEVNULL, check=False)
+    return done.stdout + done.stderr
+
+
+def gdb_does(program, command):
+    """What gdb said."""
+    for _ in range(TRIES):
+        said = gdb(program.pid, command)
+        if "Cannot access" not in said:
+            break
+    return said
+
+
+def memory(program):
+    start, length = program.area
+    with open(f"/proc/{program.pid}/mem", "rb") as mem:
+        mem.seek(start)
+        return mem.read(length)
+
+
+class Merging:
+    """Un-merges again and again while something else happens, if it is wanted."""
+
+    def __init__(self, daemon, program, wanted):
+        self.daemon, self.program, self.wanted = daemon, program, wanted
+        self.cycles, self.end = 0, threading.Event()
+        self.thread = threading.Thread(target=self._run)
+
+    def _run(self):
+        while not self.end.wait(0.01):
+            if self.daemon.merged_pages(self.program, self.program.area) >= x_table.MIN_PAGES:
+                x_table.ask(self.daemon, op="unmerge")
+                self.cycles += 1
+
+    def __enter__(self):
+        if self.wanted:
+            self.thread.start()
+        return self
+
+    def __exit__(self, kind, *_):
+        self.end.set()
+        if self.wanted:
+            self.thread.join()
+            assert kind or self.cycles, "nothing was merged meanwhile"
+
+
+def pair(daemon, compiled):
+    return x_table.programs(daemon, *[(compiled("x_io"), "pipe")] * 2)
+
+
+def finish(*programs):
+    for program in programs:
+        program.say()
+        x_table.lines_to_end(program)
+
+
+@WAYS
+def test_x_gdb_attached(shared_daemon, compiled, merging):  # noqa: F811
+    """gdb reads all of it, and writes a word that the program has then, and its partner has not."""
+    need_gdb()
+    out = shared_daemon.directory / "dumped"
+    with pair(shared_daemon, compiled) as (program, partner):
+        start, length = program.area
+        expected = memory(partner)
+        word = start + 5 * 4096 + 64
+        with Merging(shared_daemon, program, merging):
+            gdb_does(program, f"dump binary memory {out} {start} {start + length}")
+            said = gdb_does(program, f"set var *(unsigned long *){word} = 0x123456789")
+        assert out.read_bytes() == expected
+        offset = word - start
+        assert memory(program)[offset:offset + 8] == struct.pack("<Q", 0x123456789), said
+        assert memory(partner) == expected
+        old, = struct.unpack("<Q", expected[offset:offset + 8])
+        gdb_does(program, f"set var *(unsigned long *){word} = {old}")
+        finish(program, partner)
+
+
+def core_bytes(path, start, length):
+    """[start, start + length) as the ELF core has it; what it has not is None."""
+    data = path.read_bytes()
+    offset, = struct.unpack_from("<Q", data, 0x20)
+    size, count = struct.unpack_from("<HH", data, 0x36)
+    out = bytearray(length)
+    held = 0
+    for i in range(count):
+        kind, _, where, address, _, filled, _, _ = struct.unpack_from("<IIQQQQQQ", data,
+                                                                       offset + i * size)
+        first, last = max(address, start), min(address + filled, start + length)
+        if kind == 1 and first < last:
+            out[first - start:last - start] = data[where + first - address:where + last - address]
+            held += last - first
+    return bytes(out) if held == length else None
+
+
+@WAYS
+def test_x_gdb_generates_core_file(shared_daemon, compiled, merging):  # noqa: F811
+    need_gdb()
+    core = shared_daemon.directory / "core-of-gdb"
+    with pair(shared_daemon, compiled) as (program, partner):
+        expected = memory(partner)
+        with Merging(shared_daemon, program, merging):
+            for _ in range(TRIES):
+                said = gdb(program.pid, f"generate-core-file {core}")
+                if core_bytes(core, *program.area) == expected:
+                    break
+        assert core_bytes(core, *program.area) == expected, said
+        finish(program, partner)
+
+
+@WAYS
+def test_x_core_dump(shared_daemon, compiled, merging):  # noqa: F811
+    """The kernel's own. A page that is in the air is zeros in it: a known limit."""
+    pattern = pathlib.Path("/proc/sys/kernel/core_pattern").read_text().strip()
+    if not pattern or "/" in pattern or pattern[0] == "|" or "%" in pattern:
+        pytest.skip(f"core_pattern is {pattern}")
+    limit = ["prlimit", "--core=unlimited", "--"]
+    with pair(shared_daemon, compiled) as partners:
+        program = shared_daemon.run(*limit, compiled("x_io"), "pipe")
+        program.area = program.region()
+        shared_daemon.wait_merged(program, program.area)
+        expected, pid = memory(partners[0]), program.pid
+        with Merging(shared_daemon, program, merging) as work:
+            wait_for("nothing was merged", lambda: not merging or work.cycles >= 2)
+            os.kill(pid, signal.SIGSEGV)
+            assert program.finish() == -signal.SIGSEGV
+        found = [shared_daemon.directory / name for name in ("core", f"core.{pid}")]
+        core = next(path for path in found if path.exists())
+        got = core_bytes(core, *program.area)
+        core.unlink()
+        assert got is not None, "pages are missing in the core"
+        wrong = [i for i in range(0, len(got), 4096) if got[i:i + 4096] != expected[i:i + 4096]]
+        assert not [i for i in wrong if merging is False or any(got[i:i + 4096])]
+        assert len(wrong) <= 64
+        finish(*partners)
