@@ -243,6 +243,11 @@ void sp_peek_init(void);
 bool sp_peek_copy(void *dst, uint64_t src);
 bool sp_peek_equal(uint64_t addr, const void *frame, bool *equal);
 bool sp_peek_hash(uint64_t addr, struct sp_hash128 *hash);
+/* One word, aligned. */
+bool sp_peek_word(uint64_t addr, uint64_t *word);
+
+/* ghosts.c: sp_gate_is_ghost of the agent. */
+bool sp_pass_is_ghost(uint64_t pass, uint64_t owner);
 
 /* lift.c */
 /* Merges the runs of ask; result gets one enum sp_result a page. */

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The gate itself: counters, waiting, requests, marks, rings.
+ * The gate itself: passes, waiting, requests, marks, rings; what the program's threads do. What the agent
+ * does is in gate_close.c.
  *
- * Entering is an atomic addition and a load; both sides use sequentially consistent accesses, of
- * which at least one must see the other's (gate.h). All else in here is on slow paths.
+ * Entering is an atomic exchange and two loads, leaving a store; entering and closing use sequentially
+ * consistent accesses, of which at least one must see the other's (gate.h). All else in here is on slow
+ * paths.
  */
 #include "gate.h"
 
 #include <errno.h>
-#include <linux/time.h>
 
 #include "gate_inside.h"
 #include "sitemap.h"
@@ -22,35 +23,16 @@ uint64_t sp_gate_brk;
 /* Counts forks from the first process to this one. */
 static uint32_t generation;
 
-static void relax(void)
-{
-#if defined(__x86_64__)
-    __asm__ volatile("pause" ::: "memory");
-#else
-    __asm__ volatile("yield" ::: "memory");
-#endif
-}
-
-static uint32_t load(const uint32_t *word)
-{
-    return __atomic_load_n(word, __ATOMIC_SEQ_CST);
-}
-
-static void store(uint32_t *word, uint32_t value)
-{
-    __atomic_store_n(word, value, __ATOMIC_SEQ_CST);
-}
-
 /* Touches the wait page, which blocks while it is missing. False: the agent is dead (D2), and the
  * gate is open for good. */
 static bool wait_a_little(void)
 {
     if (*sp_gate.wait_page != SP_WAIT_PAGE_ABANDONED) {
-        relax();
+        sp_relax();
         return true;
     }
-    store(&sp_gate.agent, SP_GATE_NO_AGENT);
-    store(&sp_gate.closed, 0);
+    sp_store(&sp_gate.agent, SP_GATE_NO_AGENT);
+    sp_store(&sp_gate.closed, 0);
     return false;
 }
 
@@ -59,12 +41,12 @@ static bool wait_a_little(void)
 static uint32_t start_waiting(void)
 {
     __atomic_fetch_add(&sp_gate.waiters, 1, __ATOMIC_SEQ_CST);
-    return load(&generation);
+    return sp_load(&generation);
 }
 
 static void stop_waiting(uint32_t since)
 {
-    if (since == load(&generation))
+    if (since == sp_load(&generation))
         __atomic_fetch_sub(&sp_gate.waiters, 1, __ATOMIC_SEQ_CST);
 }
 
@@ -72,62 +54,246 @@ static void wait_until_open(void)
 {
     uint32_t since = start_waiting();
 
-    while (load(&sp_gate.closed) && wait_a_little())
+    while (sp_load(&sp_gate.closed) && wait_a_little())
         ;
     stop_waiting(since);
 }
 
-void sp_gate_same_pass(struct sp_gate_pass *pass, uint64_t sp)
+/*
+ * Passes.
+ */
+
+static uint64_t alive(const struct sp_gate_pass *pass)
 {
-    pass->slot = (uint32_t)((sp >> 13) ^ (sp >> 21)) % SP_GATE_SLOTS;
-    pass->generation = load(&generation);
+    return SP_GATE_ALIVE ^ (uint64_t)pass;
 }
 
-void sp_gate_enter(struct sp_gate_pass *pass, uint64_t sp)
+static uint64_t this_thread(void)
 {
-    sp_gate_same_pass(pass, sp);
-    for (;;) {
-        __atomic_fetch_add(&sp_gate.slot[pass->slot].inside, 1, __ATOMIC_SEQ_CST);
-        if (!load(&sp_gate.closed))
+#if defined(__x86_64__)
+    uint64_t pointer;
+
+    __asm__("mov %%fs:0, %0" : "=r"(pointer));
+    return pointer;
+#else
+    return (uint64_t)__builtin_thread_pointer();
+#endif
+}
+
+/* Stacks lie far apart, and a thread's calls near each other. */
+static uint32_t first_slot(const struct sp_gate_pass *pass)
+{
+    return (uint32_t)(((uint64_t)pass >> 12) * 0x9e3779b97f4a7c15u >> 32) % SP_GATE_SLOTS;
+}
+
+/* Takes a slot for the pass, with a full barrier. A slot that has this very pass in it was left by a
+ * jump: no two passes are at one place. */
+static void take_slot(struct sp_gate_pass *pass)
+{
+    uint32_t i = first_slot(pass);
+
+    for (uint32_t n = 0; n < SP_GATE_SLOTS; n++, i = (i + 1) % SP_GATE_SLOTS) {
+        uint64_t there = 0;
+
+        if (__atomic_compare_exchange_n(&sp_gate.slot[i].pass, &there, (uint64_t)pass, false,
+                                        __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST) ||
+            (there == (uint64_t)pass &&
+             __atomic_compare_exchange_n(&sp_gate.slot[i].pass, &there, there, false,
+                                         __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))) {
+            sp_gate.slot[i].held = 0;
+            __atomic_store_n(&sp_gate.slot[i].owner, this_thread(), __ATOMIC_RELEASE);
+            pass->slot = i;
             return;
-        sp_gate_leave(pass);
-        wait_until_open();
-        pass->generation = load(&generation);
+        }
+    }
+    __atomic_fetch_add(&sp_gate.counted, 1, __ATOMIC_SEQ_CST);
+    pass->slot = SP_GATE_SLOTS;
+}
+
+/* Never below 0: a handler that forks in the middle of a fork leaves a child that began anew. */
+static void uncount(void)
+{
+    uint32_t n = sp_load(&sp_gate.counted);
+
+    while (n && !__atomic_compare_exchange_n(&sp_gate.counted, &n, n - 1, false, __ATOMIC_SEQ_CST,
+                                             __ATOMIC_SEQ_CST))
+        ;
+}
+
+/* Also of a pass that did not get in: then the agent may have taken it for a ghost's, and another
+ * one may have the slot. */
+static void give_up_slot(struct sp_gate_pass *pass)
+{
+    uint64_t there = (uint64_t)pass;
+
+    if (pass->generation != sp_load(&generation))
+        return;
+    if (pass->slot == SP_GATE_SLOTS)
+        uncount();
+    else
+        __atomic_compare_exchange_n(&sp_gate.slot[pass->slot].pass, &there, 0, false,
+                                    __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
+}
+
+static bool has_slot(const struct sp_gate_pass *pass)
+{
+    return pass->slot == SP_GATE_SLOTS ||
+           __atomic_load_n(&sp_gate.slot[pass->slot].pass, __ATOMIC_SEQ_CST) == (uint64_t)pass;
+}
+
+/* Is the gate open, with the pass in it? The agent may empty the slot of a ghost whose place this
+ * pass has, but only while it is closed; so in this order. */
+static bool is_in(const struct sp_gate_pass *pass)
+{
+    return !sp_load(&sp_gate.closed) && has_slot(pass);
+}
+
+/* Another pass of this thread; SP_GATE_SLOTS: there is none. */
+static uint32_t outer_slot(const struct sp_gate_pass *pass)
+{
+    uint64_t me = this_thread();
+    uint32_t i;
+
+    for (i = 0; i < SP_GATE_SLOTS; i++)
+        if (i != pass->slot && __atomic_load_n(&sp_gate.slot[i].pass, __ATOMIC_SEQ_CST) &&
+            __atomic_load_n(&sp_gate.slot[i].owner, __ATOMIC_SEQ_CST) == me)
+            break;
+    return i;
+}
+
+#define HELD_SPINS 20000u /* until the agent marked the outer pass; more than it takes */
+
+/* Is the pass nested in one that this closing waits for? Should that be a ghost that nobody knows
+ * yet, the closing fails (nobody_inside). */
+static bool is_nested(const struct sp_gate_pass *pass)
+{
+    uint32_t closing = sp_load(&sp_gate.closed), outer = outer_slot(pass);
+
+    for (unsigned n = 0; n < HELD_SPINS && outer < SP_GATE_SLOTS; n++) {
+        if (sp_load(&sp_gate.closed) != closing || !closing)
+            return is_in(pass);
+        if (sp_load(&sp_gate.slot[outer].held) == closing)
+            return has_slot(pass) && sp_load(&sp_gate.closed) == closing;
+        sp_relax();
+    }
+    return false;
+}
+
+/* Empties the slot if it is this owner's. Both at once: a pass that just took it has another owner
+ * when it looks whether it is in. */
+static void empty_of(struct sp_gate_slot *slot, uint64_t pass, uint64_t owner)
+{
+#if defined(__x86_64__)
+    uint64_t low = pass, high = owner;
+
+    __asm__ volatile("lock cmpxchg16b %0"
+                     : "+m"(*slot), "+a"(low), "+d"(high)
+                     : "b"(0ull), "c"(0ull)
+                     : "cc", "memory");
+#else
+    (void)slot;
+    (void)pass;
+    (void)owner;
+#endif
+}
+
+void sp_gate_thread_begins(uint64_t tls, uint64_t tid)
+{
+    int64_t offset = (int64_t)(tid - tls), none = 0;
+
+    if (tls == this_thread()) {
+        sp_store(&sp_gate.shares_tls, true);
+        return;
+    }
+    if (!tid || (!__atomic_compare_exchange_n(&sp_gate.tid_offset, &none, offset, false,
+                                              __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST) &&
+                 none != offset))
+        sp_store(&sp_gate.tid_unknown, true);
+    for (uint32_t i = 0; i < SP_GATE_SLOTS; i++) {
+        uint64_t pass = __atomic_load_n(&sp_gate.slot[i].pass, __ATOMIC_SEQ_CST);
+
+        if (pass && __atomic_load_n(&sp_gate.slot[i].owner, __ATOMIC_SEQ_CST) == tls)
+            empty_of(&sp_gate.slot[i], pass, tls);
     }
 }
 
-void sp_gate_leave(const struct sp_gate_pass *pass)
+static void enter(struct sp_gate_pass *pass)
 {
-    /* A handler may have forked while it interrupted this thread in the gate: in the child the
-     * counters began anew. */
-    if (pass->generation == load(&generation))
-        __atomic_fetch_sub(&sp_gate.slot[pass->slot].inside, 1, __ATOMIC_SEQ_CST);
+    for (;;) {
+        pass->generation = sp_load(&generation);
+        take_slot(pass);
+        if (is_in(pass) || is_nested(pass))
+            return;
+        give_up_slot(pass);
+        wait_until_open();
+    }
+}
+
+void sp_gate_enter(struct sp_gate_pass *pass)
+{
+    __atomic_store_n(&pass->alive, alive(pass), __ATOMIC_RELEASE);
+    enter(pass);
+}
+
+/* A handler may have forked while it interrupted this thread in the gate: in the child all slots
+ * began anew. What is inside with the gate open keeps its slot, so a plain store gives it up. */
+static void leave(struct sp_gate_pass *pass)
+{
+    if (pass->generation != sp_load(&generation))
+        return;
+    if (pass->slot == SP_GATE_SLOTS)
+        uncount();
+    else
+        __atomic_store_n(&sp_gate.slot[pass->slot].pass, 0, __ATOMIC_RELEASE);
+}
+
+void sp_gate_leave(struct sp_gate_pass *pass)
+{
+    leave(pass);
+    __atomic_store_n(&pass->alive, 0, __ATOMIC_RELAXED);
+}
+
+void sp_gate_enter_counted(void)
+{
+    for (;;) {
+        __atomic_fetch_add(&sp_gate.counted, 1, __ATOMIC_SEQ_CST);
+        if (!sp_load(&sp_gate.closed))
+            return;
+        uncount();
+        wait_until_open();
+    }
+}
+
+void sp_gate_leave_counted(void)
+{
+    uncount();
 }
 
 void sp_gate_reset(void)
 {
     generation++;
-    store(&sp_gate.closed, 0);
-    store(&sp_gate.waiters, 0);
-    store(&sp_gate.posted, 0);
+    sp_store(&sp_gate.closed, 0);
+    sp_store(&sp_gate.waiters, 0);
+    sp_store(&sp_gate.posted, 0);
+    sp_store(&sp_gate.counted, 0);
     for (unsigned i = 0; i < SP_GATE_SLOTS; i++)
-        store(&sp_gate.slot[i].inside, 0);
+        __atomic_store_n(&sp_gate.slot[i].pass, 0, __ATOMIC_SEQ_CST);
     for (unsigned i = 0; i < SP_GATE_REQUESTS; i++)
-        store(&sp_gate.request[i].state, SP_REQUEST_FREE);
+        sp_store(&sp_gate.request[i].state, SP_REQUEST_FREE);
 }
 
 /* What changed. Written inside the gate, so that under the closed gate nobody is about to. */
 
 static void mark(uint32_t *of, uint32_t epoch)
 {
-    if (load(of) != epoch)
-        store(of, epoch);
+    if (sp_load(of) != epoch)
+        sp_store(of, epoch);
 }
 
 void sp_gate_note(uint64_t addr, uint64_t end)
 {
     uint64_t first = addr >> SP_GATE_MARK_SHIFT, last = (end - 1) >> SP_GATE_MARK_SHIFT;
-    uint32_t epoch = load(&sp_gate.epoch);
+    uint32_t epoch = sp_load(&sp_gate.epoch);
 
     if (end <= addr)
         return;
@@ -141,25 +307,25 @@ void sp_gate_note(uint64_t addr, uint64_t end)
 
 void sp_gate_begin_epoch(void)
 {
-    store(&sp_gate.epoch, load(&sp_gate.epoch) + 1);
+    sp_store(&sp_gate.epoch, sp_load(&sp_gate.epoch) + 1);
 }
 
 bool sp_gate_changed_any(void)
 {
-    return load(&sp_gate.changed) == load(&sp_gate.epoch);
+    return sp_load(&sp_gate.changed) == sp_load(&sp_gate.epoch);
 }
 
 bool sp_gate_changed(uint64_t addr, uint64_t end)
 {
     uint64_t first = addr >> SP_GATE_MARK_SHIFT, last = (end - 1) >> SP_GATE_MARK_SHIFT;
-    uint32_t epoch = load(&sp_gate.epoch);
+    uint32_t epoch = sp_load(&sp_gate.epoch);
 
-    if (load(&sp_gate.changed) != epoch)
+    if (sp_load(&sp_gate.changed) != epoch)
         return false;
-    if (load(&sp_gate.changed_all) == epoch || last - first >= SP_GATE_MARKS)
+    if (sp_load(&sp_gate.changed_all) == epoch || last - first >= SP_GATE_MARKS)
         return true;
     for (uint64_t n = first; n <= last; n++)
-        if (load(&sp_gate.mark[n % SP_GATE_MARKS]) == epoch)
+        if (sp_load(&sp_gate.mark[n % SP_GATE_MARKS]) == epoch)
             return true;
     return false;
 }
@@ -261,7 +427,7 @@ static struct sp_gate_request *take_request(void)
 
 static bool agent_there(void)
 {
-    return load(&sp_gate.agent) == SP_GATE_AGENT;
+    return sp_load(&sp_gate.agent) == SP_GATE_AGENT;
 }
 
 /* Waits for the answer; if the agent ended meanwhile, takes the request back. In the child of a
@@ -271,8 +437,8 @@ static long await_answer(struct sp_gate_request *request, uint32_t since)
     uint32_t posted = SP_REQUEST_POSTED;
     long status;
 
-    while (load(&request->state) != SP_REQUEST_DONE) {
-        if (since != load(&generation))
+    while (sp_load(&request->state) != SP_REQUEST_DONE) {
+        if (since != sp_load(&generation))
             return -ESRCH;
         if (agent_there() && wait_a_little())
             continue;
@@ -284,11 +450,12 @@ static long await_answer(struct sp_gate_request *request, uint32_t since)
         posted = SP_REQUEST_POSTED;
     }
     status = request->status;
-    store(&request->state, SP_REQUEST_FREE);
+    sp_store(&request->state, SP_REQUEST_FREE);
     return status;
 }
 
-static long ask_and_wait(uint32_t kind, uint64_t addr, uint64_t end, uint32_t since)
+static long ask_and_wait(const struct sp_gate_pass *pass, uint32_t kind, uint64_t addr,
+                         uint64_t end, uint32_t since)
 {
     struct sp_gate_request *request;
 
@@ -299,87 +466,24 @@ static long ask_and_wait(uint32_t kind, uint64_t addr, uint64_t end, uint32_t si
     request->addr = addr;
     request->end = end;
     request->status = 0;
+    request->pass = (uint64_t)pass;
+    request->owner = this_thread();
     __atomic_fetch_add(&sp_gate.posted, 1, __ATOMIC_SEQ_CST);
-    store(&request->state, SP_REQUEST_POSTED);
+    sp_store(&request->state, SP_REQUEST_POSTED);
     return await_answer(request, since);
 }
 
 long sp_gate_ask(struct sp_gate_pass *pass, uint32_t kind, uint64_t addr, uint64_t end)
 {
-    uint64_t sp = (uint64_t)pass; /* on this thread's stack: as good as the call's own */
     uint32_t since;
     long status;
 
     if (!agent_there())
         return -ESRCH;
-    sp_gate_leave(pass);
+    leave(pass);
     since = start_waiting();
-    status = ask_and_wait(kind, addr, end, since);
+    status = ask_and_wait(pass, kind, addr, end, since);
     stop_waiting(since);
-    sp_gate_enter(pass, sp);
+    enter(pass);
     return status;
-}
-
-/*
- * The agent's side.
- */
-
-static bool nobody_inside(void)
-{
-    for (unsigned i = 0; i < SP_GATE_SLOTS; i++)
-        if (load(&sp_gate.slot[i].inside))
-            return false;
-    return true;
-}
-
-static uint64_t now_us(void)
-{
-    struct timespec ts = {0};
-
-    sp_sys(__NR_clock_gettime, CLOCK_MONOTONIC, &ts);
-    return (uint64_t)ts.tv_sec * 1000000u + (uint64_t)ts.tv_nsec / 1000u;
-}
-
-#define SPINS 200u /* before giving the processor to the thread that is waited for */
-
-bool sp_gate_close(unsigned spin_us)
-{
-    uint64_t until = 0;
-
-    store(&sp_gate.closed, 1);
-    for (unsigned spins = 1; !nobody_inside(); spins++) {
-        if (spins < SPINS) {
-            relax();
-            continue;
-        }
-        sp_sys(__NR_sched_yield);
-        if (!until)
-            until = now_us() + spin_us;
-        if (now_us() >= until) {
-            store(&sp_gate.closed, 0);
-            return false;
-        }
-    }
-    return true;
-}
-
-bool sp_gate_open(void)
-{
-    store(&sp_gate.closed, 0);
-    return load(&sp_gate.waiters) != 0;
-}
-
-struct sp_gate_request *sp_gate_next_request(void)
-{
-    for (unsigned i = 0; i < SP_GATE_REQUESTS; i++)
-        if (load(&sp_gate.request[i].state) == SP_REQUEST_POSTED)
-            return &sp_gate.request[i];
-    return NULL;
-}
-
-void sp_gate_request_done(struct sp_gate_request *request, int64_t status)
-{
-    request->status = status;
-    __atomic_fetch_sub(&sp_gate.posted, 1, __ATOMIC_SEQ_CST);
-    store(&request->state, SP_REQUEST_DONE);
 }

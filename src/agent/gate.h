@@ -4,10 +4,21 @@
  *
  * The model. Every place in the program's libc and ld.so where a call that changes mappings (or
  * forks, or makes a thread) enters the kernel is patched to go through the gate: the thread
- * **enters** (counts itself into one of SP_GATE_SLOTS counters), does its call, **leaves**. The
- * agent **closes** the gate: it sets closed, waits until all counters are 0, and from then until it
- * opens it again no gated call runs. Entering is: count in, then look at closed; closing is: set
- * closed, then look at the counters; both with a full barrier, so that at least one sees the other.
+ * **enters** (puts its **pass**, a few words on its own stack, into one of SP_GATE_SLOTS slots), does
+ * its call, **leaves**. The agent **closes** the gate: it sets closed, waits until all slots are
+ * empty, and from then until it opens it again no gated call runs. Entering is: take a slot, then
+ * look at closed; closing is: set closed, then look at the slots; both with a full barrier, so that
+ * at least one sees the other.
+ *
+ * A handler that interrupts a thread in a gated call may make such calls itself. Made to wait while
+ * the agent waits for the call below it, they would wait for each other. So the agent marks the
+ * passes that it waits for (held), and who is **nested** in a marked one goes on: the gate will not be
+ * closed before that one left.
+ *
+ * A handler that jumps out of a gated call (siglongjmp), and a thread that is cancelled in one, never
+ * leave. Their passes are **ghosts**: as long as a pass is one, its word `alive` stands in it; the
+ * thread's stack is used for other things afterwards, and the word is gone. The agent, which is kept
+ * waiting, looks for it, and whether the thread is alive, and does not count the slots of ghosts.
  *
  * A thread that must wait waits by reading the **wait page**, which is registered MISSING with the
  * agent's userfaultfd and is missing: no system call, so no seccomp filter can kill it for
@@ -43,7 +54,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define SP_GATE_SLOTS 64u
+#define SP_GATE_SLOTS 256u
 #define SP_GATE_MARKS 4096u
 #define SP_GATE_MARK_SHIFT 18u /* 256 KiB a mark */
 #define SP_GATE_TCBS 1024u
@@ -58,9 +69,20 @@ enum sp_gate_agent {
 };
 
 struct sp_gate_slot {
-    uint32_t inside;
-    uint8_t pad[60]; /* a cache line each: threads of different slots do not disturb each other */
+    __attribute__((aligned(64))) uint64_t pass; /* address of the pass that is inside, 0: none */
+    uint64_t owner; /* its thread, by the thread pointer; behind pass: both are emptied at once */
+    uint32_t held;  /* the closing that waits for it to leave */
+    uint8_t pad[44]; /* a cache line each: threads of different slots do not disturb each other */
 };
+
+/* A thread's way through the gate: kept on its stack, because it must leave where it entered. */
+struct sp_gate_pass {
+    uint64_t alive;      /* SP_GATE_ALIVE ^ its own address, from before it enters until it left */
+    uint32_t slot;       /* SP_GATE_SLOTS: none was free, it is counted */
+    uint32_t generation; /* of the fork that this process is: what entered before it left already */
+};
+
+#define SP_GATE_ALIVE 0x5350a11e00000000ull
 
 /* What the program advised about a range: kernels without KSM leave no other trace of it. */
 struct sp_gate_advice {
@@ -87,10 +109,11 @@ struct sp_gate_request {
     uint32_t kind;
     uint64_t addr, end;
     int64_t status; /* 0 or a negative errno, set before DONE */
+    uint64_t pass, owner; /* of the thread that waits, set before POSTED */
 };
 
 struct sp_gate {
-    uint32_t closed;   /* 1: wait */
+    uint32_t closed;   /* not 0: wait; it is the number of the closing */
     uint32_t waiters;  /* threads at the wait page, or on their way to it or from it */
     uint32_t agent;    /* enum sp_gate_agent */
     uint32_t execs;    /* counts execve calls begun: the agent then looks whether to end */
@@ -98,6 +121,11 @@ struct sp_gate {
     uint32_t advise_all;      /* the program called prctl(PR_SET_MEMORY_MERGE, 1) */
     uint32_t locks_future;    /* the program called mlockall(MCL_FUTURE): no merging meanwhile */
     uint32_t page_size;
+    uint32_t counted; /* inside without a slot: forks, and who found none */
+    uint32_t shares_tls; /* threads may have one thread pointer together */
+    int64_t tid_offset;  /* of the word that the kernel clears when a thread ends, from its thread
+                            pointer; 0: not known yet */
+    uint32_t tid_unknown; /* a thread has it somewhere else, or has none */
     uint32_t dontfork; /* merged memory may be MADV_DONTFORK: forked children are without it */
     uint32_t guarded; /* sites may have another protection than read and write */
     uint32_t advised_only; /* merged pages are what the program advised */
@@ -131,6 +159,18 @@ int sp_gate_install(char *why, size_t why_size);
  * with the gate closed.
  */
 bool sp_gate_close(unsigned spin_us);
+/* The same for what can be done at any other time: it waits for up to ten milliseconds, because the
+ * thread inside may be waiting for a processor, and is false at once for some time after it failed. */
+bool sp_gate_close_to_merge(void);
+/* Set by the agent: is the pass at this address, of this thread, a ghost? NULL: none is taken for one. Called while
+ * the gate is closing: whoever enters from then on waits, so what is a ghost now stays out. */
+extern bool (*sp_gate_is_ghost)(uint64_t pass, uint64_t owner);
+/* Owner of the request that is being served, 0: none. A handler of that thread may have interrupted
+ * another call of it, which stays inside and does not move: it is not waited for. Only for closings
+ * after which nothing is merged: the call may have looked already whether anything is. */
+extern uint64_t sp_gate_parked;
+/* Gives requests free whose threads jumped out of waiting for them. */
+void sp_gate_bury_requests(void);
 /* Opens. Returns true if threads wait: the agent must then give the wait page. */
 bool sp_gate_open(void);
 

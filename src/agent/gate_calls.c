@@ -168,16 +168,15 @@ static bool mmap_replaces(const long *a)
 }
 
 /* It stays outside the gate unless it fails. */
-static long call_mmap_free(const long *a, uint64_t sp)
+static long call_mmap_free(struct sp_gate_pass *pass, const long *a)
 {
-    struct sp_gate_pass pass;
     long ret = native(__NR_mmap, a);
 
     if (ret != -ENOMEM || !sp_sitemap_pages())
         return ret;
-    sp_gate_enter(&pass, sp);
-    ret = with_mappings(&pass, __NR_mmap, a);
-    sp_gate_leave(&pass);
+    sp_gate_enter(pass);
+    ret = with_mappings(pass, __NR_mmap, a);
+    sp_gate_leave(pass);
     return ret;
 }
 
@@ -425,16 +424,15 @@ static long call_inside(struct sp_gate_pass *pass, long nr, const long *a)
     }
 }
 
-long sp_gate_call(long nr, const long *a, uint64_t sp)
+long sp_gate_call(struct sp_gate_pass *pass, long nr, const long *a)
 {
-    struct sp_gate_pass pass;
     long ret;
 
     nr = (int)nr;
     if (nr == __NR_mmap && !mmap_replaces(a))
-        return call_mmap_free(a, sp);
-    sp_gate_enter(&pass, sp);
-    ret = call_inside(&pass, nr, a);
-    sp_gate_leave(&pass);
+        return call_mmap_free(pass, a);
+    sp_gate_enter(pass);
+    ret = call_inside(pass, nr, a);
+    sp_gate_leave(pass);
     return ret;
 }

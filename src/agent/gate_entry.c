@@ -26,13 +26,33 @@ struct sp_gate_frame {
     long nr; /* in: the number; out: the result */
     long a[6];
     uint64_t go_on;
-    uint64_t sp; /* the program's, less the red zone */
+    uint64_t sp; /* the program's, less the red zone: for unwinding */
+    struct sp_gate_pass pass; /* as near to the program's own frames as can be: gate.h, ghosts */
 };
 
+/*
+ * For unwinding (a thread that is cancelled in a call, an exception, a debugger): whoever called
+ * this is the site, with the program's stack pointer. It is found by the stub's jmp behind the site
+ * (patch.c), five bytes at the address where to go on: that address + 5 + the distance in it. The
+ * frame's address (0x0f) and the return address (0x16, register 16) are given as expressions.
+ */
+#define SITE "0x12, 0x23, 0x01, 0x94, 0x04, 0x08, 0x20, 0x24, 0x08, 0x20, 0x26, 0x22, 0x23, 0x05"
+/* Where to go on is in rcx (register 2). */
+#define CFI_SITE_RCX "    .cfi_escape 0x16, 0x10, 0x10, 0x72, 0x00, " SITE "\n"
+/* It is in the frame, 64 bytes above rsp (register 7), and the program's stack pointer above it. */
+#define CFI_SITE_FRAME                                                                             \
+    "    .cfi_escape 0x0f, 0x07, 0x77, 0xc8, 0x00, 0x06, 0x23, 0x80, 0x01\n"                       \
+    "    .cfi_escape 0x16, 0x10, 0x12, 0x77, 0xc0, 0x00, 0x06, " SITE "\n"
+
 #define PUSH_ALL                                                                                   \
+    "    .cfi_startproc\n"                                                                         \
+    "    .cfi_def_cfa rsp, 0\n" CFI_SITE_RCX                                                       \
     "    lea -128(%rsp), %rsp\n"                                                                   \
+    "    .cfi_def_cfa_offset 128\n"                                                                \
     "    mov %rsp, %r11\n"                                                                         \
+    "    .cfi_def_cfa_register r11\n"                                                              \
     "    and $-16, %rsp\n"                                                                         \
+    "    sub $16, %rsp\n"                                                                          \
     "    push %r11\n"                                                                              \
     "    push %rcx\n"                                                                              \
     "    push %r9\n"                                                                               \
@@ -43,34 +63,36 @@ struct sp_gate_frame {
     "    push %rdi\n"                                                                              \
     "    push %rax\n"                                                                              \
     "    mov %rsp, %rdi\n"                                                                         \
-    "    sub $8, %rsp\n"
+    "    sub $8, %rsp\n" CFI_SITE_FRAME
 
 #define POP_ALL                                                                                    \
-    "    pop %rax\n"                                                                               \
-    "    pop %rdi\n"                                                                               \
-    "    pop %rsi\n"                                                                               \
-    "    pop %rdx\n"                                                                               \
-    "    pop %r10\n"                                                                               \
-    "    pop %r8\n"                                                                                \
-    "    pop %r9\n"                                                                                \
-    "    pop %rcx\n"                                                                               \
-    "    pop %rsp\n"                                                                               \
-    "    lea 128(%rsp), %rsp\n"
+    "    mov 8(%rsp), %rax\n"                                                                      \
+    "    mov 16(%rsp), %rdi\n"                                                                     \
+    "    mov 24(%rsp), %rsi\n"                                                                     \
+    "    mov 32(%rsp), %rdx\n"                                                                     \
+    "    mov 40(%rsp), %r10\n"                                                                     \
+    "    mov 48(%rsp), %r8\n"                                                                      \
+    "    mov 56(%rsp), %r9\n"                                                                      \
+    "    mov 64(%rsp), %rcx\n"                                                                     \
+    "    mov 72(%rsp), %rsp\n"                                                                     \
+    "    .cfi_def_cfa rsp, 128\n" CFI_SITE_RCX                                                     \
+    "    lea 128(%rsp), %rsp\n"                                                                    \
+    "    .cfi_def_cfa_offset 0\n"
 
 __asm__(".text\n"
         ".hidden sp_gate_entry\n"
         ".globl sp_gate_entry\n"
         ".type sp_gate_entry, @function\n"
         "sp_gate_entry:\n" PUSH_ALL "    call sp_gate_dispatch\n"
-        "    mov %rax, %r11\n"
-        "    add $8, %rsp\n" POP_ALL "    add %r11, %rcx\n"
+        "    mov %rax, %r11\n" POP_ALL "    add %r11, %rcx\n"
         "    jmp *%rcx\n"
+        "    .cfi_endproc\n"
         ".size sp_gate_entry, . - sp_gate_entry\n"
         ".hidden sp_gate_after_fork\n"
         ".globl sp_gate_after_fork\n"
         ".type sp_gate_after_fork, @function\n"
-        "sp_gate_after_fork:\n" PUSH_ALL "    call sp_gate_forked\n"
-        "    add $8, %rsp\n" POP_ALL "    jmp *%rcx\n"
+        "sp_gate_after_fork:\n" PUSH_ALL "    call sp_gate_forked\n" POP_ALL "    jmp *%rcx\n"
+        "    .cfi_endproc\n"
         ".size sp_gate_after_fork, . - sp_gate_after_fork\n");
 
 long sp_gate_dispatch(struct sp_gate_frame *frame) __attribute__((used, visibility("hidden")));
@@ -82,40 +104,40 @@ struct clone3_args {
 };
 
 /* A new thread: its control block is noted before it runs. */
-static long on_thread(const struct sp_gate_frame *frame, uint64_t flags, uint64_t tls,
-                      uint64_t child_tid)
+static long on_thread(struct sp_gate_pass *pass, uint64_t flags, uint64_t tls, uint64_t child_tid)
 {
-    struct sp_gate_pass pass;
-
-    sp_gate_enter(&pass, frame->sp);
-    if (flags & CLONE_SETTLS)
+    sp_gate_enter(pass);
+    if (flags & CLONE_SETTLS) {
         sp_gate_note_thread(tls);
+        if (!(flags & CLONE_VFORK))
+            sp_gate_thread_begins(tls, flags & CLONE_CHILD_CLEARTID ? child_tid : 0);
+    }
     if (flags & (CLONE_CHILD_CLEARTID | CLONE_CHILD_SETTID))
         sp_gate_note_tcb(child_tid);
-    sp_gate_leave(&pass);
+    if (!(flags & (CLONE_SETTLS | CLONE_VFORK)))
+        sp_store(&sp_gate.shares_tls, true);
+    sp_gate_leave(pass);
     return SP_STUB_NATIVE;
 }
 
 /* A new process with a copy of the memory: the gate is held while the kernel copies it, and left
  * by sp_gate_forked() in the parent. */
-static long on_fork(const struct sp_gate_frame *frame)
+static long on_fork(void)
 {
-    struct sp_gate_pass pass;
-
-    sp_gate_enter(&pass, frame->sp);
+    sp_gate_enter_counted();
     return SP_STUB_FORK;
 }
 
-static long on_clone(const struct sp_gate_frame *frame)
+static long on_clone(struct sp_gate_frame *frame)
 {
     uint64_t flags = (uint64_t)frame->a[0];
 
     if (!(flags & CLONE_VM))
-        return on_fork(frame);
-    return on_thread(frame, flags, (uint64_t)frame->a[4], (uint64_t)frame->a[3]);
+        return on_fork();
+    return on_thread(&frame->pass, flags, (uint64_t)frame->a[4], (uint64_t)frame->a[3]);
 }
 
-static long on_clone3(const struct sp_gate_frame *frame)
+static long on_clone3(struct sp_gate_frame *frame)
 {
     const struct clone3_args *args = (const struct clone3_args *)frame->a[0];
 
@@ -123,8 +145,8 @@ static long on_clone3(const struct sp_gate_frame *frame)
     if ((uint64_t)args < sp_gate.page_size || (uint64_t)frame->a[1] < sizeof(*args))
         return SP_STUB_NATIVE;
     if (!(args->flags & CLONE_VM))
-        return on_fork(frame);
-    return on_thread(frame, args->flags, args->tls, args->child_tid);
+        return on_fork();
+    return on_thread(&frame->pass, args->flags, args->tls, args->child_tid);
 }
 
 /* Called by sp_gate_entry: one of the SP_STUB_ distances. */
@@ -136,18 +158,18 @@ long sp_gate_dispatch(struct sp_gate_frame *frame)
     case __NR_clone3:
         return on_clone3(frame);
     case __NR_fork:
-        return on_fork(frame);
+        return on_fork();
     case __NR_execve:
     case __NR_execveat:
         __atomic_fetch_add(&sp_gate.execs, 1, __ATOMIC_SEQ_CST);
         return SP_STUB_NATIVE;
     case __NR_vmsplice:
-        sp_gate_before_vmsplice(frame->a, frame->sp);
+        sp_gate_before_vmsplice(frame->a);
         return SP_STUB_NATIVE;
     }
     if (!sp_gate_is_gated(frame->nr, frame->a))
         return SP_STUB_NATIVE;
-    frame->nr = sp_gate_call(frame->nr, frame->a, frame->sp);
+    frame->nr = sp_gate_call(&frame->pass, frame->nr, frame->a);
     return SP_STUB_DONE;
 }
 
@@ -155,15 +177,12 @@ long sp_gate_dispatch(struct sp_gate_frame *frame)
  * (nr is 0; maybe on a stack of its own, so nothing of the parent's frame is used). */
 void sp_gate_forked(const struct sp_gate_frame *frame)
 {
-    struct sp_gate_pass pass;
-
     if (frame->nr == 0) {
         sp_gate_reset();
         sp_agent_forked();
         return;
     }
-    sp_gate_same_pass(&pass, frame->sp);
-    sp_gate_leave(&pass);
+    sp_gate_leave_counted();
 }
 
 #endif

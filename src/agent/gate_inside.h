@@ -4,7 +4,8 @@
  * on their stacks, in their signal handlers: no lock, no call of ours that a filter could refuse,
  * general registers only.
  *
- * gate.c        entering, leaving, waiting, requests, the rings; the agent's side
+ * gate.c        entering, leaving, waiting, requests, the rings
+ * gate_close.c  the agent's side
  * gate_calls.c  one gated call: which rule holds for which number
  * gate_merged.c the same calls on merged pages (X)
  * gate_splice.c what comes before a vmsplice
@@ -20,17 +21,11 @@
 
 #include "gate.h"
 
-/* A thread's way through the gate: kept on its stack, because it must leave where it entered. */
-struct sp_gate_pass {
-    uint32_t slot;
-    uint32_t generation; /* of the fork that this process is: what entered before it left already */
-};
-
-/* sp: the stack pointer of the call, which only chooses the counter. */
-void sp_gate_enter(struct sp_gate_pass *pass, uint64_t sp);
-void sp_gate_leave(const struct sp_gate_pass *pass);
-/* The pass that this process' last sp_gate_enter() with this sp gave, for who could not keep it. */
-void sp_gate_same_pass(struct sp_gate_pass *pass, uint64_t sp);
+void sp_gate_enter(struct sp_gate_pass *pass);
+void sp_gate_leave(struct sp_gate_pass *pass);
+/* The same for a thread that can keep no pass on its stack until it leaves. */
+void sp_gate_enter_counted(void);
+void sp_gate_leave_counted(void);
 
 /* Notes that [addr, end) is about to change; inside the gate. */
 void sp_gate_note(uint64_t addr, uint64_t end);
@@ -38,6 +33,9 @@ void sp_gate_note(uint64_t addr, uint64_t end);
 void sp_gate_note_tcb(uint64_t addr);
 /* Notes the pages of a thread whose thread pointer is tls. */
 void sp_gate_note_thread(uint64_t tls);
+/* A thread is about to begin, with this thread pointer and the word that the kernel clears at its end (0:
+ * none). Who had the pointer before has ended. */
+void sp_gate_thread_begins(uint64_t tls, uint64_t tid);
 /* Forgets the control blocks in [addr, end), which is unmapped; inside the gate. */
 void sp_gate_forget_tcb(uint64_t addr, uint64_t end);
 /* Notes advice for the agent; inside the gate. */
@@ -53,11 +51,11 @@ long sp_gate_ask(struct sp_gate_pass *pass, uint32_t kind, uint64_t addr, uint64
 /* Is this call one of those that go through the gate? Cheap. */
 bool sp_gate_is_gated(long nr, const long *a);
 /* Does one gated call (never a clone or execve), as the kernel would: its result. */
-long sp_gate_call(long nr, const long *a, uint64_t sp);
+long sp_gate_call(struct sp_gate_pass *pass, long nr, const long *a);
 
 /* Before a vmsplice with the arguments a, which is then done natively: its pages are the program's own
  * and stay so. Outside the gate, which it enters and leaves. */
-void sp_gate_before_vmsplice(const long *a, uint64_t sp);
+void sp_gate_before_vmsplice(const long *a);
 
 /* In the child of a fork: the gate as it is after an install. */
 void sp_gate_reset(void);
@@ -66,6 +64,25 @@ void sp_gate_reset(void);
 extern bool sp_gate_no_ksm;
 /* The program's break, as its last brk call left it. */
 extern uint64_t sp_gate_brk;
+
+static inline uint32_t sp_load(const uint32_t *word)
+{
+    return __atomic_load_n(word, __ATOMIC_SEQ_CST);
+}
+
+static inline void sp_store(uint32_t *word, uint32_t value)
+{
+    __atomic_store_n(word, value, __ATOMIC_SEQ_CST);
+}
+
+static inline void sp_relax(void)
+{
+#if defined(__x86_64__)
+    __asm__ volatile("pause" ::: "memory");
+#else
+    __asm__ volatile("yield" ::: "memory");
+#endif
+}
 
 static inline uint64_t sp_gate_page_up(uint64_t addr)
 {

@@ -95,12 +95,12 @@ static void make_own(struct sp_gate_pass *pass, uint64_t start, uint64_t stop)
             write_to(start);
 }
 
-static void own_pages(const struct iovec *vector, uint64_t parts, uint64_t sp)
+static void own_pages(const struct iovec *vector, uint64_t parts)
 {
     uint64_t left = MAX_BYTES, start, stop;
     struct sp_gate_pass pass;
 
-    sp_gate_enter(&pass, sp);
+    sp_gate_enter(&pass);
     for (uint64_t i = 0; i < parts && next_part(&vector[i], &left, &start, &stop); i++)
         make_own(&pass, start, stop);
     sp_gate_leave(&pass);
@@ -111,7 +111,7 @@ static void own_pages(const struct iovec *vector, uint64_t parts, uint64_t sp)
  * cancelled, and a thread that is cancelled while it waits at the gate, or in it, would leave it closed
  * to the agent for good.
  */
-void sp_gate_before_vmsplice(const long *a, uint64_t sp)
+void sp_gate_before_vmsplice(const long *a)
 {
     const struct iovec *vector = (const struct iovec *)a[1];
     uint64_t all = ~(uint64_t)0, old = 0;
@@ -124,10 +124,10 @@ void sp_gate_before_vmsplice(const long *a, uint64_t sp)
         !is_vector((uint64_t)vector, (uint64_t)a[2]))
         return;
     sp_sys(__NR_rt_sigprocmask, SET_MASK, &all, &old, sizeof(all));
-    sp_gate_enter(&pass, sp);
+    sp_gate_enter(&pass);
     merged = note_pages(vector, (uint64_t)a[2]);
     sp_gate_leave(&pass);
     if (merged)
-        own_pages(vector, (uint64_t)a[2], sp);
+        own_pages(vector, (uint64_t)a[2]);
     sp_sys(__NR_rt_sigprocmask, SET_MASK, &old, 0, sizeof(old));
 }

@@ -19,7 +19,6 @@
 #include "sitemap.h"
 #include "sys.h"
 
-#define GATE_SPIN_US 2000u
 #define MAX_GAP 8u /* pages between two runs that one lift still spans */
 
 enum page_state { ABSENT = 0, WANTED, BUSY, STAGED, EQUAL, MAPPED };
@@ -353,7 +352,7 @@ static void lift(struct lift *l)
         .mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP};
     bool waiting;
 
-    if (!sp_gate_close(GATE_SPIN_US)) {
+    if (!sp_gate_close_to_merge()) {
         decide_all(l, SP_PINNED); /* a thread stays in a call: some other time */
         l->stuck = true;
         sp_serve_gate();

@@ -159,3 +159,13 @@ bool sp_peek_hash(uint64_t addr, struct sp_hash128 *hash)
     armed = 0;
     return true;
 }
+
+bool sp_peek_word(uint64_t addr, uint64_t *word)
+{
+    if (mark())
+        return false;
+    armed = 1;
+    *word = __atomic_load_n((const uint64_t *)addr, __ATOMIC_SEQ_CST);
+    armed = 0;
+    return true;
+}

@@ -119,6 +119,7 @@ static void look_after_program(void)
 {
     if (sp_agent.mappings)
         sp_coredump_hold_merged(); /* the program may have set the filter, too */
+    sp_gate_bury_requests();
     respect_dumpable();
     if (sp_program_changed())
         leave_changed();
@@ -280,6 +281,7 @@ void sp_agent_main(bool forked)
         leave(SP_GATE_NO_AGENT);
     if (forked)
         start_forked();
+    sp_gate_is_ghost = sp_pass_is_ghost;
     sp_agent.running = true;
     set_gate_agent(SP_GATE_AGENT);
     loop();

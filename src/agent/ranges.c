@@ -20,7 +20,6 @@
 #include "sys.h"
 #include "vmflags.h"
 
-#define GATE_SPIN_US 2000u
 #define DONTFORK_TRIES 100u
 #define REFRESH_SHARE 40u /* reading the mappings takes at most a fortieth of the time */
 #define REST_PASSES 8u    /* in which nothing was merged: merging has come to rest */
@@ -292,7 +291,7 @@ static bool begin_epoch(void)
         sp_gate_begin_epoch();
         return true;
     }
-    if (!sp_gate_close(GATE_SPIN_US)) {
+    if (!sp_gate_close_to_merge()) {
         sp_serve_gate();
         return false;
     }

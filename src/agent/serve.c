@@ -229,9 +229,19 @@ static int64_t serve_request(const struct sp_gate_request *r)
     return ret;
 }
 
+/*
+ * Threads that wait. One that was given the page and still counts after a while was slow, and then
+ * touches the page again, which is an event; or a handler of it jumped away, and it counts for ever.
+ */
+static uint32_t ghosts;
+
 static uint32_t waiters(void)
 {
-    return __atomic_load_n(&sp_gate.waiters, __ATOMIC_SEQ_CST);
+    uint32_t n = __atomic_load_n(&sp_gate.waiters, __ATOMIC_SEQ_CST);
+
+    if (ghosts > n)
+        ghosts = n;
+    return n - ghosts;
 }
 
 /*
@@ -247,6 +257,8 @@ static void serve_touch(uint64_t addr)
 
     if (addr < sp_agent.arena || addr >= sp_agent.arena_end)
         return; /* the program's, and a lift's: it was woken when that ended */
+    if (zero.range.start == (uint64_t)sp_gate.wait_page)
+        ghosts = 0;
     if (waiters() && zero.range.start == (uint64_t)sp_gate.wait_page)
         return; /* they get it when the gate is open, and all requests are served */
     sp_agent.arena_filled = true;
@@ -287,20 +299,24 @@ void sp_serve_gate(void)
     struct sp_gate_request *r;
 
     /* Un-merging for a request opens the gate and comes here again: one level is enough. */
-    if (sp_agent.serving || (!waiters() && !__atomic_load_n(&sp_gate.posted, __ATOMIC_SEQ_CST))) {
-        if (!sp_agent.serving)
-            drain_events();
+    if (sp_agent.serving)
         return;
-    }
+    drain_events();
+    if (!waiters() && !__atomic_load_n(&sp_gate.posted, __ATOMIC_SEQ_CST))
+        return;
     sp_agent.serving = true;
     do {
         drain_events();
-        while ((r = sp_gate_next_request()))
+        while ((r = sp_gate_next_request())) {
+            sp_gate_parked = r->owner;
             sp_gate_request_done(r, serve_request(r));
+            sp_gate_parked = 0;
+        }
         zero.zeropage = 0;
         sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_ZEROPAGE, &zero);
         for (uint32_t i = 0; i < WAKE_SPINS && waiters(); i++)
             sp_sys(__NR_sched_yield);
+        ghosts += waiters();
         /* Locked by mlockall(): it stays for now, and who waits spins until it is cleaned. */
         if (sp_is_err(sp_sys(__NR_madvise, wait, sp_agent.page_size, 4)))
             sp_agent.arena_filled = true;

@@ -40,7 +40,7 @@ static uint32_t load32(const uint8_t *p)
     return value;
 }
 
-static bool is_gated_number(uint32_t nr)
+bool sp_site_is_gated(uint32_t nr)
 {
     static const uint16_t numbers[] = {
         __NR_mmap,
@@ -95,8 +95,8 @@ static bool is_syscall(const uint8_t *p)
     return p[0] == 0x0f && p[1] == 0x05;
 }
 
-/* The next syscall instruction, or what has its bytes; eight bytes at a time: texts are long. */
-static const uint8_t *find_syscall(const uint8_t *p, const uint8_t *end)
+/* Eight bytes at a time: texts are long. */
+const uint8_t *sp_site_find_call(const uint8_t *p, const uint8_t *end)
 {
     const uint64_t ones = 0x0101010101010101u, high = ones << 7;
     uint64_t word;
@@ -150,7 +150,7 @@ static enum sp_site_found by_load(const uint8_t *call, uint64_t text, uint64_t t
     for (unsigned i = 0; i < LOAD_BEFORE && (uint64_t)p >= text; i++, p--) {
         struct sp_patch_site load = {(uint64_t)p, SP_SITE_HEAD, text, 0};
 
-        if (*p != MOV_EAX || !is_gated_number(load32(p + 1)) || !load_reaches(p, call, &before))
+        if (*p != MOV_EAX || !sp_site_is_gated(load32(p + 1)) || !load_reaches(p, call, &before))
             continue;
         if (before == p) {
             *site = load;
@@ -181,7 +181,7 @@ enum sp_site_found sp_site_scan_next(struct sp_site_scan *scan, struct sp_patch_
     const uint8_t *call;
     enum sp_site_found found;
 
-    while ((call = find_syscall((const uint8_t *)scan->at, (const uint8_t *)scan->end))) {
+    while ((call = sp_site_find_call((const uint8_t *)scan->at, (const uint8_t *)scan->end))) {
         scan->at = (uint64_t)call + 2;
         if (in_function(scan, call)) {
             *site =

@@ -28,6 +28,11 @@ void sp_site_scan_init(struct sp_site_scan *scan, uint64_t text, uint64_t text_e
 /* The next site of the text, ascending; it may still be only bytes that look like one. */
 enum sp_site_found sp_site_scan_next(struct sp_site_scan *scan, struct sp_patch_site *site);
 
+/* Is a call with this number one that goes through the gate (some only with certain arguments)? */
+bool sp_site_is_gated(uint32_t number);
+/* The next system call instruction, or what has its bytes, in [p, end); NULL: there is none. */
+const uint8_t *sp_site_find_call(const uint8_t *p, const uint8_t *end);
+
 /* The system call number that the site loads, 0 if it loads none. */
 uint32_t sp_site_number(const struct sp_patch_site *site);
 

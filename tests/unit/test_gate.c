@@ -74,10 +74,10 @@ static bool noted(const void *p, size_t length)
 
 static unsigned inside(void)
 {
-    unsigned n = 0;
+    unsigned n = __atomic_load_n(&sp_gate.counted, __ATOMIC_SEQ_CST);
 
     for (unsigned i = 0; i < SP_GATE_SLOTS; i++)
-        n += __atomic_load_n(&sp_gate.slot[i].inside, __ATOMIC_SEQ_CST);
+        n += __atomic_load_n(&sp_gate.slot[i].pass, __ATOMIC_SEQ_CST) != 0;
     return n;
 }
 

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Finding system calls in x86-64 code that the gate does not see, and cannot be put before: calls whose
+ * number comes from somewhere else than the code right before them. Reads mapped, readable code;
+ * changes nothing.
+ */
+#ifndef SP_AGENT_RAW_CALLS_H
+#define SP_AGENT_RAW_CALLS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+/*
+ * The first system call in [text, end) that may be an address-space call and is not patched; 0: there
+ * is none. patched: calls with a gated number right before them are the gate's matter already (those
+ * of objects that were there when it was put in). What is no code, but looks like a call, is told
+ * from it by what stands around it.
+ */
+uint64_t sp_raw_call(uint64_t text, uint64_t end, bool patched);
+
+#endif
