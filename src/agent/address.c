@@ -2,10 +2,11 @@
 /*
  * The daemon's address, where the program cannot change it.
  *
- * A confined agent may connect to a Unix socket, for when the daemon was restarted (D1). Whoever takes
- * the program over has the agent's memory, too, and could connect to any socket with the rights that the
- * agent's user has, after the program gave them up. So the seccomp filter knows one address in memory,
- * and what stands there is fixed: a sealed file, shared, never mapped writable, in a sealed mapping.
+ * A confined agent may connect to a Unix socket, for when the daemon was restarted (D1). Whoever
+ * takes the program over has the agent's memory, too, and could connect to any socket with the
+ * rights that the agent's user has, after the program gave them up. So the seccomp filter knows one
+ * address in memory, and what stands there is fixed: a sealed file, shared, never mapped writable,
+ * in a sealed mapping.
  */
 #include <linux/mman.h>
 #include <linux/socket.h>
@@ -19,9 +20,9 @@
 #define __NR_mseal 462
 #endif
 
-#define MEMFD_FLAGS 3 /* MFD_CLOEXEC | MFD_ALLOW_SEALING */
+#define MEMFD_FLAGS    3 /* MFD_CLOEXEC | MFD_ALLOW_SEALING */
 #define F_ADD_SEALS_NR 1033
-#define SEALS 0xf /* F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE */
+#define SEALS          0xf /* F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE */
 
 _Static_assert(sizeof(struct sockaddr_un) == SP_ADDRESS_SIZE, "the filter knows another size");
 
@@ -46,7 +47,9 @@ static long map_sealed(int fd)
 
 void sp_address_seal(void)
 {
-    long fd = sp_sys(__NR_memfd_create, "samepage-address", MEMFD_FLAGS), at;
+    long fd = sp_agent.test_no_mseal ? -ENOSYS
+                                     : sp_sys(__NR_memfd_create, "samepage-address", MEMFD_FLAGS);
+    long at;
 
     if (sp_is_err(fd))
         return;

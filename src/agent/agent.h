@@ -102,6 +102,7 @@ struct sp_agent {
     struct sp_view view[SP_AGENT_SEGMENTS];
     uint64_t rights; /* that the agent was born with: sp_program_changed() */
     bool test_features; /* test builds: the kernel is to look too old */
+    bool test_no_mseal; /* test builds: ... older than 6.10 */
 };
 
 extern struct sp_agent sp_agent;

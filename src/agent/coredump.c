@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What a core dump holds (X). The kernel leaves out private mappings of files that were not written to,
- * and so the merged pages, unless the process' coredump_filter says otherwise. Where it asks for private
- * anonymous memory, which the pages were, it is made to ask for private file mappings, too. The filter
- * belongs to the memory, so the agent can set it.
+ * What a core dump holds (X). The kernel leaves out private mappings of files that were not written
+ * to, and so the merged pages, unless the process' coredump_filter says otherwise. Where it asks
+ * for private anonymous memory, which the pages were, it is made to ask for private file mappings,
+ * too. The filter belongs to the memory, so the agent can set it.
  */
 #include "agent.h"
 #include "mem.h"

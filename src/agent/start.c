@@ -292,6 +292,7 @@ static bool read_settings(char **env)
     if (env_get(env, "SAMEPAGE_FAULT"))
         sp_fault_set(env_get(env, "SAMEPAGE_FAULT"));
     sp_agent.test_features = env_get(env, "SAMEPAGE_TEST_FEATURES") != NULL;
+    sp_agent.test_no_mseal = env_get(env, "SAMEPAGE_TEST_NO_MSEAL") != NULL;
 #endif
     return true;
 }

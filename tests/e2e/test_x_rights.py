@@ -7,6 +7,8 @@ import socket
 
 import pytest
 
+from lib.place import wait_for
+
 REFUSED = ('answer {"ok":false,"error":"an agent asks for nothing: its program may have given up '
            'rights","exit":1}')
 # The agent of a program that gives up rights ends, so it may have ended in time; and it may be just
@@ -15,9 +17,10 @@ DELAYS_MS = [0, 0, 1, 3, 10, 30, 50, 70, 90, 110, 130, 150, 170, 190]
 
 
 @pytest.fixture
-def roots(daemon):
+def roots(tmp_path_factory):
     """A file and a socket that are root's alone."""
-    file, path = daemon.directory / "root-only", daemon.directory / "root.sock"
+    folder = tmp_path_factory.mktemp("roots")
+    file, path = folder / "root-only", folder / "root.sock"
     file.write_text("secret")
     file.chmod(0o600)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -28,9 +31,10 @@ def roots(daemon):
     listener.close()
 
 
-def attack(daemon, compiled, roots, when, delay):
+def attack(daemon, compiled, roots, when, delay, env=None):
     """The lines that the attacker prints."""
-    program = daemon.run(compiled("x_rights", "-fno-stack-protector"), when, delay, *roots)
+    program = daemon.run(compiled("x_rights", "-fno-stack-protector"), when, delay, *roots,
+                         env=env)
     if when != "early":
         program.region()
     if when == "late":
@@ -44,14 +48,44 @@ def attack(daemon, compiled, roots, when, delay):
     return lines
 
 
+def tried(daemon, compiled, roots, when, env=None):
+    """What the attacker printed, once it had the agent."""
+    for delay in DELAYS_MS:
+        lines = attack(daemon, compiled, roots, when, delay, env)
+        if lines[-1] == "done":
+            return lines[:-1]
+    pytest.fail("the agent was never taken over: nothing was tried")
+
+
 @pytest.mark.parametrize("when", ["early", "late", "forked"])
 def test_x_rights_given_up(daemon, compiled, roots, when):
-    for delay in DELAYS_MS:
-        lines = attack(daemon, compiled, roots, when, delay)
-        if lines[-1] == "done":
-            break
-    assert lines[-1] == "done", "the agent was never taken over: nothing was tried"
-    assert [line for line in lines if line.startswith("reached")] == []
-    assert [line for line in lines if line.startswith("answer")] == [REFUSED]
+    assert tried(daemon, compiled, roots, when) == [REFUSED]
     assert daemon.get("run") == "1"
     assert roots[0].read_text() == "secret"
+
+
+@pytest.mark.parametrize("when", ["early", "forked"])
+def test_x_rights_given_up_below_linux_6_10(fault_daemon, compiled, roots, when):
+    """Without mseal a confined agent connects to nothing at all."""
+    got = tried(fault_daemon, compiled, roots, when, {"SAMEPAGE_TEST_NO_MSEAL": "1"})
+    assert got == ["reached kill"]  # which only the build with fault points has
+
+def test_x_rights_forked_below_linux_6_10(fault_daemon, compiled):
+    """K8: there the agent of a forked child connects before it is confined, and merges."""
+    env = {"SAMEPAGE_TEST_NO_MSEAL": "1"}
+    program = fault_daemon.run(compiled("x_rows"), "fork-stay", env=env)
+    partner = fault_daemon.run(compiled("x_rows"), "hold", env=env)
+    areas = [one.region() for one in (program, partner)]
+    for one, area in zip((program, partner), areas):
+        fault_daemon.wait_merged(one, area)
+    program.say()
+    child = int(program.line().split()[1])
+    assert program.line() == "forked"
+    wait_for("the child is not merged", lambda: (fault_daemon.ps(child) or {}).get("sites", 0) > 1000)
+    program.say()
+    program.region("fresh")
+    program.say()
+    assert program.line() == "ok"
+    program.must_finish(0)
+    partner.say()
+    partner.must_finish(0)

@@ -18,12 +18,12 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 
-#define NOBODY   65534
-#define THREADS  3u
+#define NOBODY     65534
+#define THREADS    3u
 #define ROUNDS_A_S 4000 /* of use_memory(), roughly */
-#define BEFORE_S 0.05 /* as long as a child's agent needs to come */
-#define AFTER_S  0.05 /* in the loop; alone: until the agent has seen what happened */
-#define ALONE_S  0.25
+#define BEFORE_S   0.05 /* as long as a child's agent needs to come */
+#define AFTER_S    0.05 /* in the loop; alone: until the agent has seen what happened */
+#define ALONE_S    0.25
 
 static double seconds_after(void)
 {
@@ -74,7 +74,7 @@ static void for_ever(void (*give_up)(void))
 }
 
 #define LOAD(field) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field))
-#define ALLOW(nr) \
+#define ALLOW(nr)                                                                                  \
     BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, nr, 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
 
 /* Whatever is not named kills the program. */
@@ -217,7 +217,8 @@ static void row_tsync(void)
 /* What the kernel says about the process, as far as it is of rights. */
 static void note_rights(void)
 {
-    static const char *const told[] = {"Uid:", "Gid:", "Groups:", "CapPrm:", "CapEff:", "NoNewPrivs:"};
+    static const char *const told[] = {
+        "Uid:", "Gid:", "Groups:", "CapPrm:", "CapEff:", "NoNewPrivs:"};
     FILE *status = fopen("/proc/self/status", "r");
     char line[256];
 
@@ -234,7 +235,8 @@ static void note_rights(void)
 static void to_nobody(void)
 {
     x_must(!setgroups(0, NULL) && !setresgid(NOBODY, NOBODY, NOBODY) &&
-               !setresuid(NOBODY, NOBODY, NOBODY), "setresuid");
+               !setresuid(NOBODY, NOBODY, NOBODY),
+           "setresuid");
     note_rights();
 }
 
@@ -324,7 +326,8 @@ static void row_unshare_pids(void)
 /* Out of the namespaces and back. */
 static void enter_namespaces(void)
 {
-    static const char *const names[] = {"/proc/self/ns/uts", "/proc/self/ns/ipc", "/proc/self/ns/net"};
+    static const char *const names[] = {"/proc/self/ns/uts", "/proc/self/ns/ipc",
+                                        "/proc/self/ns/net"};
     int fd[3];
 
     for (size_t i = 0; i < 3; i++)

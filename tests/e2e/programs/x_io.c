@@ -310,8 +310,10 @@ static void row_direct(void)
 
 static void aio(aio_context_t context, int opcode, int fd, char *at)
 {
-    struct iocb job = {.aio_lio_opcode = (uint16_t)opcode, .aio_fildes = (uint32_t)fd,
-                       .aio_buf = (uintptr_t)at, .aio_nbytes = X_BYTES};
+    struct iocb job = {.aio_lio_opcode = (uint16_t)opcode,
+                       .aio_fildes = (uint32_t)fd,
+                       .aio_buf = (uintptr_t)at,
+                       .aio_nbytes = X_BYTES};
     struct iocb *jobs[] = {&job};
     struct io_event event;
 
@@ -352,8 +354,8 @@ static void row_uring(void)
     close(fd);
 }
 
-/* The kernel keeps the pages of a registered buffer: what the program writes to it later goes out, and
- * what comes in is there. */
+/* The kernel keeps the pages of a registered buffer: what the program writes to it later goes out,
+ * and what comes in is there. */
 static void row_uring_registered(void)
 {
     struct iovec buffer = {x_window, X_BYTES};

@@ -116,8 +116,10 @@ static void clone3_child(void)
 static void row_clone3_memory(void)
 {
     char *stack = far_stack();
-    struct clone_args args = {.flags = CLONE_VM | CLONE_VFORK, .exit_signal = SIGCHLD,
-                              .stack = (uintptr_t)stack, .stack_size = STACK_BYTES - 16};
+    struct clone_args args = {.flags = CLONE_VM | CLONE_VFORK,
+                              .exit_signal = SIGCHLD,
+                              .stack = (uintptr_t)stack,
+                              .stack_size = STACK_BYTES - 16};
     void (**go_on)(void) = (void *)(stack + STACK_BYTES - 16);
 
     *go_on = clone3_child;
@@ -383,8 +385,8 @@ static void *serve_faults(void *arg)
     return NULL;
 }
 
-/* The program's own userfaultfd, on pages that are merged: only its first half of the region, for what
- * a program registers is left alone from then on. */
+/* The program's own userfaultfd, on pages that are merged: only its first half of the region, for
+ * what a program registers is left alone from then on. */
 static void own_userfaultfd(bool missing)
 {
     struct serving s = {.fd = open_uffd(missing ? 0 : UFFD_FEATURE_PAGEFAULT_FLAG_WP)};

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * X: another process reads and writes merged pages: process_vm_readv and process_vm_writev, /proc/PID/mem,
- * ptrace. That process is a child from before the region was there.
+ * X: another process reads and writes merged pages: process_vm_readv and process_vm_writev,
+ * /proc/PID/mem, ptrace. That process is a child from before the region was there.
  *
- * Known limit: while a page is in the air, /proc/PID/mem and ptrace get EIO; then they are asked again.
+ * Known limit: while a page is in the air, /proc/PID/mem and ptrace get EIO; then they are asked
+ * again.
  */
 #include "x_table.h"
 
@@ -14,11 +15,11 @@
 #include <sys/ptrace.h>
 #include <sys/uio.h>
 
-#define NEW     7
-#define TRIES   100000u
-#define WORD    1u   /* of a page: the one that is written at random */
-#define POKES   128u /* a round */
-#define FRESH   32u  /* rounds after which the region is new again */
+#define NEW   7
+#define TRIES 100000u
+#define WORD  1u   /* of a page: the one that is written at random */
+#define POKES 128u /* a round */
+#define FRESH 32u  /* rounds after which the region is new again */
 
 enum op { READ_VM, WRITE_VM, READ_MEM, WRITE_MEM, PEEK, POKE, LEAVE };
 
@@ -191,7 +192,8 @@ static void write_with(int op)
         want[page] = pattern_mix(~(uint64_t)(x_round * POKES + i));
         memcpy(box, &want[page], sizeof(want[page]));
         x_must(ask(op, x_region + page * PAGE + WORD * sizeof(*word), sizeof(*word)) ==
-                   sizeof(*word), "a word was not written");
+                   sizeof(*word),
+               "a word was not written");
     }
     for (size_t page = 0; page < X_PAGES; page++) {
         word = (uint64_t *)(x_region + page * PAGE) + WORD;
@@ -258,8 +260,8 @@ static void row_self_mem(void)
 }
 
 /*
- * A write whose source comes late: a thread calls process_vm_writev on its own process, and the page
- * that it reads from is missing, so the window's pages stay pinned for as long as we like.
+ * A write whose source comes late: a thread calls process_vm_writev on its own process, and the
+ * page that it reads from is missing, so the window's pages stay pinned for as long as we like.
  */
 static char *late;
 

@@ -3,10 +3,10 @@
  * A program that gives up root and everything else, is then taken over, and takes over its agent,
  * whose code and memory it shares: what can the agent be made to do that the program gave up?
  *
- * usage: x_rights WHEN MS FILE SOCKET, the last two being root's alone. WHEN: early (after the start),
- * late (when a line comes on stdin), forked (a child); MS: and so many milliseconds after that. Prints "reached NAME" for each right
- * that it got at, "answer TEXT" for what the daemon said, and "done"; or "gone" if the agent ended
- * before it could be taken over.
+ * usage: x_rights WHEN MS FILE SOCKET, the last two being root's alone. WHEN: early (after the
+ * start), late (when a line comes on stdin), forked (a child); MS: and so many milliseconds after
+ * that. Prints "reached NAME" for each right that it got at, "answer TEXT" for what the daemon
+ * said, and "done"; or "gone" if the agent ended before it could be taken over.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -46,8 +46,8 @@ static struct {
     char answer[512];
 } found;
 
-/* No libc: neither the patched places in it nor its thread-local errno may be used in here. One place for all
- * calls: a program with such calls of its own is not merged. */
+/* No libc: neither the patched places in it nor its thread-local errno may be used in here. One
+ * place for all calls: a program with such calls of its own is not merged. */
 __attribute__((noipa)) static long raw(long nr, long a, long b, long c, long d, long e)
 {
     long ret;
@@ -62,8 +62,8 @@ __attribute__((noipa)) static long raw(long nr, long a, long b, long c, long d, 
     return ret;
 }
 
-/* Nothing is done to the machine if a call is allowed after all: it is refused for its arguments then.
- * What is not allowed is EPERM, and where a file's permission decides, EACCES. */
+/* Nothing is done to the machine if a call is allowed after all: it is refused for its arguments
+ * then. What is not allowed is EPERM, and where a file's permission decides, EACCES. */
 static long try(const char *name, long nr, long a, long b, long c, long d, long e)
 {
     long ret = raw(nr, a, b, c, d, e);
@@ -110,7 +110,8 @@ static void try_processes(void)
     try("bpf", SYS_bpf, -1, 0, 0, 0, 0);
     try("userfaultfd", SYS_userfaultfd, 0, 0, 0, 0, 0);
     try("io_uring_setup", SYS_io_uring_setup, 1, (long)region, 0, 0, 0);
-    try("executable memory", SYS_mmap, 0, PAGE, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS, -1);
+    try("executable memory", SYS_mmap, 0, PAGE, PROT_READ | PROT_EXEC, MAP_PRIVATE | MAP_ANONYMOUS,
+        -1);
     try("mprotect", SYS_mprotect, (long)region, PAGE, PROT_READ, 0, 0);
 }
 
@@ -144,8 +145,10 @@ static void try_descriptors(void)
 static void try_daemon(void)
 {
     static const char request[] = "{\"op\":\"set\",\"key\":\"run\",\"value\":\"0\"}";
-    struct iovec out = {(void *)request, sizeof(request) - 1}, in = {found.answer, sizeof(found.answer) - 1};
-    struct msghdr ask = {.msg_iov = &out, .msg_iovlen = 1}, answer = {.msg_iov = &in, .msg_iovlen = 1};
+    struct iovec out = {(void *)request, sizeof(request) - 1},
+                 in = {found.answer, sizeof(found.answer) - 1};
+    struct msghdr ask = {.msg_iov = &out, .msg_iovlen = 1},
+                  answer = {.msg_iov = &in, .msg_iovlen = 1};
     long fd = raw(SYS_socket, AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, 0, 0);
 
     if (fd < 0 || !daemon_address ||
@@ -173,8 +176,8 @@ __attribute__((used)) static void taken_over(void)
 void entry(void);
 __asm__(".text\nentry: and $-16, %rsp\n xor %ebp, %ebp\n call taken_over\n hlt\n");
 
-/* Behind the last instruction of the agent's code, and from there to its first one: a way to entry().
- * Wherever the agent goes on, it arrives there. */
+/* Behind the last instruction of the agent's code, and from there to its first one: a way to
+ * entry(). Wherever the agent goes on, it arrives there. */
 static void overwrite(void)
 {
     static const unsigned char jump[] = {0x49, 0xbb, 0, 0, 0, 0, 0, 0, 0, 0, 0x41, 0xff, 0xe3};
@@ -210,12 +213,13 @@ static void find_agent(void)
 }
 
 #define LOAD(field) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field))
-#define ALLOW(nr) \
+#define ALLOW(nr)                                                                                  \
     BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, nr, 0, 1), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)
 
 static void give_up_rights(void)
 {
-    struct sock_filter filter[] = {LOAD(nr), ALLOW(SYS_write), ALLOW(SYS_nanosleep), ALLOW(SYS_exit_group),
+    struct sock_filter filter[] = {LOAD(nr), ALLOW(SYS_write), ALLOW(SYS_nanosleep),
+                                   ALLOW(SYS_exit_group),
                                    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS)};
     struct sock_fprog program = {sizeof(filter) / sizeof(filter[0]), filter};
 

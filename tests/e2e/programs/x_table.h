@@ -2,12 +2,12 @@
 /*
  * The frame of the programs that do the rows of X, one named row each.
  *
- * usage: PROGRAM --list | PROGRAM ROW [loop]. A program holds a region that is equal in all of them,
- * prints "ready ADDRESS BYTES", waits for a line, and does the row on a **window** of that region.
- * What the row sees (results, errors, counts) it notes; the notes of a merged program must be those of
- * a plain one. It checks every byte of the region, prints "ok". With "loop" it does so again and again,
- * on one window after the other and without notes, until the next line comes, and prints "ok ROUNDS".
- * Where the machine cannot do a row it prints "skip WHY".
+ * usage: PROGRAM --list | PROGRAM ROW [loop]. A program holds a region that is equal in all of
+ * them, prints "ready ADDRESS BYTES", waits for a line, and does the row on a **window** of that
+ * region. What the row sees (results, errors, counts) it notes; the notes of a merged program must
+ * be those of a plain one. It checks every byte of the region, prints "ok". With "loop" it does so
+ * again and again, on one window after the other and without notes, until the next line comes, and
+ * prints "ok ROUNDS". Where the machine cannot do a row it prints "skip WHY".
  */
 #ifndef SP_E2E_X_TABLE_H
 #define SP_E2E_X_TABLE_H
@@ -23,7 +23,7 @@
 
 #define X_PAGES  2048u /* so many that each window rests for a while: then it is merged again */
 #define X_SOME   16u   /* rounds after which all of the region is checked */
-#define X_WINDOW 16u /* pages; what a pipe holds */
+#define X_WINDOW 16u   /* pages; what a pipe holds */
 #define X_BYTES  (X_WINDOW * PAGE)
 
 struct x_row {
@@ -101,7 +101,8 @@ static inline void x_renew(size_t first, size_t n)
     char *at = x_region + first * PAGE;
 
     x_must(mmap(at, n * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
-                0) == at, "no fresh memory");
+                0) == at,
+           "no fresh memory");
     madvise(at, n * PAGE, MADV_NOHUGEPAGE);
     x_fill_pages(at, first, n, 0);
 }

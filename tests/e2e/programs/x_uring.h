@@ -14,7 +14,8 @@ static struct {
 
 static inline void *uring_map(size_t size, off_t offset)
 {
-    void *at = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, uring.fd, offset);
+    void *at =
+        mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, uring.fd, offset);
 
     x_must(at != MAP_FAILED, "the ring cannot be mapped");
     return at;
@@ -49,14 +50,15 @@ static inline long uring_do(uint8_t opcode, int fd, char *at, uint32_t length)
     uint32_t slot = tail & *uring_word(sq->ring_mask);
     const struct io_uring_cqe *cqe;
 
-    uring.sqes[slot] = (struct io_uring_sqe){.opcode = opcode, .fd = fd, .addr = (uintptr_t)at,
-                                             .len = length};
+    uring.sqes[slot] =
+        (struct io_uring_sqe){.opcode = opcode, .fd = fd, .addr = (uintptr_t)at, .len = length};
     uring_word(sq->array)[slot] = slot;
     __atomic_store_n(uring_word(sq->tail), tail + 1, __ATOMIC_RELEASE);
     x_must(syscall(SYS_io_uring_enter, uring.fd, 1, 1, IORING_ENTER_GETEVENTS, NULL, 0) == 1,
            "io_uring_enter");
     x_must(__atomic_load_n(uring_word(cq->tail), __ATOMIC_ACQUIRE) != head, "no completion");
-    cqe = (const struct io_uring_cqe *)(uring.rings + cq->cqes) + (head & *uring_word(cq->ring_mask));
+    cqe =
+        (const struct io_uring_cqe *)(uring.rings + cq->cqes) + (head & *uring_word(cq->ring_mask));
     __atomic_store_n(uring_word(cq->head), head + 1, __ATOMIC_RELEASE);
     return cqe->res;
 }
