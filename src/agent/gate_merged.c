@@ -92,14 +92,32 @@ static void run_to_zeros(uint64_t start, uint64_t stop, bool may_map)
         memset((void *)start, 0, stop - start);
 }
 
-/* The agent can zero what nobody may write. */
+/* What of [addr, end) is not merged is dropped as any memory is. */
+static void drop_unmerged(uint64_t addr, uint64_t end)
+{
+    uint64_t start, stop;
+
+    for (; addr < end; addr = stop) {
+        if (!sp_sitemap_next(addr, end, &start, &stop))
+            start = stop = end;
+        if (start > addr)
+            sp_sys(__NR_madvise, addr, start - addr, MADV_DONTNEED_LOCKED);
+    }
+}
+
+/* The agent can zero what nobody may write. The gate is open meanwhile: frames that show already, where
+ * a written page was dropped, may be un-merged for another thread's sake, and are dropped again. */
 static bool zeroed_by_agent(struct sp_gate_pass *pass, uint64_t addr, uint64_t end)
 {
-    if (!sp_gate.guarded || !sp_sitemap_any(addr, end) ||
-        sp_gate_ask(pass, SP_GATE_ZERO, addr, end) != 0)
+    long ret;
+
+    if (!sp_gate.guarded || !sp_sitemap_any(addr, end) || agent_state() != SP_GATE_AGENT)
         return false;
-    sp_gate_note(addr, end); /* the gate was open meanwhile */
-    return true;
+    ret = sp_gate_ask(pass, SP_GATE_ZERO, addr, end);
+    if (agent_state() != SP_GATE_FILTERED)
+        drop_unmerged(addr, end);
+    sp_gate_note(addr, end);
+    return ret == 0;
 }
 
 /* DONTNEED, DONTNEED_LOCKED, FREE: the native call comes first, because it refuses what must be
