@@ -92,6 +92,8 @@ class Chaos:
     def due(self):
         """What an earlier action put off until now."""
         now = time.monotonic()
+        for worker in {*self.stops, *self.limits, *self.retire} - {*self.world.workers}:
+            self.forget(worker)  # it died where it may
         for worker, when in list(self.stops.items()):
             if now >= when:
                 worker.go_on()

@@ -280,6 +280,7 @@ class World:
         return self.pages_checked + sum(w.stats.pages_checked for w in self.workers)
 
     def check(self):
+        """Raises Wrong if anything is."""
         if self.daemon and self.daemon.poll() is not None:
             raise Wrong(f"samepaged ended with status {self.daemon.returncode}:\n{self.log()}")
         for worker in list(self.workers):
