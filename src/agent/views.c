@@ -15,6 +15,7 @@
 
 #define PROT_READ_BIT        1
 #define MADV_DONTFORK_ADVICE 10
+#define MADV_DONTDUMP_ADVICE 16
 
 static uint32_t views_end; /* no view has this number or a higher one */
 
@@ -44,6 +45,7 @@ int sp_view_add(uint32_t id, uint32_t npages, int fd)
     if (sp_is_err(ret))
         goto out;
     sp_sys(__NR_madvise, ret, bytes, MADV_DONTFORK_ADVICE);
+    sp_sys(__NR_madvise, ret, bytes, MADV_DONTDUMP_ADVICE); /* other programs' pages */
     sp_agent.view[id] =
         (struct sp_view){.base = (uint64_t)ret, .inode = st.st_ino, .npages = npages, .fd = fd};
     size_changed((int64_t)bytes);
