@@ -314,6 +314,7 @@ void sp_serve_gate(void)
         }
         zero.zeropage = 0;
         sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_ZEROPAGE, &zero);
+        sp_fault_point("gate-given");
         for (uint32_t i = 0; i < WAKE_SPINS && waiters(); i++)
             sp_sys(__NR_sched_yield);
         ghosts += waiters();

@@ -81,7 +81,7 @@ static bool is_clients(uid_t uid, int fd)
     return uid == 0 || (fstat(fd, &st) == 0 && st.st_uid == uid);
 }
 
-static int open_file(pid_t program, uid_t uid, const char *name)
+static int open_file(pid_t program, uid_t uid, const char *name, int how)
 {
     char path[64];
     struct stat st;
@@ -92,16 +92,16 @@ static int open_file(pid_t program, uid_t uid, const char *name)
         errno = EPERM;
         return -1;
     }
-    return open(path, O_RDONLY | O_CLOEXEC);
+    return open(path, how | O_CLOEXEC);
 }
 
 /* 0, or a negative errno. */
 static int open_memory(const struct sp_client *client, struct memory *memory)
 {
-    memory->mem = open_file(client->program, client->uid, "mem");
+    memory->mem = open_file(client->program, client->uid, "mem", O_RDWR);
     if (memory->mem < 0)
         return -errno;
-    memory->pagemap = open_file(client->program, client->uid, "pagemap");
+    memory->pagemap = open_file(client->program, client->uid, "pagemap", O_RDONLY);
     if (memory->pagemap < 0)
         return -errno;
     if (!is_clients(client->uid, memory->mem) || !is_clients(client->uid, memory->pagemap))
@@ -111,7 +111,7 @@ static int open_memory(const struct sp_client *client, struct memory *memory)
 
 int sp_repair_possible(pid_t program, uid_t uid)
 {
-    int fd = open_file(program, uid, "mem"), err = fd < 0 ? -errno : 0;
+    int fd = open_file(program, uid, "mem", O_RDWR), err = fd < 0 ? -errno : 0;
 
     if (fd >= 0)
         close(fd);
@@ -175,15 +175,32 @@ static void let_go(struct sp_client *client, uint64_t addr, uint64_t len)
     ioctl(client->uffd, UFFDIO_WAKE, &range);
 }
 
-static void abandon_gate(struct sp_client *client)
+/* The page is there: the agent died while it gave it, or the program has it locked. */
+static bool overwrite_wait_page(const struct sp_client *client)
+{
+    const uint32_t word = SP_WAIT_PAGE_ABANDONED;
+    struct memory memory = {-1, -1};
+    int err = open_memory(client, &memory);
+
+    if (err)
+        return err == -ENOENT || err == -ESRCH;
+    return pwrite(memory.mem, &word, sizeof(word), (off_t)client->wait_page) != -1 ||
+           errno == ESRCH;
+}
+
+/* Whoever waits at the gate of a dead agent goes on. False: somebody may still wait. */
+static bool abandon_gate(struct sp_client *client)
 {
     static _Alignas(64) uint32_t page[PAGE_SIZE_MAX / sizeof(uint32_t)] = {SP_WAIT_PAGE_ABANDONED};
     struct uffdio_range range = {client->wait_page, client->daemon->page_size};
+    bool done = true;
 
     if (!client->wait_page)
-        return;
-    give_page(client, client->wait_page, page);
+        return true;
+    if (give_page(client, client->wait_page, page) == -EEXIST)
+        done = overwrite_wait_page(client);
     ioctl(client->uffd, UFFDIO_WAKE, &range);
+    return done;
 }
 
 /* All that there is to do, in the repairer. */
@@ -207,8 +224,7 @@ static int repair(struct sp_client *client)
         }
         client->shm->journal.state = SP_JOURNAL_NONE;
     }
-    abandon_gate(client);
-    return said;
+    return abandon_gate(client) ? said : NOT_WHOLE;
 }
 
 /* One that is held up keeps nothing open of what it does not need: not the lock, no connection. */
