@@ -170,19 +170,30 @@ static uint32_t sp_match_ladder_length(uint32_t n)
     return length;
 }
 
+/* The pages of a stretch that a merge has not refused for long: where few are left, each step of a
+ * ladder for all would get one site at most, and be taken back (K7). */
+static uint32_t sp_match_hopeful(const struct sp_plan *plan, uint32_t n)
+{
+    uint32_t hopeful = 0;
+
+    for (uint32_t k = 0; k < n; k++)
+        hopeful += !plan[k].doubtful;
+    return hopeful;
+}
+
 /* Makes a ladder for the stretch of n pages at i, unless one as long is there already or K10 has no
  * room for it. Returns true if all pages of the stretch are planned. */
 static bool sp_match_ladder(struct sp_engine *engine, uint32_t i, uint32_t n)
 {
     struct sp_batch *batch = engine->batch;
     struct sp_plan *plan = &batch->plan[i];
-    uint32_t length = sp_match_ladder_length(n);
+    uint32_t hopeful = sp_match_hopeful(plan, n), length = sp_match_ladder_length(hopeful);
     uint16_t first = (uint16_t)batch->njobs;
     uint32_t partner;
     unsigned row;
 
     (void)sp_stable_find(engine, plan->hash.lo, 0, &row);
-    if (row >= length || !sp_match_room(engine, length) ||
+    if (hopeful < SP_STRETCH_LEAST || row >= length || !sp_match_room(engine, length) ||
         sp_match_job(batch, plan->hash.lo) != SP_NO_JOB)
         return false;
     for (uint32_t k = 0; k < length; k++)
@@ -198,16 +209,21 @@ static bool sp_match_ladder(struct sp_engine *engine, uint32_t i, uint32_t n)
     return true;
 }
 
+static bool sp_match_was_refused(const struct sp_engine *engine, uint32_t item)
+{
+    uint64_t why = sp_item_key(engine, item);
+
+    return sp_item_state(engine, item) == SP_ITEM_REFUSED &&
+           (why == SP_REFUSED_PINNED || why == SP_REFUSED_ATTRIBUTES);
+}
+
 /* A lift that fails makes its pages new to the agent, which soon reports them again, though nobody
  * wrote them: what was refused for long is left alone until it is asked for again (K6), or is
  * reported as changed. */
 static bool sp_match_rests(const struct sp_batch *batch, const struct sp_engine *engine,
                            uint32_t item)
 {
-    uint64_t why = sp_item_key(engine, item);
-
-    return sp_item_state(engine, item) == SP_ITEM_REFUSED && !batch->mm->retrying &&
-           (why == SP_REFUSED_PINNED || why == SP_REFUSED_ATTRIBUTES);
+    return !batch->mm->retrying && sp_match_was_refused(engine, item);
 }
 
 /* Plans for the pages of the answer that are not what they should be already. What is out of order,
@@ -221,6 +237,7 @@ static void sp_match_load(struct sp_engine *engine, const struct sp_scan *scan)
         const struct sp_scan_page *page = &scan->page[i];
         struct sp_plan *plan = &batch->plan[batch->nplans];
         sp_frame frame;
+        bool doubtful;
         uint32_t item;
 
         if (page->addr <= last || page->addr >= SP_ADDRESS_END || page->addr % engine->page_size)
@@ -233,6 +250,7 @@ static void sp_match_load(struct sp_engine *engine, const struct sp_scan *scan)
         }
         if (sp_match_rests(batch, engine, item))
             continue;
+        doubtful = sp_match_was_refused(engine, item);
         frame = sp_item_frame(batch->mm, page->addr);
         if (frame && sp_stable_holds(engine, frame, page->hash.lo))
             continue;
@@ -243,6 +261,7 @@ static void sp_match_load(struct sp_engine *engine, const struct sp_scan *scan)
                                  .hash = page->hash,
                                  .item = item,
                                  .job = SP_NO_JOB,
+                                 .doubtful = doubtful,
                                  .result = SP_NOT_ASKED};
         batch->nplans++;
     }

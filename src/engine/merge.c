@@ -57,8 +57,7 @@ static void sp_fill_flush(struct sp_engine *engine)
     batch->nfill = 0;
     if (!n)
         return;
-    if (batch->mm_failed ||
-        engine->ops->fill(engine->ctx, batch->mm->ref, batch->fill, n) < 0) {
+    if (batch->mm_failed || engine->ops->fill(engine->ctx, batch->mm->ref, batch->fill, n) < 0) {
         batch->mm_failed = true;
         for (uint32_t i = 0; i < n; i++)
             engine->ops->frame_free_unused(engine->ctx, batch->fill[i].frame, 1);
@@ -392,8 +391,10 @@ static void sp_undo_one(struct sp_engine *engine, const struct sp_target *target
     sp_item_forget(engine, target->item);
     sp_merge_wait(engine, target->item, &job->hash, SP_REFUSED_LIKE);
     engine->undone++;
-    if (job->maybe_mapped)
+    if (job->maybe_mapped) {
+        sp_policy_retry_later(target->mm); /* the node stays: others may merge into it */
         return;
+    }
     sp_stable_remove(engine, job->frame);
     engine->ops->frame_forget(engine->ctx, job->frame);
     job->frame = 0;

@@ -131,8 +131,8 @@ int sp_engine_unmerge_step(struct sp_engine *engine)
     return engine->unmerge_cursor ? 1 : sp_unmerge_finish(engine);
 }
 
-/* A candidate with the new node's content waits for a page to be reported, which none will be: its mm is
- * asked for its pages again. */
+/* A candidate with the node's content waits for a page to be reported, which none will be: its mm
+ * is asked for its pages again. */
 static void sp_adopt_meets(struct sp_engine *engine, uint32_t item, uint64_t fingerprint)
 {
     uint32_t candidate = sp_item_candidate(engine, fingerprint);
@@ -155,8 +155,10 @@ static int sp_adopt_page(struct sp_engine *engine, struct sp_mm *mm, uint64_t ad
         status = sp_stable_add(engine, frame, hash->lo);
         if (status != 0)
             return status;
-        sp_adopt_meets(engine, item, hash->lo);
     }
+    /* Also where the node is there: a merge whose answer was lost leaves one without a site. */
+    if (sp_stable_node(engine, frame)->nsites == 0)
+        sp_adopt_meets(engine, item, sp_stable_node(engine, frame)->fingerprint);
     sp_item_set_site(engine, item, frame);
     return 0;
 }

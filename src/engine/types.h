@@ -138,7 +138,8 @@ struct sp_plan {
     uint16_t job;   /* JOB */
     uint16_t run;   /* policy.c: length of the run that starts here and has no mapping yet */
     uint8_t kind;
-    uint8_t result; /* of the merge; SP_NOT_ASKED before */
+    uint8_t doubtful; /* a merge refused it for long */
+    uint8_t result;   /* of the merge; SP_NOT_ASKED before */
 };
 
 #define SP_NOT_ASKED 0xffu /* no answer: not asked yet, or the mm could not be */
