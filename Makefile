@@ -7,6 +7,8 @@
 #   make test       builds and runs every test
 #   make test-suites  runs other people's test suites plain and merged (as root); SUITES=name,... MORE=1
 #   make torture    tortures merged programs (as root); MINUTES=20 SEED=n, TORTURE="--help" for more
+#   make sim        the engine on a simulated machine: SEEDS=100000 of them, or SEED=n; make sim-mutants
+#                   plants bugs in the engine, which the simulator must find
 #   make install    PREFIX=/usr/local, DESTDIR for packages
 #   make clean      removes the build folders
 
@@ -21,7 +23,7 @@ MINUTES ?=
 SEED ?=
 TORTURE ?=
 
-.PHONY: all deps demo bench test test-suites torture install clean format format-check
+.PHONY: all deps demo bench test test-suites torture sim sim-mutants install clean format format-check
 .NOTPARALLEL:
 
 all: deps
@@ -52,6 +54,12 @@ test-suites: all
 	@scripts/deps.sh --kernel --suites
 	@/usr/bin/python3 tests/suites/suites.py --build $(BUILD) $(if $(SUITES),--only "$(SUITES)") \
 		$(if $(MORE),--more) $(if $(ROUNDS),--rounds "$(ROUNDS)")
+
+sim: all
+	@$(BUILD)/samepage-sim $(if $(SEEDS),--seeds "$(SEEDS)") $(if $(SEED),--seed "$(SEED)")
+
+sim-mutants: all
+	@CC="$(CC)" /usr/bin/python3 tests/sim/mutants.py
 
 install: all
 	DESTDIR="$(DESTDIR)" meson install -C $(BUILD) --no-rebuild --quiet

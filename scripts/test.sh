@@ -63,6 +63,29 @@ run_units() {
     done
 }
 
+# The engine on the simulated machine: some seeds, lists of steps that failed once, and two planted bugs.
+run_sim() {
+    if build-test/samepage-sim --seeds 600 >"$work/sim.log" 2>&1; then
+        add 1 0 0
+    else
+        cat "$work/sim.log"
+        add 0 1 0
+    fi
+    for steps in tests/sim/steps/*.steps; do
+        if build-test/samepage-sim --replay "$steps" >"$work/sim.log" 2>&1; then
+            add 1 0 0
+        else
+            echo "$steps: $(cat "$work/sim.log")"
+            add 0 1 0
+        fi
+    done
+    if CC=$compiler /usr/bin/python3 tests/sim/mutants.py --only 2; then
+        add 2 0 0
+    else
+        add 0 1 0
+    fi
+}
+
 # Can clang link a fuzz target here?
 has_fuzzer() {
     echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' >"$work/fuzz.c"
@@ -125,6 +148,8 @@ build build
 build build-test -Dfault_points=true
 echo "== unit tests"
 run_units build-test
+echo "== simulator"
+run_sim
 
 export TARGET=unit-tests
 build build-asan -Dfault_points=true -Db_sanitize=address,undefined -Db_lundef=false \

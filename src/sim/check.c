@@ -1,0 +1,218 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What must hold: after every step, at rest, and at the end. */
+#include "sim.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+void sim_fail(struct sim *sim, const char *format, ...)
+{
+    va_list args;
+
+    if (sim->error[0])
+        return;
+    va_start(args, format);
+    vsnprintf(sim->error, sizeof(sim->error), format, args);
+    va_end(args);
+}
+
+/* X: every process reads what it wrote, and nothing else. */
+static void check_model(struct sim *sim)
+{
+    for (unsigned m = 0; m < SIM_MMS; m++)
+        for (uint32_t i = 0; i < SIM_PAGES; i++) {
+            const struct sim_page *page = &sim->mm[m].page[i];
+
+            if (sim_is_mapped(page) && sim_read(&sim->mm[m], i) != page->model)
+                sim_fail(sim, "X: process %u reads %x at page %u, not %x", m,
+                         sim_read(&sim->mm[m], i), i, page->model);
+            if (sim_is_mapped(page) && !sim->mm[m].alive)
+                sim_fail(sim, "D4: process %u has ended and maps page %u", m, i);
+            if (page->frame && page->anon)
+                sim_fail(sim, "process %u: page %u is two things", m, i);
+        }
+}
+
+/* The machine's own sums, lest a fault of it hides one of the engine. */
+static void check_machine(struct sim *sim)
+{
+    static uint32_t maps[SIM_FRAMES];
+    uint32_t memory = 0;
+
+    for (uint32_t at = 0; at < SIM_FRAMES; at++) {
+        maps[at] = 0;
+        memory += sim->frame[at].state != SIM_FREE;
+    }
+    for (unsigned m = 0; m < SIM_MMS; m++)
+        for (uint32_t i = 0; i < SIM_PAGES; i++) {
+            sp_frame frame = sim->mm[m].page[i].frame;
+
+            if (frame)
+                maps[sim_frame(sim, frame) - sim->frame]++;
+        }
+    for (uint32_t at = 0; at < SIM_FRAMES; at++) {
+        if (maps[at] != sim->frame[at].maps)
+            sim_fail(sim, "frame %u is mapped %u times, and %u are counted", at, maps[at],
+                     sim->frame[at].maps);
+        if (maps[at] && sim->frame[at].state != SIM_FILLED && sim->frame[at].state != SIM_FORGOTTEN)
+            sim_fail(sim, "frame %u is mapped in state %u", at, sim->frame[at].state);
+    }
+    if (memory > sim->memory_used)
+        sim_fail(sim, "%u frames in %u pages of memory", memory, sim->memory_used);
+}
+
+struct walk {
+    uint64_t sites, candidates, refused, met;
+    uint32_t of_frame[SIM_FRAMES];
+};
+
+static void walk_chunk(struct sim *sim, uint32_t number, struct walk *walk)
+{
+    const struct sp_engine *engine = sim->engine;
+    const struct sp_chunk *chunk = engine->chunk[number];
+    uint32_t used = 0;
+
+    for (uint32_t i = 0; i < SP_CHUNK_PAGES; i++) {
+        const struct sp_item *item = &chunk->item[i];
+        uint32_t id = (number << SP_CHUNK_SHIFT) + i;
+
+        used += item->state != SP_ITEM_UNKNOWN;
+        walk->refused += item->state == SP_ITEM_REFUSED;
+        walk->candidates += item->state == SP_ITEM_CANDIDATE;
+        walk->met += item->state == SP_ITEM_CANDIDATE && item->met;
+        if (item->state == SP_ITEM_CANDIDATE &&
+            sp_item_candidate(engine, sp_item_key(engine, id)) != id)
+            sim_fail(sim, "K5: candidate %u is not found by its fingerprint", id);
+        if (item->state != SP_ITEM_SITE)
+            continue;
+        walk->sites++;
+        walk->of_frame[sim_frame(sim, (sp_frame)sp_item_key(engine, id)) - sim->frame]++;
+    }
+    if (used != chunk->used)
+        sim_fail(sim, "chunk %u uses %u items, not %u", number, used, chunk->used);
+}
+
+static void check_nodes(struct sim *sim, const struct walk *walk)
+{
+    struct sp_engine_counters counters;
+    uint64_t frames = 0, shared = 0;
+
+    for (uint32_t at = 0; at < SIM_FRAMES; at++) {
+        sp_frame frame = SP_FRAME(at / SIM_SEGMENT + 1, at % SIM_SEGMENT);
+        const struct sp_node *node = sp_stable_node(sim->engine, frame);
+
+        if ((node ? node->nsites : 0) != walk->of_frame[at])
+            sim_fail(sim, "K12: frame %x has %u sites, %u are counted", frame, walk->of_frame[at],
+                     node ? node->nsites : 0);
+        if ((node != NULL) != (sim->frame[at].state == SIM_FILLED))
+            sim_fail(sim, "H1: frame %x is %sa node in state %u", frame, node ? "" : "not ",
+                     sim->frame[at].state);
+        if (node && node->fingerprint != sim_hash(sim->frame[at].content).lo)
+            sim_fail(sim, "K11: frame %x is filed under another content", frame);
+        frames += node != NULL;
+        shared += walk->of_frame[at] != 0;
+    }
+    sp_engine_counters(sim->engine, &counters);
+    if (counters.frames != frames || counters.pages_shared != shared ||
+        counters.pages_sharing != walk->sites - shared)
+        sim_fail(sim, "K12: %llu shared and %llu sharing of %llu frames, not %llu and %llu of %llu",
+                 (unsigned long long)counters.pages_shared,
+                 (unsigned long long)counters.pages_sharing, (unsigned long long)counters.frames,
+                 (unsigned long long)shared, (unsigned long long)(walk->sites - shared),
+                 (unsigned long long)frames);
+    if (sim->engine->max_kernel_pages && frames > sim->engine->max_kernel_pages)
+        sim_took(sim, SIM_P_K10_LIMITED);
+}
+
+static void check_engine(struct sim *sim)
+{
+    static struct walk walk;
+    uint64_t sites = 0, candidates = 0, refused = 0, met = 0;
+
+    walk = (struct walk){0};
+    for (uint32_t c = 0; c < sim->engine->nchunks; c++)
+        if (sim->engine->chunk[c])
+            walk_chunk(sim, c, &walk);
+    for (const struct sp_mm *mm = sim->engine->first; mm; mm = mm->next) {
+        sites += mm->sites;
+        candidates += mm->candidates;
+        met += mm->met;
+        for (unsigned i = 0; i < SP_REFUSALS; i++)
+            refused += mm->refused[i];
+    }
+    if (sites != walk.sites || sites != sim->engine->nsites)
+        sim_fail(sim, "K12: %llu sites, %llu are counted", (unsigned long long)walk.sites,
+                 (unsigned long long)sites);
+    if (candidates != walk.candidates || candidates != sim->engine->candidates.count)
+        sim_fail(sim, "K12: %llu candidates, %llu are counted", (unsigned long long)walk.candidates,
+                 (unsigned long long)candidates);
+    if (refused != walk.refused || met != walk.met)
+        sim_fail(sim, "K12: refused or met candidates are not as counted");
+    check_nodes(sim, &walk);
+}
+
+void sim_check(struct sim *sim)
+{
+    check_model(sim);
+    check_machine(sim);
+    if (sim->engine && sim->stepped)
+        check_engine(sim);
+    sim->stepped = false;
+}
+
+/* ---- at rest ---- */
+
+static bool is_mergeable(const struct sim_mm *mm, const struct sim_page *page)
+{
+    return mm->mm && sim_is_tracked(page) && !(page->anon && page->anon->pins);
+}
+
+/* Contents that had one of the same fingerprint beside them once: such pages wait for each other,
+ * or are refused until they are written again. */
+static bool had_twin(const struct sim *sim, uint32_t content)
+{
+    return sim->twin[content % SIM_TWINS];
+}
+
+/* Another page of the same content that the engine can merge: a site, or memory of its own. */
+static bool has_partner(const struct sim *sim, const struct sim_page *of)
+{
+    for (unsigned m = 0; m < SIM_MMS; m++)
+        for (uint32_t i = 0; i < SIM_PAGES; i++) {
+            const struct sim_page *page = &sim->mm[m].page[i];
+
+            if (page->model == of->model && page->anon != of->anon &&
+                is_mergeable(&sim->mm[m], page))
+                return true;
+        }
+    return false;
+}
+
+void sim_check_rest(struct sim *sim)
+{
+    for (unsigned m = 0; m < SIM_MMS; m++)
+        for (uint32_t i = 0; sim->mm[m].mm && i < SIM_PAGES; i++) {
+            const struct sim_page *page = &sim->mm[m].page[i];
+            sp_frame known = sp_item_frame(sim->mm[m].mm, sim_addr(i));
+
+            if (known != page->frame)
+                sim_fail(sim, "K12: page %u of process %u maps frame %x, the engine knows %x", i, m,
+                         page->frame, known);
+            if (page->anon && is_mergeable(&sim->mm[m], page) && page->anon->users == 1 &&
+                has_partner(sim, page) && !had_twin(sim, page->model))
+                sim_fail(sim, "K4: page %u of process %u, contents %x, is not merged", i, m,
+                         page->model);
+        }
+}
+
+void sim_check_end(struct sim *sim)
+{
+    for (uint32_t at = 0; at < SIM_FRAMES; at++)
+        if (sim->frame[at].state != SIM_FREE)
+            sim_fail(sim, "K9: frame %u is left in state %u", at, sim->frame[at].state);
+    if (sim->memory_used)
+        sim_fail(sim, "D4: %u pages of memory are left", sim->memory_used);
+    if (sim->engine && sim->engine->nodes.count)
+        sim_fail(sim, "T1: %u stable nodes are left", sim->engine->nodes.count);
+}

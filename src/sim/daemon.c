@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What samepaged does around the engine: who joins, who leaves, what is swept. */
+#include "sim.h"
+
+#include <errno.h>
+
+/* Its sites are known to the engine again, or it is not in the engine at all. */
+static bool adopt(struct sim_mm *mm)
+{
+    struct sim *sim = mm->sim;
+
+    for (uint32_t i = 0; i < SIM_PAGES; i++) {
+        struct sp_hash hash;
+        struct sim_frame *frame;
+
+        if (!sim_is_site(&mm->page[i]))
+            continue;
+        frame = sim_frame(sim, mm->page[i].frame);
+        if (!sp_engine_frame_known(sim->engine, mm->page[i].frame, &hash))
+            hash = sim_hash(frame->content);
+        if (sp_engine_adopt(sim->engine, mm->mm, sim_addr(i), mm->page[i].frame, 1, &hash)) {
+            /* The node may be there, and its site not: the engine forgets it by itself. */
+            if (sp_engine_frame_known(sim->engine, mm->page[i].frame, NULL))
+                sim_frame_set(sim, frame, SIM_FILLED);
+            return false;
+        }
+        sim_frame_set(sim, frame, SIM_FILLED);
+        sim_took(sim, SIM_P_K8_ADOPTED);
+    }
+    return true;
+}
+
+void sim_daemon_join(struct sim_mm *mm)
+{
+    struct sim *sim = mm->sim;
+
+    if (!mm->alive || mm->mm || mm->agent == SIM_AGENT_DEAD || !sim->engine)
+        return;
+    sim->stepped = true;
+    mm->mm = sp_engine_mm_add(sim->engine, mm);
+    if (!mm->mm) {
+        sim_took(sim, SIM_P_ENGINE_MEMORY);
+        return;
+    }
+    if (sp_engine_run(sim->engine) == SP_RUN_UNMERGE)
+        sim_took(sim, SIM_P_T3_ADDED);
+    if (adopt(mm)) {
+        mm->agent = SIM_AGENT_WELL;
+        return;
+    }
+    sim_took(sim, SIM_P_ENGINE_MEMORY);
+    sp_engine_mm_remove(sim->engine, mm->mm);
+    mm->mm = NULL;
+    mm->agent = SIM_AGENT_NONE;
+}
+
+void sim_daemon_settle(struct sim *sim)
+{
+    for (unsigned i = 0; i < SIM_MMS; i++) {
+        struct sim_mm *mm = &sim->mm[i];
+
+        if (!mm->leave && !(mm->mm && mm->agent == SIM_AGENT_DEAD))
+            continue;
+        mm->leave = false;
+        sim->stepped = true;
+        if (mm->mm)
+            sp_engine_mm_remove(sim->engine, mm->mm);
+        mm->mm = NULL;
+        if (mm->alive)
+            sim_daemon_join(mm);
+    }
+    sim_frames_sweep(sim);
+}
+
+void sim_daemon_start(struct sim *sim)
+{
+    struct sp_engine_config config = {.ops = &sim_ops, .ctx = sim, .page_size = SIM_PAGE};
+
+    sim->engine = sp_engine_new(&config);
+    for (unsigned i = 0; i < SIM_MMS; i++)
+        sim_daemon_join(&sim->mm[i]);
+    sim_frames_sweep(sim);
+}
+
+void sim_daemon_kill(struct sim *sim)
+{
+    sp_engine_free(sim->engine);
+    sim->engine = NULL;
+    for (unsigned i = 0; i < SIM_MMS; i++) {
+        sim->mm[i].mm = NULL;
+        sim->mm[i].leave = false;
+        if (sim->mm[i].agent == SIM_AGENT_STALLED)
+            sim->mm[i].agent = SIM_AGENT_WELL; /* as far as the next daemon knows */
+    }
+    /* What the next one is told of is taken over; the rest is nobody's. */
+    for (uint32_t at = 0; at < SIM_FRAMES; at++)
+        if (sim->frame[at].state != SIM_FREE)
+            sim_frame_set(sim, &sim->frame[at], SIM_FORGOTTEN);
+}
+
+void sim_daemon_step(struct sim *sim, uint32_t budget)
+{
+    struct sp_engine_counters before, after;
+    bool done;
+
+    sp_engine_counters(sim->engine, &before);
+    sim->stepped = true;
+    sim->depth++;
+    (void)sp_engine_step(sim->engine, budget, &done);
+    sim->depth--;
+    sp_engine_counters(sim->engine, &after);
+    sim->count[SIM_P_K7_UNDONE] += after.undone - before.undone;
+    sim_daemon_settle(sim);
+}
+
+void sim_daemon_run2(struct sim *sim, unsigned portions)
+{
+    int more = 1;
+
+    if (sp_engine_run(sim->engine) != SP_RUN_UNMERGE)
+        sp_engine_set_run(sim->engine, SP_RUN_UNMERGE);
+    sim->stepped = true;
+    while (more == 1 && portions--) {
+        sim->depth++;
+        more = sp_engine_unmerge_step(sim->engine);
+        sim->depth--;
+        sim_daemon_settle(sim);
+    }
+    if (more == 1)
+        return;
+    sim_took(sim, more == 0 ? SIM_P_K13_DONE : more == -ENOMEM ? SIM_P_K13_NOMEM : SIM_P_K13_BUSY);
+    if (more == -ENOMEM && sp_engine_run(sim->engine) != SP_RUN_STOP)
+        sim_fail(sim, "K13: run is %d after memory was short", sp_engine_run(sim->engine));
+    for (unsigned i = 0; more == 0 && sim->chance == 0 && i < SIM_MMS; i++)
+        for (uint32_t k = 0; k < SIM_PAGES; k++)
+            if (sim->mm[i].mm && sim_is_site(&sim->mm[i].page[k]))
+                sim_fail(sim, "K13: process %u has a site left", i);
+}

@@ -1,0 +1,274 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The engine's ops table (src/engine/ops.h) on the simulated machine: what daemon and agent do
+ * between them. At every page programs may do something first.
+ */
+#include "sim.h"
+
+#include <errno.h>
+
+/* Programs go on while an op runs. Returns an errno if this one, or its agent, does not. */
+static int go_on(struct sim_mm *mm)
+{
+    struct sim *sim = mm->sim;
+
+    while (sim_below(&sim->draw, 1024) < sim->chance)
+        sim_programs(sim);
+    if (!mm->alive || mm->agent == SIM_AGENT_DEAD)
+        return -ESRCH;
+    if (mm->agent == SIM_AGENT_STALLED) {
+        sim_took(sim, SIM_P_STALLED);
+        return -ETIMEDOUT;
+    }
+    return 0;
+}
+
+/* What the agent said, or did, is not known: it is asked for all its sites anew (D1). */
+static int answer_lost(struct sim_mm *mm, int err)
+{
+    mm->leave = true;
+    sim_took(mm->sim, SIM_P_ANSWER_LOST);
+    return err;
+}
+
+static bool page_of(struct sim *sim, uint64_t addr, uint32_t *page)
+{
+    *page = (uint32_t)((addr - SIM_BASE) / SIM_PAGE);
+    if (addr >= SIM_BASE && addr % SIM_PAGE == 0 && *page < SIM_PAGES)
+        return true;
+    sim_fail(sim, "no page lies at %llx", (unsigned long long)addr);
+    return false;
+}
+
+static void add_run(struct sp_scan_run *run, uint32_t *n, uint64_t addr)
+{
+    if (*n && run[*n - 1].addr + run[*n - 1].npages * SIM_PAGE == addr)
+        run[*n - 1].npages++;
+    else
+        run[(*n)++] = (struct sp_scan_run){.addr = addr, .npages = 1};
+}
+
+static void scan_page(struct sim_mm *mm, uint32_t i, struct sp_scan *scan)
+{
+    struct sim_page *page = &mm->page[i];
+    uint64_t addr = sim_addr(i);
+
+    if (page->left || (page->tracked && !sim_is_tracked(page) && !page->kept))
+        add_run(scan->gone, &scan->ngone, addr);
+    page->left = 0;
+    page->tracked = sim_is_tracked(page);
+    if (page->kept && page->dirty)
+        add_run(scan->changed, &scan->nchanged, addr); /* the site that it was is none any more */
+    if (page->kept)
+        page->dirty = page->reported = 0;
+    if (!page->tracked)
+        return;
+    if (page->dirty) {
+        page->dirty = page->reported = 0;
+        add_run(scan->changed, &scan->nchanged, addr);
+        sim_took(mm->sim, SIM_P_K3_VOLATILE);
+        scan->looked++;
+        scan->waiting++;
+    } else if (!page->frame && !page->reported) {
+        page->reported = 1;
+        scan->page[scan->npages++] =
+            (struct sp_scan_page){.addr = addr, .hash = sim_hash(sim_read(mm, i))};
+        scan->looked++;
+    } else {
+        scan->passed++;
+    }
+}
+
+static int op_scan(void *ctx, void *ref, struct sp_scan *scan)
+{
+    struct sim_mm *mm = ref;
+    struct sim *sim = ctx;
+    uint32_t i = 0;
+    int err;
+
+    if (scan->from && !page_of(sim, scan->from, &i))
+        return -EINVAL;
+    if (scan->budget < 1 || scan->budget > scan->max_pages)
+        sim_fail(sim, "a scan of %u pages is asked for", scan->budget);
+    if (scan->restart) {
+        sim_took(sim, SIM_P_RESTART_ASKED);
+        for (uint32_t k = 0; k < SIM_PAGES; k++)
+            mm->page[k].reported = 0;
+    }
+    for (; i < SIM_PAGES && scan->looked < scan->budget; i++) {
+        err = go_on(mm);
+        if (err)
+            return answer_lost(mm, err);
+        scan_page(mm, i, scan);
+    }
+    for (uint32_t k = 0; k < SIM_PAGES; k++)
+        scan->tracked += sim_is_tracked(&mm->page[k]);
+    scan->next = i < SIM_PAGES ? sim_addr(i) : 0;
+    scan->mappings = sim_mappings(mm);
+    scan->mappings_budget = mm->mappings_budget;
+    return 0;
+}
+
+static int op_fill(void *ctx, void *ref, struct sp_fill_page *ask, unsigned n)
+{
+    struct sim *sim = ctx;
+    struct sim_mm *mm = ref;
+    uint32_t page;
+
+    if (n < 1 || n > SP_FILL_PAGES_MAX)
+        sim_fail(sim, "a fill of %u pages is asked for", n);
+    for (unsigned i = 0; i < n; i++) {
+        struct sim_frame *frame = sim_frame(sim, ask[i].frame);
+        struct sp_hash hash;
+        int err = go_on(mm);
+
+        if (err) {
+            sim_took(sim, SIM_P_FILL_ERROR);
+            return err;
+        }
+        if (!page_of(sim, ask[i].addr, &page))
+            return -EINVAL;
+        if (frame->state != SIM_TAKEN)
+            sim_fail(sim, "K11: frame %x is filled in state %u", ask[i].frame, frame->state);
+        ask[i].ok = 0;
+        if (!sim_is_mapped(&mm->page[page]))
+            continue;
+        hash = sim_hash(sim_read(mm, page));
+        if (hash.lo != ask[i].want.lo || hash.hi != ask[i].want.hi) {
+            sim_took(sim, SIM_P_FILL_REFUSED);
+            continue;
+        }
+        frame->content = sim_read(mm, page);
+        sim_frame_set(sim, frame, SIM_FILLED);
+        ask[i].ok = 1;
+    }
+    return 0;
+}
+
+static uint8_t merge_page(struct sim_mm *mm, uint32_t i, const struct sp_merge_page *ask)
+{
+    struct sim_page *page = &mm->page[i];
+    uint32_t content;
+
+    if (sim_is_mapped(page) && page->special)
+        return SP_ATTRIBUTES;
+    if (!sim_is_tracked(page) || sim_is_site(page))
+        return SP_GONE;
+    if (page->anon->pins) {
+        page->reported = 0; /* it was in the air: whether it was written there nobody knows */
+        return SP_PINNED;
+    }
+    if (page->anon->users > 1) {
+        if (!ask->break_fork)
+            return SP_SHARED_BY_FORK;
+        sim_took(mm->sim, SIM_P_K8_BROKEN);
+        if (!sim_page_copy(mm, i))
+            return SP_OUT_OF_MEMORY;
+    }
+    content = sim_frame(mm->sim, ask->frame)->content;
+    if (page->anon->content != content) {
+        if ((page->anon->content ^ content) == SIM_TWIN)
+            sim_took(mm->sim, SIM_P_K6_TWIN);
+        return SP_CHANGED;
+    }
+    if (sim_mappings(mm) >= mm->mappings_budget)
+        return SP_OUT_OF_MAPPINGS;
+    sim_page_site(mm, i, ask->frame);
+    return SP_MERGED;
+}
+
+static int op_merge(void *ctx, void *ref, struct sp_merge_page *ask, unsigned n)
+{
+    struct sim *sim = ctx;
+    struct sim_mm *mm = ref;
+    uint32_t page;
+
+    if (n < 1 || n > SP_BATCH_PAGES)
+        sim_fail(sim, "a merge of %u pages is asked for", n);
+    for (unsigned i = 0; i < n; i++) {
+        int err = go_on(mm);
+
+        if (err)
+            return answer_lost(mm, err);
+        if (!page_of(sim, ask[i].addr, &page))
+            return -EINVAL;
+        if (i && ask[i].addr <= ask[i - 1].addr)
+            sim_fail(sim, "a merge names its pages out of order");
+        if (sim_frame(sim, ask[i].frame)->state != SIM_FILLED)
+            sim_fail(sim, "a merge into frame %x, which is not filled", ask[i].frame);
+        ask[i].result = merge_page(mm, page, &ask[i]);
+        sim_took(sim, (enum sim_path)(SIM_P_MERGED + ask[i].result));
+    }
+    if (!mm->lose_answer)
+        return 0;
+    mm->lose_answer = false;
+    return answer_lost(mm, -ETIMEDOUT);
+}
+
+static int op_unmerge(void *ctx, void *ref, uint64_t start, uint64_t end, uint64_t *next,
+                      uint64_t *npages)
+{
+    struct sim *sim = ctx;
+    struct sim_mm *mm = ref;
+    uint32_t i = start > SIM_BASE ? (uint32_t)((start - SIM_BASE) / SIM_PAGE) : 0;
+    uint32_t part = 1 + sim_below(&sim->draw, SIM_PAGES);
+
+    *next = 0;
+    *npages = 0;
+    for (; i < SIM_PAGES && sim_addr(i) < end; i++) {
+        int err = go_on(mm);
+
+        if (err)
+            return err;
+        *next = sim_addr(i);
+        if (*npages == part)
+            return 0;
+        if (!sim_is_site(&mm->page[i]))
+            continue;
+        if (!sim_page_copy(mm, i))
+            return -ENOMEM;
+        mm->page[i].left = 0; /* who asked for it knows */
+        ++*npages;
+    }
+    *next = 0;
+    return 0;
+}
+
+static sp_frame op_frame_alloc(void *ctx, unsigned want, unsigned *got)
+{
+    sp_frame frame = sim_frame_alloc(ctx, want, got);
+
+    if (!frame)
+        sim_took(ctx, SIM_P_POOL_FULL);
+    return frame;
+}
+
+static void op_frame_free_unused(void *ctx, sp_frame frame, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++) {
+        uint8_t state = sim_frame(ctx, frame + i)->state;
+
+        if (state != SIM_TAKEN && state != SIM_FILLED)
+            sim_fail(ctx, "frame %x goes back unused in state %u", frame + i, state);
+        sim_took(ctx, SIM_P_FREED_UNUSED);
+        sim_frame_free(ctx, frame + i);
+    }
+}
+
+static void op_frame_forget(void *ctx, sp_frame frame)
+{
+    if (sim_frame(ctx, frame)->state != SIM_FILLED)
+        sim_fail(ctx, "frame %x is forgotten in state %u", frame, sim_frame(ctx, frame)->state);
+    sim_frame_set(ctx, sim_frame(ctx, frame), SIM_FORGOTTEN);
+    sim_took(ctx, SIM_P_K9_FORGOTTEN);
+}
+
+const struct sp_engine_ops sim_ops = {
+    .scan = op_scan,
+    .fill = op_fill,
+    .merge = op_merge,
+    .unmerge = op_unmerge,
+    .frame_alloc = op_frame_alloc,
+    .frame_free_unused = op_frame_free_unused,
+    .frame_forget = op_frame_forget,
+};

@@ -1,0 +1,388 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The steps: what can happen, how often, and what its numbers mean. a names the process, b the page
+ * and c the rest, unless said otherwise.
+ */
+#include "sim.h"
+
+#include <string.h>
+
+static struct sim_mm *living(struct sim *sim, uint32_t a)
+{
+    for (unsigned i = 0; i < SIM_MMS; i++) {
+        struct sim_mm *mm = &sim->mm[(a + i) % SIM_MMS];
+
+        if (mm->alive)
+            return mm;
+    }
+    return NULL;
+}
+
+/* Few contents, so that pages are equal; now and then one of its own, or one that only the bytes
+ * tell from another. */
+static uint32_t content_of(uint32_t c)
+{
+    uint32_t content = c % 41;
+
+    if (c >> 8 & 0x20)
+        content += 1000 + (c >> 14 & 0xfff);
+    if ((c >> 26 & 0x1f) == 0)
+        content |= SIM_TWIN;
+    if ((c >> 26 & 0x1f) == 1)
+        content |= SIM_LOOKALIKE;
+    return content;
+}
+
+/* Length of a run of pages. */
+static uint32_t length_of(uint32_t c)
+{
+    return 1 + (c >> 20) % (c & 0x80000 ? 24 : 3);
+}
+
+typedef void (*page_fn)(struct sim_mm *mm, uint32_t page);
+
+static void on_run(struct sim *sim, const struct sim_step *s, page_fn fn)
+{
+    struct sim_mm *mm = living(sim, s->a);
+
+    for (uint32_t i = 0; mm && i < length_of(s->c) && s->b % SIM_PAGES + i < SIM_PAGES; i++)
+        fn(mm, s->b % SIM_PAGES + i);
+}
+
+/* c: the first content; those after it follow it, or are the same. */
+static void fill_run(struct sim *sim, const struct sim_step *s,
+                     void (*fn)(struct sim_mm *mm, uint32_t page, uint32_t content))
+{
+    struct sim_mm *mm = living(sim, s->a);
+    uint32_t content = content_of(s->c), add = s->c & 0x40000 ? 0 : 1;
+
+    for (uint32_t i = 0; mm && i < length_of(s->c) && s->b % SIM_PAGES + i < SIM_PAGES; i++)
+        fn(mm, s->b % SIM_PAGES + i, content + i * add);
+}
+
+static void do_map(struct sim *sim, const struct sim_step *s)
+{
+    fill_run(sim, s, sim_map);
+}
+
+static void do_write(struct sim *sim, const struct sim_step *s)
+{
+    fill_run(sim, s, sim_write);
+}
+
+static void do_unmap(struct sim *sim, const struct sim_step *s)
+{
+    on_run(sim, s, sim_unmap);
+}
+
+static void do_zero(struct sim *sim, const struct sim_step *s)
+{
+    on_run(sim, s, sim_zero);
+}
+
+static void do_restore(struct sim *sim, const struct sim_step *s)
+{
+    on_run(sim, s, sim_restore);
+}
+
+static void special(struct sim_mm *mm, uint32_t page)
+{
+    sim_set_special(mm, page, !mm->page[page].special);
+}
+
+static void do_special(struct sim *sim, const struct sim_step *s)
+{
+    on_run(sim, s, special);
+}
+
+static void do_pin(struct sim *sim, const struct sim_step *s)
+{
+    on_run(sim, s, sim_pin);
+}
+
+static void do_unpin(struct sim *sim, const struct sim_step *s)
+{
+    on_run(sim, s, sim_unpin);
+}
+
+static void do_spawn(struct sim *sim, const struct sim_step *s)
+{
+    (void)sim_mm_new(sim);
+}
+
+static void do_fork(struct sim *sim, const struct sim_step *s)
+{
+    struct sim_mm *mm = living(sim, s->a);
+
+    if (mm)
+        (void)sim_mm_fork(mm);
+}
+
+static void do_exit(struct sim *sim, const struct sim_step *s)
+{
+    struct sim_mm *mm = living(sim, s->a);
+
+    if (mm)
+        sim_mm_exit(mm);
+}
+
+static void do_exec(struct sim *sim, const struct sim_step *s)
+{
+    struct sim_mm *mm = living(sim, s->a);
+
+    if (mm)
+        sim_mm_exec(mm);
+}
+
+/* ---- the daemon and its world ---- */
+
+static void draw_from(struct sim *sim, const struct sim_step *s)
+{
+    static const uint32_t chances[] = {0, 0, 2, 20, 120};
+
+    sim->draw = (uint64_t)s->b << 32 | s->c;
+    sim->chance = chances[s->c % 5];
+}
+
+/* a: the budget; b and c: what programs do meanwhile. */
+static void do_scan(struct sim *sim, const struct sim_step *s)
+{
+    if (!sim->engine)
+        return;
+    if (sp_engine_run(sim->engine) == SP_RUN_UNMERGE)
+        return;
+    draw_from(sim, s);
+    sim_daemon_step(sim, 1 + s->a % 300);
+}
+
+/* The same as often as for a whole pass or more. */
+static void do_scans(struct sim *sim, const struct sim_step *s)
+{
+    for (unsigned i = 0; sim->engine && i < 2 * SIM_MMS; i++)
+        do_scan(sim, s);
+}
+
+static void do_join(struct sim *sim, const struct sim_step *s)
+{
+    struct sim_mm *mm = living(sim, s->a);
+
+    if (mm && mm->agent == SIM_AGENT_NONE)
+        sim_daemon_join(mm);
+}
+
+static void do_join_all(struct sim *sim, const struct sim_step *s)
+{
+    for (unsigned i = 0; i < SIM_MMS; i++)
+        sim_daemon_join(&sim->mm[i]);
+}
+
+static void do_unmerge_mm(struct sim *sim, const struct sim_step *s)
+{
+    struct sim_mm *mm = living(sim, s->a);
+
+    if (!sim->engine || !mm || !mm->mm)
+        return;
+    draw_from(sim, s);
+    sim->stepped = true;
+    sim->depth++;
+    (void)sp_engine_unmerge_mm(sim->engine, mm->mm);
+    sim->depth--;
+    sim_daemon_settle(sim);
+}
+
+/* a: portions of the un-merge. */
+static void do_run2(struct sim *sim, const struct sim_step *s)
+{
+    if (!sim->engine)
+        return;
+    draw_from(sim, s);
+    sim_daemon_run2(sim, 1 + s->a % 40);
+}
+
+static void do_run1(struct sim *sim, const struct sim_step *s)
+{
+    if (sim->engine)
+        sp_engine_set_run(sim->engine, SP_RUN_MERGE);
+}
+
+static void do_run0(struct sim *sim, const struct sim_step *s)
+{
+    if (sim->engine)
+        sp_engine_set_run(sim->engine, SP_RUN_STOP);
+}
+
+static void do_kill_daemon(struct sim *sim, const struct sim_step *s)
+{
+    if (!sim->engine)
+        return;
+    sim_daemon_kill(sim);
+    sim_took(sim, SIM_P_D1_RESTARTED);
+}
+
+static void do_start_daemon(struct sim *sim, const struct sim_step *s)
+{
+    if (!sim->engine)
+        sim_daemon_start(sim);
+}
+
+static void do_kill_agent(struct sim *sim, const struct sim_step *s)
+{
+    struct sim_mm *mm = living(sim, s->a);
+
+    if (!mm || mm->agent == SIM_AGENT_NONE)
+        return;
+    mm->agent = SIM_AGENT_DEAD;
+    sim_took(sim, SIM_P_D2_DEAD);
+}
+
+static void do_stall(struct sim *sim, const struct sim_step *s)
+{
+    struct sim_mm *mm = living(sim, s->a);
+
+    if (mm && mm->agent == SIM_AGENT_WELL)
+        mm->agent = SIM_AGENT_STALLED;
+    else if (mm && mm->agent == SIM_AGENT_STALLED)
+        mm->agent = SIM_AGENT_WELL;
+}
+
+static void do_lose_answer(struct sim *sim, const struct sim_step *s)
+{
+    struct sim_mm *mm = living(sim, s->a);
+
+    if (mm && mm->mm)
+        mm->lose_answer = true;
+}
+
+static void do_budget(struct sim *sim, const struct sim_step *s)
+{
+    struct sim_mm *mm = living(sim, s->a);
+
+    if (mm)
+        mm->mappings_budget = s->c & 1 ? SIM_PAGES : s->b % 12;
+}
+
+static void do_limit(struct sim *sim, const struct sim_step *s)
+{
+    if (sim->engine)
+        sp_engine_set_max_kernel_pages(sim->engine, s->c & 1 ? 0 : 1 + s->b % 40);
+}
+
+static void do_pool_fails(struct sim *sim, const struct sim_step *s)
+{
+    sim->pool_fails = s->c % 5;
+}
+
+static void do_memory(struct sim *sim, const struct sim_step *s)
+{
+    sim->memory_limit = s->c & 1 ? SIM_MEMORY : sim->memory_used + s->b % 12;
+}
+
+static void do_engine_memory(struct sim *sim, const struct sim_step *s)
+{
+    if (sim->engine)
+        sim->engine->memory_limit =
+            s->c & 1 ? 0 : sim->engine->memory_used + (uint64_t)(s->b % 400) * 1024;
+}
+
+static const struct {
+    const char *name;
+    void (*run)(struct sim *sim, const struct sim_step *s);
+    uint32_t weight;
+    uint32_t inside; /* weight while the engine's op runs: what programs do, and what happens to
+                        agents */
+} kinds[] = {
+    {"map", do_map, 60, 10},
+    {"write", do_write, 60, 40},
+    {"unmap", do_unmap, 16, 8},
+    {"zero", do_zero, 8, 4},
+    {"special", do_special, 6, 3},
+    {"pin", do_pin, 10, 6},
+    {"unpin", do_unpin, 12, 6},
+    {"restore", do_restore, 8, 2},
+    {"spawn", do_spawn, 14, 1},
+    {"fork", do_fork, 12, 3},
+    {"exit", do_exit, 6, 2},
+    {"exec", do_exec, 3, 1},
+    {"kill-agent", do_kill_agent, 1, 1},
+    {"stall", do_stall, 6, 1},
+    {"scan", do_scan, 120, 0},
+    {"scans", do_scans, 40, 0},
+    {"join", do_join, 14, 0},
+    {"join-all", do_join_all, 10, 0},
+    {"unmerge", do_unmerge_mm, 5, 0},
+    {"run2", do_run2, 6, 0},
+    {"run1", do_run1, 14, 0},
+    {"run0", do_run0, 2, 0},
+    {"kill-daemon", do_kill_daemon, 2, 0},
+    {"start-daemon", do_start_daemon, 12, 0},
+    {"lose-answer", do_lose_answer, 4, 0},
+    {"budget", do_budget, 5, 0},
+    {"limit", do_limit, 4, 0},
+    {"pool-fails", do_pool_fails, 3, 0},
+    {"memory", do_memory, 6, 0},
+    {"engine-memory", do_engine_memory, 5, 0},
+};
+
+const unsigned sim_step_kinds = sizeof(kinds) / sizeof(kinds[0]);
+
+const char *sim_step_name(unsigned kind)
+{
+    return kind < sim_step_kinds ? kinds[kind].name : "?";
+}
+
+int sim_step_kind(const char *name)
+{
+    for (unsigned i = 0; i < sim_step_kinds; i++)
+        if (strcmp(kinds[i].name, name) == 0)
+            return (int)i;
+    return -1;
+}
+
+static unsigned draw_kind(uint64_t *state, bool inside)
+{
+    uint32_t sum = 0, at;
+
+    for (unsigned i = 0; i < sim_step_kinds; i++)
+        sum += inside ? kinds[i].inside : kinds[i].weight;
+    at = sim_below(state, sum);
+    for (unsigned i = 0; i < sim_step_kinds; i++) {
+        uint32_t weight = inside ? kinds[i].inside : kinds[i].weight;
+
+        if (at < weight)
+            return i;
+        at -= weight;
+    }
+    return 0;
+}
+
+static struct sim_step draw_step(uint64_t *state, bool inside)
+{
+    struct sim_step step = {.kind = (uint8_t)draw_kind(state, inside)};
+
+    step.a = (uint32_t)(sim_random(state) >> 32);
+    step.b = (uint32_t)(sim_random(state) >> 32);
+    step.c = (uint32_t)(sim_random(state) >> 32);
+    return step;
+}
+
+void sim_list_make(struct sim_list *list, uint64_t seed, uint32_t n)
+{
+    uint64_t state = seed * UINT64_C(0x2545f4914f6cdd1d) + 1;
+
+    list->n = n < SIM_STEPS_MAX ? n : SIM_STEPS_MAX;
+    for (uint32_t i = 0; i < list->n; i++)
+        list->step[i] = draw_step(&state, false);
+}
+
+void sim_step_run(struct sim *sim, const struct sim_step *step)
+{
+    if (step->kind < sim_step_kinds)
+        kinds[step->kind].run(sim, step);
+}
+
+void sim_programs(struct sim *sim)
+{
+    struct sim_step step = draw_step(&sim->draw, true);
+
+    sim_step_run(sim, &step);
+}

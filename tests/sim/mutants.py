@@ -1,0 +1,93 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: Apache-2.0
+"""Plants one bug at a time in a copy of the engine, each named after the rule that it breaks, and has
+the simulator find it. Exit status 0: all were found."""
+
+import argparse
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+LONGEST = 60  # seconds to find one
+
+# (rule, what is wrong, file of the engine, the line as it is, as it is made)
+MUTANTS = (
+    ("K5", "a page that was written stays known as it was", "engine.c",
+     "    sp_engine_forget_runs(mm, scan.changed, scan.nchanged);\n", ""),
+    ("K7", "a frame goes back to the pool though the answer was lost, and it may be mapped", "merge.c",
+     "if (!job->frame || job->maybe_mapped || sp_job_sites(engine, job))",
+     "if (!job->frame || sp_job_sites(engine, job))"),
+    ("K7", "a frame is given up after a first merge was taken back, and its node stays", "merge.c",
+     "    sp_stable_remove(engine, job->frame);\n    engine->ops->frame_forget",
+     "    engine->ops->frame_forget"),
+    ("K8", "a child's sites are not counted", "run.c",
+     "    sp_item_set_site(engine, item, frame);\n    return 0;", "    return 0;"),
+    ("K4", "what an earlier node has is not looked up", "match.c",
+     "    plan->frame = sp_stable_find(engine, plan->hash.lo, sp_match_wanted(engine, i), &row);\n",
+     "    plan->frame = 0;\n    (void)row;\n"),
+    ("K9", "a node with sites is swept as one without", "stable.c",
+     "        if (!node->live || node->nsites)\n", "        if (!node->live || node->nsites > 1)\n"),
+    ("K13", "everything counts as un-merged though a process could not be asked", "run.c",
+     "        engine->unmerge_busy = true;\n", ""),
+    ("K10", "a page passed over for want of frames is never asked for again", "merge.c",
+     "        sp_item_refuse(engine, item, candidate == SP_NONE ? SP_REFUSED_MEMORY : why);\n"
+     "        sp_policy_retry_later(sp_item_mm(engine, item));\n",
+     "        sp_item_refuse(engine, item, candidate == SP_NONE ? SP_REFUSED_MEMORY : why);\n"),
+    ("D4", "the candidates of a process that ended stay", "engine.c",
+     "    sp_item_forget_range(mm, 0, UINT64_MAX, SP_ITEM_UNKNOWN);\n    sp_item_free_mm(mm);\n",
+     "    sp_item_forget_range(mm, 0, UINT64_MAX, SP_ITEM_SITE);\n    sp_item_free_mm(mm);\n"),
+)
+
+
+def build(folder, mutant):
+    engine = folder / "engine"
+    shutil.rmtree(engine, ignore_errors=True)
+    shutil.copytree(ROOT / "src" / "engine", engine)
+    if mutant:
+        _, what, name, old, new = mutant
+        text = (engine / name).read_text()
+        if text.count(old) != 1:
+            sys.exit(f"mutants: src/engine/{name} has not, or not once, what {what!r} changes")
+        (engine / name).write_text(text.replace(old, new))
+    sources = [*engine.glob("*.c"), *(ROOT / "src" / "sim").glob("*.c")]
+    program = folder / "sim"
+    subprocess.run([os.environ.get("CC") or "cc", "-std=gnu17", "-D_GNU_SOURCE", "-O1", "-w",
+                    f"-I{engine}", f"-I{ROOT / 'src' / 'sim'}", "-o", program, *sources], check=True)
+    return program
+
+
+def find(program):
+    """Seconds and the line that says what broke; None: nothing did."""
+    begin = time.monotonic()
+    with subprocess.Popen([program, "--seeds", "1000000", "--no-shrink"], stdout=subprocess.PIPE,
+                          stderr=subprocess.DEVNULL, text=True) as run:
+        try:
+            out, _ = run.communicate(timeout=LONGEST)
+        except subprocess.TimeoutExpired:
+            run.terminate()
+            return None
+    why = [line for line in out.splitlines() if line.startswith("# ")]
+    return time.monotonic() - begin, why[0][2:] if why else "?"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", type=int, metavar="N", help="the first N bugs")
+    args = parser.parse_args()
+    missed = 0
+    for mutant in MUTANTS[:args.only]:
+        with tempfile.TemporaryDirectory(prefix="samepage-mutant-") as folder:
+            found = find(build(pathlib.Path(folder), mutant))
+        missed += not found
+        said = f"found in {found[0]:.1f} s: {found[1]}" if found else f"NOT found in {LONGEST} s"
+        print(f"{mutant[0]}: {mutant[1]}: {said}", flush=True)
+    return 1 if missed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
