@@ -95,10 +95,10 @@ static int open_file(pid_t program, uid_t uid, const char *name, int how)
     return open(path, how | O_CLOEXEC);
 }
 
-/* 0, or a negative errno. */
-static int open_memory(const struct sp_client *client, struct memory *memory)
+/* how: O_RDONLY, or O_RDWR. 0, or a negative errno. */
+static int open_memory(const struct sp_client *client, struct memory *memory, int how)
 {
-    memory->mem = open_file(client->program, client->uid, "mem", O_RDWR);
+    memory->mem = open_file(client->program, client->uid, "mem", how);
     if (memory->mem < 0)
         return -errno;
     memory->pagemap = open_file(client->program, client->uid, "pagemap", O_RDONLY);
@@ -111,7 +111,7 @@ static int open_memory(const struct sp_client *client, struct memory *memory)
 
 int sp_repair_possible(pid_t program, uid_t uid)
 {
-    int fd = open_file(program, uid, "mem", O_RDWR), err = fd < 0 ? -errno : 0;
+    int fd = open_file(program, uid, "mem", O_RDONLY), err = fd < 0 ? -errno : 0;
 
     if (fd >= 0)
         close(fd);
@@ -152,7 +152,7 @@ static bool give_back_all(struct sp_client *client, const struct sp_journal *jou
 {
     uint32_t page_size = client->daemon->page_size;
     struct memory memory = {-1, -1};
-    int err = open_memory(client, &memory);
+    int err = open_memory(client, &memory, O_RDONLY);
     bool whole = true;
 
     if (err)
@@ -180,7 +180,7 @@ static bool overwrite_wait_page(const struct sp_client *client)
 {
     const uint32_t word = SP_WAIT_PAGE_ABANDONED;
     struct memory memory = {-1, -1};
-    int err = open_memory(client, &memory);
+    int err = open_memory(client, &memory, O_RDWR);
 
     if (err)
         return err == -ENOENT || err == -ESRCH;
