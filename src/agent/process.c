@@ -38,6 +38,7 @@ __attribute__((noreturn)) static void leave(enum sp_gate_agent state)
 
         set_gate_agent(state);
         sp_serve_gate();
+        sp_link_drop(); /* and with it the views of all frames, which the program has, too */
         sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_UNREGISTER, &staging);
         *(volatile uint32_t *)sp_agent.staging = SP_WAIT_PAGE_ABANDONED;
         sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_COPY, &copy);
@@ -111,7 +112,6 @@ static void respect_dumpable(void)
 __attribute__((noreturn)) static void leave_changed(void)
 {
     unmerge_all();
-    sp_link_drop();
     leave(SP_GATE_FILTERED);
 }
 

@@ -26,7 +26,8 @@ def need_gdb():
 
 def gdb(pid, *commands):
     done = subprocess.run(
-        ["gdb", "-nx", "-q", "-batch", "-iex", "set debuginfod enabled off", "-p", str(pid),
+        ["gdb", "-nx", "-q", "-batch", "-iex", "set debuginfod enabled off",
+         "-iex", "set auto-solib-add off", "-p", str(pid),
          *[word for c in commands for word in ("-ex", c)]],
         capture_output=True, text=True, timeout=60 * SLACK, stdin=subprocess.DEVNULL, check=False)
     return done.stdout + done.stderr

@@ -3,6 +3,7 @@
 puts itself under a strict seccomp filter, and overwrites the code of its agent (which shares its
 memory), so that the agent does what it can for it."""
 
+import pathlib
 import socket
 
 import pytest
@@ -88,4 +89,37 @@ def test_x_rights_forked_below_linux_6_10(fault_daemon, compiled):
     assert program.line() == "ok"
     program.must_finish(0)
     partner.say()
+    partner.must_finish(0)
+
+
+def devices(pid, area=None):
+    """The file systems whose files the process has mapped, at all or in an area."""
+    found = set()
+    for line in pathlib.Path(f"/proc/{pid}/maps").read_text().splitlines():
+        where, _, _, device, inode, *_ = line.split()
+        start, end = (int(x, 16) for x in where.split("-"))
+        if inode != "0" and (not area or start < area[0] + area[1] and end > area[0]):
+            found.add(device)
+    return found
+
+
+@pytest.mark.parametrize("what", ["user", "filter", "forked"])
+def test_x_rights_given_up_no_frame_is_left(daemon, compiled, what):
+    """What was merged before is the program's own afterwards, and no frame stays mapped: through a
+    mapping of one frame a program could look at its neighbours, which are its former user's."""
+    program, partner = [daemon.run(compiled("x_drop"), what) for _ in range(2)]
+    areas = [one.region() for one in (program, partner)]
+    for one, area in zip((program, partner), areas):
+        daemon.wait_merged(one, area)
+    pool = devices(program.pid, areas[0])
+    assert pool and devices(partner.pid, areas[1]) == pool
+    program.say()
+    dropped = int(program.line().split()[1])
+    wait_for(lambda: f"frames are left: {devices(dropped)}, pool: {pool}",
+             lambda: not devices(dropped) & pool, 5)
+    for one in (program, partner):
+        one.say()
+    partner.line()
+    partner.say()
+    program.must_finish(0)
     partner.must_finish(0)
