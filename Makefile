@@ -8,7 +8,7 @@
 #   make test-suites  runs other people's test suites plain and merged (as root); SUITES=name,... MORE=1
 #   make torture    tortures merged programs (as root); MINUTES=20 SEED=n, TORTURE="--help" for more
 #   make sim        the engine on a simulated machine: SEEDS=100000 of them, or SEED=n; make sim-mutants
-#                   plants bugs in the engine, which the simulator must find
+#                   plants bugs in the engine, which the simulator must find; make coverage: what it reaches
 #   make install    PREFIX=/usr/local, DESTDIR for packages
 #   make clean      removes the build folders
 
@@ -23,7 +23,7 @@ MINUTES ?=
 SEED ?=
 TORTURE ?=
 
-.PHONY: all deps demo bench test test-suites torture sim sim-mutants install clean format format-check
+.PHONY: all deps demo bench test test-suites torture sim sim-mutants coverage install clean format format-check
 .NOTPARALLEL:
 
 all: deps
@@ -60,6 +60,9 @@ sim: all
 
 sim-mutants: all
 	@CC="$(CC)" /usr/bin/python3 tests/sim/mutants.py
+
+coverage:
+	@scripts/coverage.sh $(SEEDS)
 
 install: all
 	DESTDIR="$(DESTDIR)" meson install -C $(BUILD) --no-rebuild --quiet

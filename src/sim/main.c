@@ -201,7 +201,7 @@ static void work(struct shared *shared, unsigned me, uint64_t end, uint32_t step
         uint64_t seed = __atomic_fetch_add(&shared->next, 1, __ATOMIC_RELAXED);
 
         if (seed >= end || __atomic_load_n(&shared->failed, __ATOMIC_RELAXED))
-            _exit(0);
+            exit(0);
         shared->running[me] = seed;
         alarm(HANGS); /* an engine that does not come back has failed, too */
         sim_list_make(&list, seed, steps);
@@ -211,7 +211,7 @@ static void work(struct shared *shared, unsigned me, uint64_t end, uint32_t step
             if (__atomic_compare_exchange_n(&shared->failed, &none, seed, false, __ATOMIC_SEQ_CST,
                                             __ATOMIC_SEQ_CST))
                 name_rule(error, shared->rule);
-            _exit(1);
+            exit(1);
         }
         __atomic_fetch_add(&shared->done, 1, __ATOMIC_RELAXED);
     }
