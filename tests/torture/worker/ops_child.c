@@ -72,8 +72,12 @@ OP(op_child_setuid)
 
 static void on_forbidden(int sig, siginfo_t *info, void *context)
 {
-    dprintf(2, "a filtered child made a system call that it may not make: %d, near %p\n",
-            info->si_syscall, info->si_call_addr);
+    char text[120];
+    int n =
+        snprintf(text, sizeof(text), "a filtered child made a system call of ours: %d, near %p\n",
+                 info->si_syscall, info->si_call_addr);
+
+    (void)!write(2, text, (size_t)n);
     _exit(5);
 }
 
