@@ -126,7 +126,7 @@ def finish(options, result):
         print(json.dumps(result, indent=1))
     else:
         print(report.table(result))
-    missing = [] if options.some else report.never_ran(result)
+    missing = [] if options.only or options.calm else report.never_ran(result, options.without)
     if missing:
         tell(options, f"never ran: {', '.join(missing)}")
     if result["verdict"] == "well" and missing:

@@ -32,6 +32,8 @@ class Chaos:
     def __init__(self, world, seed):
         self.world, self.random = world, random.Random(f"{seed} chaos")
         self.counts = {name: 0 for name in self.actions()}
+        self.deck = self.actions()  # each once, so that a short run has them all
+        self.random.shuffle(self.deck)
         self.retire = {}  # worker: when it is to be replaced
         self.limits = {}  # worker: when its memory is to be enough again
         self.stops = {}   # worker: when it is to go on
@@ -112,8 +114,11 @@ class Chaos:
 
     def act(self):
         name = self.random.choices(list(self.WEIGHTS), list(self.WEIGHTS.values()))[0]
+        name = self.deck.pop() if self.deck else name
         if getattr(self, name)() is not False:
             self.counts[name] += 1
+        elif not self.counts[name]:
+            self.deck.insert(0, name)  # not now
 
     def impossible(self):
         """{action: why it cannot be done here}."""

@@ -33,11 +33,12 @@ def summary(world, chaos, began):
     }
 
 
-def never_ran(result):
+def never_ran(result, without):
     """Names of operations and actions that were not done once, though they can be here."""
+    left_out = [*result["not_here"], *(without or "").split(",")]
     names = [name for name, n in result["operations"].items() if not n["done"]]
     names += [name for name, n in result["actions"].items() if not n]
-    return [name for name in names if name not in result["not_here"]]
+    return [name for name in names if name not in left_out]
 
 
 def _columns(pairs, width=34, across=3):

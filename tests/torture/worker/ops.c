@@ -194,10 +194,28 @@ static void note_step(struct actor *a, uint32_t op, uint64_t c, const struct blo
     __atomic_store_n(&t->since_ms, now_ms(), __ATOMIC_RELAXED);
 }
 
+/* Each once, so that a short run has them all; then as their weights say. */
+static uint32_t next_op(const struct actor *a, uint64_t c)
+{
+    uint64_t step = a->stats->steps;
+
+    return step < NOPS && weight[a->deck[step]] ? a->deck[step] : choose(c);
+}
+
+static void shuffle_deck(struct actor *a)
+{
+    for (uint32_t i = 0; i < NOPS; i++) {
+        uint32_t other = (uint32_t)(chance(&a->random) % (i + 1));
+
+        a->deck[i] = a->deck[other];
+        a->deck[other] = (uint8_t)i;
+    }
+}
+
 void actor_step(struct actor *a)
 {
     uint64_t c = chance(&a->random), state = mix(c);
-    uint32_t i = choose(c);
+    uint32_t i = next_op(a, c);
     struct block *b;
     enum done done;
 
@@ -232,6 +250,7 @@ bool actor_init(struct actor *a, uint32_t index)
     a->index = index;
     a->stats = &stats->thread[index];
     a->random = mix(mix(options.seed + options.id) + index);
+    shuffle_deck(a);
     a->snapshot = malloc(2 * 4096 * sizeof(*a->snapshot));
     a->buffer = pages_map(NULL, BUFFER_PAGES, 0);
     a->file = scratch_file(index, 0, "file");

@@ -88,7 +88,8 @@ struct options {
 struct actor {
     uint32_t index;
     struct thread_stats *stats;
-    uint64_t random; /* of the list of operations */
+    uint64_t random;       /* of the list of operations */
+    uint8_t deck[MAX_OPS]; /* which begins with all of them, in some order */
     struct page *snapshot;
     char *buffer; /* BUFFER_PAGES, private */
     int pipe[2], socket[2], file, direct;
