@@ -8,6 +8,7 @@
 #include "agent.h"
 #include "gate.h"
 #include "kernel.h"
+#include "maps.h"
 #include "mem.h"
 #include "sys.h"
 
@@ -92,6 +93,30 @@ static void unmerge_all(void)
         ;
 }
 
+static bool is_guarded_site(void *arg, const struct sp_mapping *m)
+{
+    if (m->inode && !m->shared && sp_view_by_inode(m->inode) && !(m->readable && m->writable))
+        *(bool *)arg = true;
+    return true;
+}
+
+/*
+ * What stays in mappings of the pool, because it was written, shows its frame once the program drops it:
+ * the gate must write zeros then. Under a filter it can only do so where it knows, without a call, that
+ * all of it may be written.
+ */
+static void forget_guards(void)
+{
+    bool guarded = false;
+
+    if (!sp_gate.guarded || !sp_gate_close(CLEAN_US))
+        return;
+    if (sp_maps_read(is_guarded_site, &guarded) >= 0)
+        sp_gate.guarded = guarded;
+    if (sp_gate_open())
+        sp_serve_gate();
+}
+
 /*
  * A program that forbids looking into it (prctl(PR_SET_DUMPABLE, 0)) has secrets: what was merged
  * before becomes its own again, and nothing is merged any more (K17). One that asked for merging
@@ -102,6 +127,7 @@ static void respect_dumpable(void)
     if (!sp_agent.all || sp_gate.advise_all || !sp_program_forbids())
         return;
     unmerge_all();
+    forget_guards();
     leave(SP_GATE_NO_AGENT);
 }
 
@@ -112,6 +138,7 @@ static void respect_dumpable(void)
 __attribute__((noreturn)) static void leave_changed(void)
 {
     unmerge_all();
+    forget_guards();
     leave(SP_GATE_FILTERED);
 }
 
