@@ -430,36 +430,37 @@ static bool agent_there(void)
     return sp_load(&sp_gate.agent) == SP_GATE_AGENT;
 }
 
-/* Waits for the answer; if the agent ended meanwhile, takes the request back. In the child of a
- * fork that a handler made meanwhile, the request is gone. */
-static long await_answer(struct sp_gate_request *request, uint32_t since)
+/* Waits for the answer, with which the request stays DONE. If the agent ended meanwhile, takes it
+ * back; in the child of a fork that a handler made meanwhile, it is gone: then *taken is NULL. */
+static long await_answer(struct sp_gate_request **taken, uint32_t since)
 {
+    struct sp_gate_request *request = *taken;
     uint32_t posted = SP_REQUEST_POSTED;
-    long status;
 
     while (sp_load(&request->state) != SP_REQUEST_DONE) {
         if (since != sp_load(&generation))
-            return -ESRCH;
+            goto gone;
         if (agent_there() && wait_a_little())
             continue;
         if (__atomic_compare_exchange_n(&request->state, &posted, SP_REQUEST_FREE, false,
                                         __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
             __atomic_fetch_sub(&sp_gate.posted, 1, __ATOMIC_SEQ_CST);
-            return -ESRCH;
+            goto gone;
         }
         posted = SP_REQUEST_POSTED;
     }
-    status = request->status;
-    sp_store(&request->state, SP_REQUEST_FREE);
-    return status;
+    return request->status;
+gone:
+    *taken = NULL;
+    return -ESRCH;
 }
 
 static long ask_and_wait(const struct sp_gate_pass *pass, uint32_t kind, uint64_t addr,
-                         uint64_t end, uint32_t since)
+                         uint64_t end, uint32_t since, struct sp_gate_request **taken)
 {
     struct sp_gate_request *request;
 
-    while (!(request = take_request()))
+    while (!(*taken = request = take_request()))
         if (!agent_there() || !wait_a_little())
             return -ESRCH;
     request->kind = kind;
@@ -470,11 +471,12 @@ static long ask_and_wait(const struct sp_gate_pass *pass, uint32_t kind, uint64_
     request->owner = this_thread();
     __atomic_fetch_add(&sp_gate.posted, 1, __ATOMIC_SEQ_CST);
     sp_store(&request->state, SP_REQUEST_POSTED);
-    return await_answer(request, since);
+    return await_answer(taken, since);
 }
 
 long sp_gate_ask(struct sp_gate_pass *pass, uint32_t kind, uint64_t addr, uint64_t end)
 {
+    struct sp_gate_request *request = NULL;
     uint32_t since;
     long status;
 
@@ -482,8 +484,11 @@ long sp_gate_ask(struct sp_gate_pass *pass, uint32_t kind, uint64_t addr, uint64
         return -ESRCH;
     leave(pass);
     since = start_waiting();
-    status = ask_and_wait(pass, kind, addr, end, since);
+    status = ask_and_wait(pass, kind, addr, end, since, &request);
     stop_waiting(since);
     enter(pass);
+    /* Only now: no lift was in the range meanwhile, nor will be while this thread is inside. */
+    if (request && since == sp_load(&generation))
+        sp_store(&request->state, SP_REQUEST_FREE);
     return status;
 }

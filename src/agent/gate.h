@@ -183,6 +183,9 @@ bool sp_gate_changed(uint64_t addr, uint64_t end);
 /* With the gate closed: is a thread control block known in [addr, end)? True also when more are
  * known than the ring holds. */
 bool sp_gate_tcb_in(uint64_t addr, uint64_t end);
+/* With the gate closed: is there a thread that asked for something about [addr, end), and that has not
+ * gone on since? It relies on what it was answered. */
+bool sp_gate_asked_for(uint64_t addr, uint64_t end);
 /* Returns the next posted request, or NULL; the caller sets status, then calls done. */
 struct sp_gate_request *sp_gate_next_request(void);
 void sp_gate_request_done(struct sp_gate_request *request, int64_t status);

@@ -163,6 +163,19 @@ bool sp_gate_open(void)
     return sp_load(&sp_gate.waiters) != 0;
 }
 
+bool sp_gate_asked_for(uint64_t addr, uint64_t end)
+{
+    for (unsigned i = 0; i < SP_GATE_REQUESTS; i++) {
+        const struct sp_gate_request *request = &sp_gate.request[i];
+        uint32_t state = sp_load(&request->state);
+
+        if ((state == SP_REQUEST_POSTED || state == SP_REQUEST_DONE) && request->addr < end &&
+            request->end > addr)
+            return true;
+    }
+    return false;
+}
+
 struct sp_gate_request *sp_gate_next_request(void)
 {
     for (unsigned i = 0; i < SP_GATE_REQUESTS; i++)

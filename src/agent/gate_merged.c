@@ -31,7 +31,7 @@
 #endif
 
 #define READ_WRITE    (PROT_READ | PROT_WRITE)
-#define UNMERGE_TRIES 4u
+#define UNMERGE_TRIES 20u /* of ten in the agent: some thread was in the gate all the time */
 
 static uint32_t agent_state(void)
 {
@@ -56,8 +56,9 @@ static long map_anonymous(uint64_t addr, uint64_t length, int flags)
 
 void sp_merged_unmerge(struct sp_gate_pass *pass, uint32_t kind, uint64_t addr, uint64_t end)
 {
+    /* What is left when it was done was written after its merge. */
     for (unsigned n = 0; n < UNMERGE_TRIES && sp_sitemap_any(addr, end); n++)
-        if (sp_gate_ask(pass, kind, addr, end) != 0)
+        if (sp_gate_ask(pass, kind, addr, end) != -EAGAIN)
             break;
     /* The gate was open meanwhile: the agent must not think that it knows the range. */
     sp_gate_note(addr, end);
@@ -188,7 +189,8 @@ long sp_merged_madvise(struct sp_gate_pass *pass, const long *a, uint64_t addr, 
 {
     if ((int)a[2] == MADV_DONTFORK)
         sp_gate.dontfork = true;
-    if ((sp_gate.dontfork || sp_gate.guarded) && is_drop((int)a[2]))
+    /* Un-merged pages can be written: what may be guarded is zeroed as it is. */
+    if (sp_gate.guarded ? a[2] == SP_MADV_GUARD_INSTALL : sp_gate.dontfork && is_drop((int)a[2]))
         sp_merged_unmerge(pass, SP_GATE_UNMERGE, addr, end);
     switch ((int)a[2]) {
     case MADV_DONTNEED:

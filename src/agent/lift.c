@@ -329,12 +329,14 @@ static void settle(struct lift *l)
     sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_WAKE, &all);
 }
 
-/* What no gated call touched since the flags were read is what it was. */
+/* What no gated call touched since the flags were read is what it was. Nor is it merged again while a
+ * call waits that had it un-merged. */
 static bool still_valid(const struct lift *l)
 {
     uint64_t end = page_at(l->addr, l->npages);
 
-    return !sp_gate_changed(l->addr, end) && !sp_gate_tcb_in(l->addr, end);
+    return !sp_gate_changed(l->addr, end) && !sp_gate_tcb_in(l->addr, end) &&
+           !sp_gate_asked_for(l->addr, end);
 }
 
 /* What the program put into a pipe since the window was chosen. With the gate closed. */

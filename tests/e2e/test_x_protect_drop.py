@@ -6,7 +6,7 @@ import pytest
 
 
 @pytest.mark.parametrize("dontfork", [(), ("dontfork",)], ids=["", "dontfork"])
-@pytest.mark.parametrize("protection", ["none", "read", "write"])
+@pytest.mark.parametrize("protection", ["none", "read", "exec", "write"])
 def test_x_protect_drop(daemon, compiled, protection, dontfork):
     programs = [daemon.run(compiled("protect_drop"), protection, *dontfork) for _ in range(2)]
     for round in range(3):

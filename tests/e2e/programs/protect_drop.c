@@ -2,7 +2,7 @@
 /*
  * Takes a right away from its memory and then drops it, as programs do that give memory back for a
  * while. Of the merged pages some were written after their merge.
- * usage: protect_drop none|read|write [dontfork]: mprotect to PROT_NONE or PROT_READ, or not at all
+ * usage: protect_drop none|read|exec|write [dontfork]: mprotect to none, PROT_READ, that and PROT_EXEC, or not
  *
  * "ready ADDRESS BYTES", a word on stdin, the work, "ok".
  */
@@ -72,6 +72,7 @@ int main(int argc, char **argv)
 
     protection = argc > 1 && argv[1][0] == 'n'   ? PROT_NONE
                  : argc > 1 && argv[1][0] == 'r' ? PROT_READ
+                 : argc > 1 && argv[1][0] == 'e' ? PROT_READ | PROT_EXEC
                                                  : PROT_READ | PROT_WRITE;
     region = region_map(PAGES);
     region_fill(region, PAGES, 0);
