@@ -3,10 +3,14 @@
  * The frame of the test programs that do one thing again and again while they are merged.
  *
  * Beside what it does, each holds a region that is equal in every program, and checks parts of it
- * in every round, the whole of it at the end. usage: PROGRAM SECONDS
+ * in every round, the whole of it at the end.
+ * usage: PROGRAM SECONDS; -SECONDS: at least so long, and until there is a word on stdin
  */
 #ifndef SP_E2E_LOOP_H
 #define SP_E2E_LOOP_H
+
+#include <poll.h>
+#include <stdbool.h>
 
 #include "pattern.h"
 
@@ -32,9 +36,17 @@ static inline void loop_start(void)
     region_fill(loop_region, LOOP_PAGES, 0);
 }
 
+static inline bool loop_told(void)
+{
+    struct pollfd input = { .fd = STDIN_FILENO, .events = POLLIN };
+
+    return poll(&input, 1, 0) != 0;
+}
+
 static inline int loop_run(int argc, char **argv, loop_round round)
 {
-    double end = seconds_now() + (argc > 1 ? atof(argv[1]) : 5);
+    double seconds = argc > 1 ? atof(argv[1]) : 5;
+    double end = seconds_now() + (seconds < 0 ? -seconds : seconds);
     unsigned rounds = 0;
 
     if (!loop_region)
@@ -45,7 +57,7 @@ static inline int loop_run(int argc, char **argv, loop_round round)
         round(rounds);
         loop_check_some(rounds++);
         pause_ms(1);
-    } while (seconds_now() < end);
+    } while (seconds_now() < end || (seconds < 0 && !loop_told()));
     region_check(loop_region, LOOP_PAGES, 0, "at the end");
     printf("ok %u\n", rounds);
     return 0;

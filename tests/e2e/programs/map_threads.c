@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* 200 threads map, fill, check and unmap memory all the time, each way that there is; what they map has
- * equal pages in all threads and programs. */
+/* Threads map, fill, check and unmap memory all the time, each way that there is; what they map has
+ * equal pages in all threads and programs. usage: map_threads SECONDS THREADS */
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 
 #include "loop.h"
 
-#define THREADS   200u
+#define THREADS   200u /* at most */
 #define MAP_PAGES 80u
 #define HALF      (MAP_PAGES / 2)
 
@@ -53,7 +53,7 @@ static void one_map(unsigned round)
 
     region_fill(own, HALF, 0);
     region_fill(own + HALF * PAGE, HALF, 1);
-    pause_ms(20 + round % 5 * 20);
+    pause_ms(100 + round % 5 * 100);
     region_check(own, HALF, 0, "in a thread's memory");
     region_check(own + HALF * PAGE, HALF, 1, "in a thread's memory");
     replace_half(own, round);
@@ -81,16 +81,19 @@ static void one_round(unsigned round)
 int main(int argc, char **argv)
 {
     static pthread_t thread[THREADS];
+    unsigned threads = argc > 2 ? (unsigned)atoi(argv[2]) : THREADS;
     int status;
 
+    if (threads > THREADS)
+        return 2;
     loop_start();
-    for (uintptr_t i = 0; i < THREADS; i++)
+    for (uintptr_t i = 0; i < threads; i++)
         if (pthread_create(&thread[i], NULL, thread_main, (void *)i))
             die("pthread_create");
     status = loop_run(argc, argv, one_round);
     ending = true;
-    for (unsigned i = 0; i < THREADS; i++)
+    for (unsigned i = 0; i < threads; i++)
         pthread_join(thread[i], NULL);
     printf("maps %u\n", rounds_done);
-    return rounds_done < THREADS ? 4 : status;
+    return rounds_done < threads ? 4 : status;
 }
