@@ -7,11 +7,11 @@
 
 #include "worker.h"
 
-#define BULK_PAGES  4096u
+#define BULK_PAGES  2048u
 #define GENERATIONS 3u /* versions that an equal page may have: few, so that workers meet */
 
 struct block block[MAX_BLOCKS];
-uint32_t nblocks;
+uint32_t nblocks, nbulk;
 
 bool lacking(const char *what)
 {
@@ -131,7 +131,7 @@ void blocks_make(void)
         uint32_t n = 16 + (uint32_t)(mix(nblocks) % 112), most = 4 * n;
 
         if (bulk >= BULK_PAGES)
-            n = most = BULK_PAGES;
+            n = most = BULK_PAGES, nbulk++;
         else if (middle >= 256)
             n = 256 + (uint32_t)(mix(nblocks) % 256), most = 2 * n;
         if (bulk >= BULK_PAGES)

@@ -38,6 +38,8 @@ static void word(pid_t pid, int request, void *at, long *value)
         if (errno != EIO)
             break;
     }
+    if (errno == ESRCH)
+        _exit(0); /* it was killed meanwhile */
     wrong("a word of the traced process can not be had", "ptrace");
 }
 
@@ -91,6 +93,13 @@ OP(op_ptrace)
     return true;
 }
 
+static void not_there(void)
+{
+    if (errno == ESRCH)
+        _exit(0); /* it was killed meanwhile */
+    wrong("the parent's memory can not be had", "process-vm-child");
+}
+
 /* A child reads its parent's pages, and writes others of them. */
 OP(op_vm_child)
 {
@@ -110,12 +119,13 @@ OP(op_vm_child)
             a->snapshot[i] = page;
             continue;
         }
-        if (process_vm_readv(self, &local, 1, &remote, 1, 0) != PAGE ||
-            !page_is(a->buffer, &a->snapshot[i]))
+        if (process_vm_readv(self, &local, 1, &remote, 1, 0) != PAGE)
+            not_there();
+        if (!page_is(a->buffer, &a->snapshot[i]))
             wrong("the parent has other bytes than it had", "process-vm-child");
         page_fill(a->buffer, &page);
         if (process_vm_writev(self, &local, 1, &remote, 1, 0) != PAGE)
-            wrong("the parent can not be written", "process-vm-child");
+            not_there();
     }
     if (!pid)
         _exit(0);

@@ -102,7 +102,7 @@ struct actor {
 extern struct options options;
 extern struct stats *stats;
 extern struct block block[MAX_BLOCKS];
-extern uint32_t nblocks;
+extern uint32_t nblocks, nbulk; /* the bulk blocks come first */
 extern volatile int stopping;
 extern uint64_t forks_begun, forks_ended; /* pages in a pipe may be others after a fork */
 
@@ -163,6 +163,7 @@ struct op {
     enum done (*run)(struct actor *a, struct block *b, uint64_t *state);
     enum hold hold;
     uint32_t weight;
+    bool bulk; /* leaves a block equal to other workers', so it is often done to the large ones */
 };
 extern const struct op op_table[];
 uint32_t ops_count(void);
