@@ -122,15 +122,16 @@ def sanitized_part(options, directory, seconds):
 
 
 def finish(options, result):
+    partial = options.only or options.calm or result["verdict"] != "well"
+    missing = [] if partial else report.never_ran(result, options.without)
+    if missing:
+        result["verdict"] = "not everything ran"
     if options.json:
         print(json.dumps(result, indent=1))
     else:
         print(report.table(result))
-    missing = [] if options.only or options.calm else report.never_ran(result, options.without)
     if missing:
         tell(options, f"never ran: {', '.join(missing)}")
-    if result["verdict"] == "well" and missing:
-        result["verdict"] = "not everything ran"
     tell(options, f"seed {options.seed}: {result['verdict']}")
     return {"well": WELL, "interrupted": INTERRUPTED}.get(result["verdict"], FAILED)
 
