@@ -18,6 +18,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 import cgroup  # noqa: E402
+import gate  # noqa: E402
 import ksm  # noqa: E402
 import load  # noqa: E402
 import page  # noqa: E402
@@ -30,6 +31,7 @@ from place import Place  # noqa: E402
 from samepage import Failed  # noqa: E402
 
 LOAD = "redis-load"
+GATE = "gate"
 QUICK = 1 / 8
 LOCK = "/run/samepage-bench.lock"
 
@@ -48,7 +50,7 @@ def arguments():
                         help="folder with samepage and samepaged (default: build)")
     parser.add_argument("--only", metavar="NAME,...", default="",
                         help=f"only these workloads, or beginnings of their names; {LOAD}: Redis "
-                             "under load")
+                             f"under load; {GATE}: what a gated call costs")
     parser.add_argument("--rounds", type=int, metavar="N",
                         help=f"rounds of each workload (default 1, or 3 of those that targets are about) "
                              f"and of the load ({load.ROUNDS})")
@@ -77,12 +79,12 @@ def all_workloads():
 
 
 def chosen(args):
-    """(workloads, whether the load is wanted, {name: why it is left out})."""
+    """(workloads, whether the load is wanted, whether the gate's cost is, {name: why it is left out})."""
     found, left_out = all_workloads()
     if not args.only:
-        return found, True, left_out
+        return found, True, True, left_out
     words = [word for word in args.only.split(",") if word]
-    names = [w.name for w in found] + [LOAD] + list(left_out)
+    names = [w.name for w in found] + [LOAD, GATE] + list(left_out)
     for word in words:
         if not any(name.startswith(word) for name in names):
             raise Wrong(f"no workload is named {word}; there are: {', '.join(names)}")
@@ -91,7 +93,7 @@ def chosen(args):
         # "redis-made" asks for its load too.
         return any(name.startswith(word) for word in words) or \
             (name == LOAD and "redis-made" in words)
-    return ([w for w in found if wanted(w.name)], wanted(LOAD),
+    return ([w for w in found if wanted(w.name)], wanted(LOAD), wanted(GATE),
             {name: why for name, why in left_out.items() if wanted(name)})
 
 
@@ -101,7 +103,7 @@ def compile_tools(folder):
         program = folder / source.stem
         if not program.exists() or program.stat().st_mtime < source.stat().st_mtime:
             subprocess.run([os.environ.get("CC", "cc"), "-std=gnu17", "-O2", "-Wall", "-Wextra",
-                            "-D_GNU_SOURCE", "-o", program, source], check=True)
+                            "-D_GNU_SOURCE", "-pthread", "-o", program, source], check=True)
 
 
 def machine():
@@ -157,7 +159,7 @@ def measure_load(args):
     return under.result()
 
 
-def bench(args, found, with_load, left_out):
+def bench(args, found, with_load, with_gate, left_out):
     results = {"machine": machine(), "settings": settings(args), "workloads": {},
                "left_out": left_out}
     for workload in found:
@@ -169,6 +171,9 @@ def bench(args, found, with_load, left_out):
         finish(args, results)
     if with_load:
         results["load"] = measure_load(args)
+    if with_gate:
+        results["gate"] = gate.measure(args.build, args.out / "tools", args.rounds or gate.ROUNDS,
+                                       QUICK if args.quick else 1.0, say)
     finish(args, results)
     print(report.table(results))
     say(f"written: {args.out / 'bench.json'}, {args.out / 'bench.html'}")
@@ -224,6 +229,7 @@ def main():
             for workload in all_workloads()[0]:
                 print(f"{workload.name:24}{workload.about}")
             print(f"{LOAD:24}redis-made under redis-benchmark, while it is merged")
+            print(f"{GATE:24}what a gated call costs, one thread and eight, while nothing is merged")
             return 0
         wanted = chosen(args)
         check(args)

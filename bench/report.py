@@ -3,6 +3,7 @@
 
 import json
 
+import gate
 from targets import LITTLE
 
 MIB = 1 << 20
@@ -116,6 +117,8 @@ def failures(results):
     out = [(f"{name} {mode}", figures["failed"]) for name, result in results["workloads"].items()
            for mode, figures in result["modes"].items() if "failed" in figures]
     out += [(name, why) for name, why in results.get("left_out", {}).items()]
+    if "failed" in results.get("gate", {}):
+        out.append(("gate", results["gate"]["failed"]))
     if "failed" in results.get("load", {}):
         out.append(("redis-made under load", results["load"]["failed"]))
     return out
@@ -141,6 +144,7 @@ def table(results):
             ("ratios", ratio_lines(results)),
             ("what a page costs the program, in nanoseconds", costs(results)),
             ("redis-made under load, while it is merged", load_lines(results)),
+            ("a gated call while nothing is merged", gate.lines(results)),
             ("samepage estimate, before", estimate_lines(results))):
         if lines:
             parts.append(f"{title}:\n" + align(lines))

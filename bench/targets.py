@@ -73,6 +73,11 @@ def lines(results):
                          0.95, ratios["set_rps"]))
         out.append(_line("load-p99", "redis-made under load: SET p99, of plain", "at most", 1.5,
                          ratios["set_p99_ms"]))
+    for threads in ("1", "8"):
+        value = _path(results, "gate", threads, "munmap", "added")
+        if value is not None:
+            out.append(_line(f"gate-{threads}", f"a gated call, {threads} thread"
+                             f"{'s' if threads != '1' else ''}: nanoseconds added", "at most", 50, value))
     out += _net_lines(results)
     for workload, result in results["workloads"].items():
         value = _path(result, "modes", "plain", "estimate", "ratio_pages")
