@@ -96,6 +96,10 @@ struct sp_agent {
     uint32_t max_mappings; /* as set; 0: the built-in budget */
     bool gave_back;        /* the program ran out of mappings once: no more merging here */
     bool stay_unmerged;
+    uint32_t raw_calls; /* why the program cannot be protected, of SP_EXPLAINED_RAW_; 0: it can */
+    bool raw_told;      /* the program was told so when it began */
+    bool raw_done;      /* what was merged is its own again */
+    uint32_t code_known; /* sp_gate.code when all executable mappings had been looked at */
     struct sp_range plain; /* the run that sp_unmerge_plain() is at; its bytes are in staging */
     struct sp_range released; /* hull of what the program keeps for its own userfaultfd */
 
@@ -216,6 +220,20 @@ uint32_t sp_mappings_budget(void);
 /* Does the program need so many mappings itself that none is left for merging? */
 bool sp_mappings_short(void);
 
+/*
+ * code_watch.c: programs whose calls do not all go through the gate (DESIGN.md, The gate).
+ */
+struct sp_mapping;
+/* Before the mappings are read: with no gated call under way since the epoch began. */
+void sp_code_look_begin(void);
+/* While they are read, for each executable mapping of a file. */
+void sp_code_seen(const struct sp_mapping *m);
+/* Afterwards: looks at the code that was not there before, and for memory among the nold ranges of before
+ * that is gone without a gated call since that epoch began. What it finds stands in raw_calls. */
+void sp_code_look_end(uint32_t epoch, const struct sp_range *old, uint32_t nold);
+/* Was everything that is mapped to be executed looked at? */
+bool sp_code_is_known(void);
+
 /* track.c */
 /* Bytes of address space the books need, at sp_agent.track_area. */
 uint64_t sp_track_bytes(void);
@@ -244,6 +262,8 @@ void sp_peek_init(void);
 bool sp_peek_copy(void *dst, uint64_t src);
 bool sp_peek_equal(uint64_t addr, const void *frame, bool *equal);
 bool sp_peek_hash(uint64_t addr, struct sp_hash128 *hash);
+/* sp_raw_call() of a mapping; false if it could not be read. */
+bool sp_peek_raw_call(uint64_t start, uint64_t end, uint64_t *found);
 /* One word, aligned. */
 bool sp_peek_word(uint64_t addr, uint64_t *word);
 

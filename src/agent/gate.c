@@ -315,19 +315,23 @@ bool sp_gate_changed_any(void)
     return sp_load(&sp_gate.changed) == sp_load(&sp_gate.epoch);
 }
 
-bool sp_gate_changed(uint64_t addr, uint64_t end)
+bool sp_gate_changed_from(uint32_t epoch, uint64_t addr, uint64_t end)
 {
     uint64_t first = addr >> SP_GATE_MARK_SHIFT, last = (end - 1) >> SP_GATE_MARK_SHIFT;
-    uint32_t epoch = sp_load(&sp_gate.epoch);
 
-    if (sp_load(&sp_gate.changed) != epoch)
+    if (sp_load(&sp_gate.changed) < epoch)
         return false;
-    if (sp_load(&sp_gate.changed_all) == epoch || last - first >= SP_GATE_MARKS)
+    if (sp_load(&sp_gate.changed_all) >= epoch || last - first >= SP_GATE_MARKS)
         return true;
     for (uint64_t n = first; n <= last; n++)
-        if (sp_load(&sp_gate.mark[n % SP_GATE_MARKS]) == epoch)
+        if (sp_load(&sp_gate.mark[n % SP_GATE_MARKS]) >= epoch)
             return true;
     return false;
+}
+
+bool sp_gate_changed(uint64_t addr, uint64_t end)
+{
+    return sp_gate_changed_from(sp_load(&sp_gate.epoch), addr, end);
 }
 
 /* Rings. */

@@ -130,6 +130,7 @@ struct sp_gate {
     uint32_t guarded; /* sites may have another protection than read and write */
     uint32_t advised_only; /* merged pages are what the program advised */
     volatile uint32_t *wait_page;
+    uint32_t code;        /* counts mappings of files that are to be executed */
     uint32_t epoch;       /* changed under the closed gate only */
     uint32_t changed;     /* epoch of the last change */
     uint32_t changed_all; /* and of the last one with more marks than there are */
@@ -152,6 +153,9 @@ extern struct sp_gate sp_gate;
  * calls only. The gate is open afterwards.
  */
 int sp_gate_install(char *why, size_t why_size);
+/* What sp_gate_install() returns where system calls go round the gate: it was not put in, and why says
+ * which. */
+#define SP_GATE_RAW_CALLS 1
 
 /*
  * Agent's side. sp_gate_close() returns true when no thread is inside and none will enter, false
@@ -160,8 +164,9 @@ int sp_gate_install(char *why, size_t why_size);
  */
 bool sp_gate_close(unsigned spin_us);
 /* The same for what can be done at any other time: it waits for up to ten milliseconds, because the
- * thread inside may be waiting for a processor, and is false at once for some time after it failed. */
-bool sp_gate_close_to_merge(void);
+ * thread inside may be waiting for a processor, and is false at once for some time after it failed,
+ * unless it is to be done now. */
+bool sp_gate_close_to_merge(bool now);
 /* Set by the agent: is the pass at this address, of this thread, a ghost? NULL: none is taken for one. Called while
  * the gate is closing: whoever enters from then on waits, so what is a ghost now stays out. */
 extern bool (*sp_gate_is_ghost)(uint64_t pass, uint64_t owner);
@@ -180,6 +185,8 @@ void sp_gate_begin_epoch(void);
  * one touch [addr, end)? True also for some of what lies near, or any number of GiB away. */
 bool sp_gate_changed_any(void);
 bool sp_gate_changed(uint64_t addr, uint64_t end);
+/* The same for any epoch from this one on. */
+bool sp_gate_changed_from(uint32_t epoch, uint64_t addr, uint64_t end);
 /* With the gate closed: is a thread control block known in [addr, end)? True also when more are
  * known than the ring holds. */
 bool sp_gate_tcb_in(uint64_t addr, uint64_t end);

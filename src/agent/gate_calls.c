@@ -167,6 +167,12 @@ static bool mmap_replaces(const long *a)
     return (a[3] & MAP_FIXED) && !(a[3] & MAP_FIXED_NOREPLACE);
 }
 
+/* Code of a file, as dlopen maps it: the agent looks at it before it merges anything more. */
+static bool maps_code(const long *a)
+{
+    return (a[2] & PROT_EXEC) && !(a[3] & MAP_ANONYMOUS);
+}
+
 /* It stays outside the gate unless it fails. */
 static long call_mmap_free(struct sp_gate_pass *pass, const long *a)
 {
@@ -390,6 +396,9 @@ static long call_inside(struct sp_gate_pass *pass, long nr, const long *a)
 {
     switch (nr) {
     case __NR_mmap:
+        if (!mmap_replaces(a))
+            return with_mappings(pass, nr, a);
+        return call_replacing(pass, nr, a);
     case __NR_munmap:
         return call_replacing(pass, nr, a);
     case __NR_mremap:
@@ -429,9 +438,11 @@ long sp_gate_call(struct sp_gate_pass *pass, long nr, const long *a)
     long ret;
 
     nr = (int)nr;
-    if (nr == __NR_mmap && !mmap_replaces(a))
+    if (nr == __NR_mmap && !mmap_replaces(a) && !maps_code(a))
         return call_mmap_free(pass, a);
     sp_gate_enter(pass);
+    if (nr == __NR_mmap && maps_code(a))
+        __atomic_fetch_add(&sp_gate.code, 1, __ATOMIC_SEQ_CST);
     ret = call_inside(pass, nr, a);
     sp_gate_leave(pass);
     return ret;

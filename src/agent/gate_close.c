@@ -141,13 +141,13 @@ bool sp_gate_close(unsigned spin_us)
     return empty;
 }
 
-bool sp_gate_close_to_merge(void)
+bool sp_gate_close_to_merge(bool now)
 {
     static uint64_t rest_until;
     uint64_t begun = now_us(), parked = sp_gate_parked;
     bool closed;
 
-    if (begun < rest_until)
+    if (!now && begun < rest_until)
         return false;
     sp_gate_parked = 0;
     closed = sp_gate_close(MERGE_US);

@@ -16,10 +16,12 @@
 #include <linux/mman.h>
 #include <linux/prctl.h>
 
+#include "code_known.h"
 #include "elf_objects.h"
 #include "gate_inside.h"
 #include "mem.h"
 #include "patch.h"
+#include "raw_calls.h"
 #include "site_check.h"
 #include "sys.h"
 
@@ -181,6 +183,28 @@ static int check_linker(struct install *in, const struct sp_elf_object *object)
     return 0;
 }
 
+/* libc and ld.so are known: what else makes calls in them makes none that matters (check_libc). */
+static int check_raw_calls(struct install *in, const struct sp_elf_object *object)
+{
+    char address[24], what[128];
+    struct sp_text text;
+    uint64_t call;
+
+    if (is_libc(object) || is_linker(object))
+        return 0;
+    call = sp_raw_call(object->text, object->text_end, true);
+    if (!call)
+        return 0;
+    sp_text_init(&text, address, sizeof(address));
+    sp_text_hex(&text, call - object->bias);
+    sp_text_init(&text, what, sizeof(what));
+    sp_text_str(&text, "it makes system calls of its own (at 0x");
+    sp_text_str(&text, address);
+    sp_text_str(&text, ") that samepage cannot see");
+    refuse(in, object, what);
+    return SP_GATE_RAW_CALLS;
+}
+
 static int look_into(struct install *in, const struct sp_elf_object *object)
 {
     unsigned first = in->sites;
@@ -192,6 +216,10 @@ static int look_into(struct install *in, const struct sp_elf_object *object)
         ret = check_libc(in, object);
     if (ret == 0 && is_linker(object))
         ret = check_linker(in, object);
+    if (ret == 0)
+        ret = check_raw_calls(in, object);
+    if (ret == 0)
+        sp_code_add(object->text, object->text_end, SP_CODE_ANY);
     return ret;
 }
 
@@ -199,6 +227,7 @@ static int look_everywhere(struct install *in)
 {
     int count = sp_elf_find(in->object, OBJECTS);
     bool libc = false, linker = false;
+    int ret;
 
     if (count < 0)
         return refuse(in, NULL, "its mappings cannot be read from /proc/self/maps");
@@ -208,8 +237,10 @@ static int look_everywhere(struct install *in)
 
         libc |= is_libc(object);
         linker |= is_linker(object);
-        if (!is_ours(object) && look_into(in, object) != 0)
-            return -1;
+        if (is_ours(object))
+            sp_code_add(object->text, object->text_end, SP_CODE_ANY);
+        else if ((ret = look_into(in, object)) != 0)
+            return ret;
     }
     if (!libc || !linker)
         return refuse(in, NULL, "it does not use glibc (libc.so.6 and ld-linux) dynamically");

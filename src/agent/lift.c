@@ -329,14 +329,14 @@ static void settle(struct lift *l)
     sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_WAKE, &all);
 }
 
-/* What no gated call touched since the flags were read is what it was. Nor is it merged again while a
- * call waits that had it un-merged. */
+/* What no gated call touched since the flags were read is what it was, if all code that there is was
+ * looked at. Nor is it merged again while a call waits that had it un-merged. */
 static bool still_valid(const struct lift *l)
 {
     uint64_t end = page_at(l->addr, l->npages);
 
     return !sp_gate_changed(l->addr, end) && !sp_gate_tcb_in(l->addr, end) &&
-           !sp_gate_asked_for(l->addr, end);
+           !sp_gate_asked_for(l->addr, end) && sp_code_is_known();
 }
 
 /* What the program put into a pipe since the window was chosen. With the gate closed. */
@@ -354,7 +354,7 @@ static void lift(struct lift *l)
         .mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP};
     bool waiting;
 
-    if (!sp_gate_close_to_merge()) {
+    if (!sp_gate_close_to_merge(false)) {
         decide_all(l, SP_PINNED); /* a thread stays in a call: some other time */
         l->stuck = true;
         sp_serve_gate();
@@ -491,7 +491,8 @@ void sp_lift_merge(const struct sp_merge_ask *ask, uint8_t *result)
                 sp_sitemap_any(addr, addr + sp_agent.page_size) ||
                 !sp_view_frame(run->segment, run->index + k))
                 continue;
-            if (!budget_left() || sp_agent.stay_unmerged || sp_gate.locks_future) {
+            if (!budget_left() || sp_agent.stay_unmerged || sp_agent.raw_calls ||
+                sp_gate.locks_future) {
                 result[slot] = SP_OUT_OF_MAPPINGS;
                 continue;
             }

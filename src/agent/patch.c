@@ -29,6 +29,7 @@
 #include <linux/memfd.h>
 #include <linux/mman.h>
 
+#include "code_known.h"
 #include "gate_entry.h"
 #include "mem.h"
 #include "sys.h"
@@ -329,6 +330,9 @@ int sp_patch_sites(struct sp_patch_site *sites, unsigned n, uint32_t page_size)
     if (ret == 0) {
         sp_sys(__NR_fcntl, patch.stubs, F_ADD_SEALS, SEALS);
         sp_sys(__NR_fcntl, patch.text, F_ADD_SEALS, SEALS);
+        for (unsigned i = 0; i < patch.areas; i++)
+            sp_code_add(patch.area[i].address, patch.area[i].address + patch.area_bytes,
+                        SP_CODE_ANY);
     } else {
         drop_areas(&patch);
     }

@@ -6,6 +6,7 @@
  */
 #include "agent.h"
 #include "mem.h"
+#include "raw_calls.h"
 #include "sys.h"
 
 #define SIGBUS_NR 7
@@ -166,6 +167,16 @@ bool sp_peek_word(uint64_t addr, uint64_t *word)
         return false;
     armed = 1;
     *word = __atomic_load_n((const uint64_t *)addr, __ATOMIC_SEQ_CST);
+    armed = 0;
+    return true;
+}
+
+bool sp_peek_raw_call(uint64_t start, uint64_t end, uint64_t *found)
+{
+    if (mark())
+        return false;
+    armed = 1;
+    *found = sp_raw_call(start, end, false);
     armed = 0;
     return true;
 }

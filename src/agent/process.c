@@ -142,6 +142,19 @@ __attribute__((noreturn)) static void leave_changed(void)
     leave(SP_GATE_FILTERED);
 }
 
+/* A program whose calls go round the gate gets its pages back, as soon as there is memory for them. Its
+ * ranges are those that were read last: what new memory is given stands in them. */
+static void give_back_unprotected(void)
+{
+    uint64_t next = 0, npages;
+    int ret;
+
+    do
+        ret = sp_unmerge(next, ~0ull, ~0ull, &next, &npages);
+    while (!ret && next);
+    sp_agent.raw_done = !ret;
+}
+
 static void look_after_program(void)
 {
     if (sp_agent.mappings)
@@ -186,6 +199,8 @@ __attribute__((noreturn)) static void loop(void)
             sp_serve_gate();
         if (sp_agent.arena_filled)
             clean_arena();
+        if (sp_agent.raw_calls && !sp_agent.raw_done)
+            give_back_unprotected();
         now = sp_now_us();
         if (now - looked >= LOOK_US || execs != sp_gate.execs) {
             execs = sp_gate.execs;
@@ -286,6 +301,7 @@ static void forget_parent(void)
     sp_agent.ranges_at_us = 0;
     sp_agent.leave = false;
     sp_agent.arena_filled = false;
+    sp_agent.raw_done = false;
     sp_agent.serving = false; /* the parent's agent may have been, when the program forked */
     sp_fault_set("");
 }

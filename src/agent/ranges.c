@@ -182,6 +182,8 @@ static bool add_mapping(void *arg, const struct sp_mapping *mapping)
     bool pool = m->inode && sp_view_by_inode(m->inode), eligible;
     enum sp_left left = SP_LEFT_NOT;
 
+    if (m->executable && m->inode)
+        sp_code_seen(m);
     if (!pool && m->start == b->guard_end)
         cut.start = behind_stacks(m);
     if (!m->readable && !m->writable)
@@ -285,13 +287,13 @@ static bool too_soon(uint64_t now)
  * Begins an epoch at a moment when no gated call is under way: what such a call does comes before the
  * mappings are read, or is marked in this epoch. False if a thread stays in one.
  */
-static bool begin_epoch(void)
+static bool begin_epoch(bool now)
 {
     if (!sp_agent.running) { /* before main(): there is nobody else, and no gate yet */
         sp_gate_begin_epoch();
         return true;
     }
-    if (!sp_gate_close_to_merge()) {
+    if (!sp_gate_close_to_merge(now)) {
         sp_serve_gate();
         return false;
     }
@@ -307,13 +309,16 @@ bool sp_ranges_refresh(bool force)
     uint32_t nold = sp_agent.nranges;
     bool changed = sp_gate_changed_any();
     uint64_t vm = total_vm(), now = sp_now_us(), cpu;
+    uint32_t epoch = sp_gate.epoch; /* of the last time */
     struct build b = {0};
 
     if (!force && sp_agent.ranges_at_us &&
-        ((!changed && vm == sp_agent.ranges_vm && !mappings_are_stale()) || too_soon(now)))
+        ((!changed && vm == sp_agent.ranges_vm && !mappings_are_stale() && sp_code_is_known()) ||
+         too_soon(now)))
         return !changed;
-    if (!begin_epoch())
+    if (!begin_epoch(force))
         return false;
+    sp_code_look_begin();
     nold = sp_agent.nranges; /* a request that was served meanwhile may have read them, too */
     memcpy(old, sp_agent.range, nold * sizeof(*old));
     cpu = sp_cpu_us();
@@ -327,6 +332,10 @@ bool sp_ranges_refresh(bool force)
     sp_agent.all_mappings = b.mappings;
     sp_agent.own_mappings =
         b.mappings > sp_agent.mappings ? b.mappings - sp_agent.mappings : b.mappings / 2;
+    if (sp_agent.raw_done)
+        sp_agent.nranges = sp_agent.tracked = 0;
+    else if (!sp_agent.raw_calls)
+        sp_code_look_end(epoch, old, nold);
     note_gone(old, nold);
     sp_quiet_disturb(); /* there may be memory that was never looked at */
     for (uint32_t i = 0; i < sp_agent.nranges; i++)

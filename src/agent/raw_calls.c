@@ -333,4 +333,14 @@ uint64_t sp_raw_call(uint64_t text, uint64_t end, bool patched)
     return 0;
 }
 
+#else
+
+uint64_t sp_raw_call(uint64_t text, uint64_t end, bool patched)
+{
+    (void)text;
+    (void)end;
+    (void)patched;
+    return 0;
+}
+
 #endif

@@ -114,7 +114,7 @@ static void serve_explain(const struct sp_msg *msg, const struct sp_from *ask)
     e.flags = (sp_gate.locks_future ? SP_EXPLAINED_LOCKS_FUTURE : 0) |
               (sp_agent.gave_back ? SP_EXPLAINED_GAVE_BACK : 0) |
               (sp_mappings_short() ? SP_EXPLAINED_SHORT : 0) |
-              (sp_agent.stay_unmerged ? SP_EXPLAINED_STAYS : 0);
+              (sp_agent.stay_unmerged ? SP_EXPLAINED_STAYS : 0) | sp_agent.raw_calls;
     sp_link_answer(msg, SP_MSG_EXPLAIN, &e, sizeof(e));
 }
 

@@ -263,6 +263,13 @@ static int set_up(char *why, size_t why_size)
         ret = mappings_left(why, why_size);
     if (!ret)
         ret = sp_gate_install(why, why_size);
+    if (ret == SP_GATE_RAW_CALLS) {
+        /* It has an agent all the same, which does nothing but tell why nothing is merged. */
+        sp_agent.raw_calls = SP_EXPLAINED_RAW_CODE;
+        sp_agent.raw_told = true;
+        say_why(why);
+        ret = 0;
+    }
     return ret;
 }
 

@@ -338,5 +338,8 @@ void sp_track_scan(const struct sp_scan_ask *ask, struct sp_report_out *out)
     out->head.cpu_us = sp_cpu_us();
     out->head.mappings = sp_agent.mappings;
     out->head.mappings_budget = sp_mappings_budget();
-    out->head.state = sp_mappings_short() ? SP_REPORT_NO_MAPPINGS : SP_REPORT_MERGING;
+    out->head.state = sp_agent.raw_told      ? SP_REPORT_RAW_TOLD
+                      : sp_agent.raw_calls   ? SP_REPORT_RAW_CALLS
+                      : sp_mappings_short() ? SP_REPORT_NO_MAPPINGS
+                                            : SP_REPORT_MERGING;
 }

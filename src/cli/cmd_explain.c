@@ -5,6 +5,7 @@
  * /proc tells why.
  */
 #include "control_client.h"
+#include "exe_probe.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -40,6 +41,10 @@ static const struct reason of_process[] = {
     {"needs_its_mappings", "it needs nearly all mappings itself; raise vm.max_map_count"},
     {"budget_used_up", "merging has used its mappings up in this process; raise max_mappings or "
                        "vm.max_map_count"},
+    {"own_system_calls", "code in it makes system calls of its own, which samepage cannot see, and so "
+                         "cannot keep apart from merging"},
+    {"changed_unseen", "its memory changed by a system call that samepage did not see (code that it "
+                       "made itself?)"},
     {"limit_reached", "no more frames may be made; raise max_kernel_pages"},
 };
 
@@ -247,6 +252,8 @@ static bool is_dumpable(uint64_t pid, int64_t uid)
 static int explain_unknown(uint64_t pid)
 {
     int64_t uid = status_number(pid, "Uid:"), leader = status_number(pid, "Tgid:");
+    const char *objection;
+    char exe[64];
     int library;
 
     if (uid < 0) {
@@ -263,7 +270,11 @@ static int explain_unknown(uint64_t pid)
         return SP_EXIT_COULD_NOT;
     }
     library = has_library(pid);
-    if (!is_dumpable(pid, uid))
+    snprintf(exe, sizeof(exe), "/proc/%" PRIu64 "/exe", pid);
+    objection = sp_exe_objection(exe);
+    if (objection)
+        sp_say("process %" PRIu64 " is not merged: %s", pid, objection);
+    else if (!is_dumpable(pid, uid))
         sp_say("process %" PRIu64 " is not merged: it forbids looking into it (it is not dumpable)",
                pid);
     else if (library < 0)

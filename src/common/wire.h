@@ -136,6 +136,8 @@ struct sp_run {
 enum sp_report_state {
     SP_REPORT_MERGING = 0,
     SP_REPORT_NO_MAPPINGS = 1, /* the program needs its mappings itself: nothing merges here */
+    SP_REPORT_RAW_CALLS = 2, /* its calls go round the gate: nothing merges here any more */
+    SP_REPORT_RAW_TOLD = 3,  /* the same from its beginning, and it was told so */
 };
 
 /* struct sp_report, then npages sp_page_hash, nchanged sp_run, ngone sp_run. All ascending. */
@@ -251,6 +253,8 @@ enum sp_left {
 #define SP_EXPLAINED_LOCKS_FUTURE 0x1u /* mlockall(MCL_FUTURE) is in force */
 #define SP_EXPLAINED_GAVE_BACK 0x2u    /* it ran out of mappings once */
 #define SP_EXPLAINED_SHORT 0x4u        /* it needs its mappings itself */
+#define SP_EXPLAINED_RAW_CODE 0x10u    /* code in it makes system calls round the gate */
+#define SP_EXPLAINED_RAW_CHANGE 0x20u  /* memory of it changed without a call that the gate saw */
 #define SP_EXPLAINED_STAYS 0x8u        /* un-merged on request, to stay so */
 
 struct sp_explained {

@@ -196,7 +196,8 @@ int sp_check_explained(const void *body, size_t length, uint32_t page_size, uint
                        struct sp_explained *out)
 {
     const uint32_t known = SP_EXPLAINED_LOCKS_FUTURE | SP_EXPLAINED_GAVE_BACK | SP_EXPLAINED_SHORT |
-                           SP_EXPLAINED_STAYS;
+                           SP_EXPLAINED_STAYS | SP_EXPLAINED_RAW_CODE |
+                           SP_EXPLAINED_RAW_CHANGE;
 
     if (length != sizeof(*out))
         return -EPROTO;

@@ -89,7 +89,9 @@ struct sp_client {
 
     uint64_t tracked, merged, cpu_us; /* as it said last */
     uint32_t mappings, mappings_budget;
-    bool no_mappings, told; /* the program needs its mappings itself; and was told so */
+    bool no_mappings; /* the program needs its mappings itself */
+    bool raw_calls;   /* it makes system calls that samepage cannot see */
+    bool told;        /* and was told so */
     uint64_t counted[SP_COUNTS]; /* under the daemon before */
     uint64_t ns[SP_NAMESPACES]; /* inodes of its namespaces at HELLO (ns_watch.c) */
 };

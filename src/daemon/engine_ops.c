@@ -59,8 +59,12 @@ static void take_report(struct sp_client *client, struct sp_scan *scan,
     client->mappings = head->mappings;
     client->mappings_budget = head->mappings_budget;
     client->no_mappings = head->state == SP_REPORT_NO_MAPPINGS;
+    client->raw_calls =
+        head->state == SP_REPORT_RAW_CALLS || head->state == SP_REPORT_RAW_TOLD;
     if (client->no_mappings)
         sp_notice_mappings(client);
+    if (head->state == SP_REPORT_RAW_CALLS)
+        sp_notice_raw_calls(client);
 }
 
 static int ops_scan(void *ctx, void *mm, struct sp_scan *scan)

@@ -156,6 +156,8 @@ static struct json_object *because_json(const struct sp_client *client,
            "needs_its_mappings");
     add_if(list, client->mappings_budget && client->mappings + 2 > client->mappings_budget,
            "budget_used_up");
+    add_if(list, e->flags & SP_EXPLAINED_RAW_CODE, "own_system_calls");
+    add_if(list, e->flags & SP_EXPLAINED_RAW_CHANGE, "changed_unseen");
     add_if(list, limit_reached(client->daemon), "limit_reached");
     return list;
 }

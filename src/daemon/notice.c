@@ -29,21 +29,19 @@ static void write_to_program(const struct sp_client *client, const char *line)
     (void)n;
 }
 
-void sp_notice_mappings(struct sp_client *client)
+/* Says it in the log, and once on the program's standard error. */
+static void notice(struct sp_client *client, const char *why, const char *what_to_do)
 {
-    char line[256], name[32];
+    char line[320], name[32];
     pid_t helper;
 
     if (client->told)
         return;
     client->told = true;
-    snprintf(line, sizeof(line),
-             "samepage: %s (pid %d) is not merged: it uses nearly all mappings that "
-             "vm.max_map_count allows; raise that with sysctl\n",
-             sp_log_name(name, sizeof(name), client->comm, sizeof(client->comm)),
-             (int)client->program);
-    sp_log(SP_LOG_WARNING, "%s (pid %d) is not merged any more: it needs its mappings itself", name,
-           (int)client->program);
+    sp_log_name(name, sizeof(name), client->comm, sizeof(client->comm));
+    snprintf(line, sizeof(line), "samepage: %s (pid %d) is not merged: %s; %s\n", name,
+             (int)client->program, why, what_to_do);
+    sp_log(SP_LOG_WARNING, "%s (pid %d) is not merged any more: %s", name, (int)client->program, why);
     /* Forked twice, so that nobody has to wait for the one that writes. */
     helper = fork();
     if (helper == 0) {
@@ -53,4 +51,16 @@ void sp_notice_mappings(struct sp_client *client)
     }
     if (helper > 0)
         waitpid(helper, NULL, 0);
+}
+
+void sp_notice_mappings(struct sp_client *client)
+{
+    notice(client, "it uses nearly all mappings that vm.max_map_count allows",
+           "raise that with sysctl");
+}
+
+void sp_notice_raw_calls(struct sp_client *client)
+{
+    notice(client, "it makes system calls of its own that samepage cannot see",
+           "what was merged is its own again");
 }

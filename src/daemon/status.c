@@ -213,6 +213,8 @@ static const char *state_name(const struct sp_client *client)
     case SP_CLIENT_READY:
         break;
     }
+    if (client->raw_calls)
+        return "unprotected";
     if (client->no_mappings)
         return "no mappings";
     return client->held ? "unmerged" : "merging";

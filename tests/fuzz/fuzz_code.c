@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "fuzz.h"
+#include "raw_calls.h"
 #include "site_check.h"
 #include "x86_length.h"
 
@@ -46,6 +47,17 @@ static void check_sites(const uint8_t *code, size_t size)
         (void)sp_site_jump_into(site, n, end);
 }
 
+/* A call that is found is one. */
+static void check_raw_calls(const uint8_t *code, size_t size)
+{
+    for (unsigned patched = 0; patched < 2; patched++) {
+        const uint8_t *call =
+            (const uint8_t *)sp_raw_call((uint64_t)code, (uint64_t)code + size, patched);
+
+        expect(!call || (call >= code && call + 2 <= code + size && call[0] == 0x0f && call[1] == 5));
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     uint8_t *code; /* exactly as long as the input: the sanitizer sees every step over */
@@ -59,6 +71,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     for (size_t at = 0; at < size && at < 256; at++)
         check_length(code + at, size - at);
     check_sites(code, size);
+    check_raw_calls(code, size);
     free(code);
     return 0;
 }

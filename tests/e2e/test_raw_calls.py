@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""X: a program whose system calls do not all go through the gate is recognised: it runs right, nothing
+is merged in it (any more), and explain says why. Programs that only look like one are merged."""
+
+import json
+import shutil
+import subprocess
+
+import pytest
+
+from lib.place import wait_for
+
+
+def because(daemon, program):
+    return json.loads(daemon.cli("explain", "--json", program.pid).stdout)["because"]
+
+
+def partner(daemon, compiled):
+    """Somebody to merge with."""
+    program = daemon.run(compiled("x_rows"), "hold")
+    program.region()
+
+
+def finish(program):
+    program.say()
+    assert program.line() == "ok"
+    program.must_finish(0)
+
+
+def wait_unmerged(daemon, program):
+    wait_for(lambda: f"{daemon.merged_pages(program, program.area)} pages are merged still",
+             lambda: daemon.merged_pages(program, program.area) == 0)
+
+
+@pytest.mark.parametrize("how", ["wrapper", "constant"])
+def test_raw_calls_at_start(daemon, compiled, how):
+    """Code with calls that cannot be patched: nothing is ever merged, and one line names it."""
+    partner(daemon, compiled)
+    program = daemon.run(compiled("raw_calls", f"-DRAW_{how.upper()}"), how)
+    program.area = program.region()
+    scans = daemon.status("full_scans")
+    wait_for("no passes", lambda: daemon.status("full_scans") >= scans + 4)
+    assert daemon.merged_pages(program, program.area) == 0
+    assert daemon.ps(program.pid)["state"] == "unprotected"
+    assert because(daemon, program) == ["own_system_calls"]
+    assert "makes system calls of its own" in daemon.cli("explain", program.pid).stdout
+    lines = program.samepage_lines()
+    assert len(lines) == 1 and "makes system calls of its own (at 0x" in lines[0], lines
+    program.say()
+    assert program.line() == "done"
+    finish(program)
+
+
+def test_raw_calls_loaded_later(daemon, compiled):
+    """A library with such calls is loaded: before it is of use to anybody nothing is lifted, and what
+    was merged becomes the program's own."""
+    library = compiled("raw_calls", "-DRAW_LIBRARY", "-shared", "-fPIC")
+    partner(daemon, compiled)
+    program = daemon.run(compiled("raw_calls"), "late", library)
+    program.area = program.region()
+    daemon.wait_merged(program, program.area)
+    assert daemon.ps(program.pid)["state"] == "merging"
+    program.say()
+    assert program.line() == "done"
+    wait_unmerged(daemon, program)
+    wait_for("the state", lambda: daemon.ps(program.pid)["state"] == "unprotected")
+    assert because(daemon, program) == ["own_system_calls"]
+    wait_for(lambda: f"no line: {program.stderr()}",
+             lambda: any("system calls of its own" in line for line in program.samepage_lines()))
+    finish(program)
+
+
+def test_raw_calls_of_made_code(daemon, compiled):
+    """What code in anonymous memory did is noticed by what it did."""
+    partner(daemon, compiled)
+    program = daemon.run(compiled("raw_calls"), "made")
+    program.area = program.region()
+    daemon.wait_merged(program, program.area)
+    program.say()
+    assert program.line() == "done"
+    wait_unmerged(daemon, program)
+    wait_for("the state", lambda: daemon.ps(program.pid)["state"] == "unprotected")
+    assert because(daemon, program) == ["changed_unseen"]
+    finish(program)
+
+
+def test_raw_calls_static(daemon, compiled):
+    """A static program is told by samepage run, and explained."""
+    program = daemon.run(compiled("raw_calls", "-static"), "made")
+    program.region()
+    assert any("statically linked" in line for line in program.samepage_lines())
+    told = daemon.cli("explain", program.pid, check=False)
+    assert told.returncode == 1 and "statically linked" in told.stderr
+    program.say()
+    assert program.line() == "done"
+    finish(program)
+
+
+@pytest.mark.skipif(not shutil.which("go"), reason="there is no Go compiler (golang-go)")
+def test_raw_calls_go(daemon, compiled):
+    """A Go program that uses C loads the library, but makes its calls itself."""
+    folder = daemon.directory
+    (folder / "main.go").write_text(
+        'package main\n\nimport "C"\nimport ("fmt"; "bufio"; "os")\n\n'
+        'func main() {\n\tfmt.Println("ready")\n\tbufio.NewReader(os.Stdin).ReadString(10)\n'
+        '\tfmt.Println("ok")\n}\n')
+    subprocess.run(["go", "build", "-o", "prog", "main.go"], cwd=folder, check=True, timeout=300,
+                   env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "CGO_ENABLED": "1"})
+    program = daemon.run(folder / "prog")
+    assert program.line() == "ready"
+    wait_for("the state", lambda: (daemon.ps(program.pid) or {}).get("state") == "unprotected")
+    finish(program)
+
+
+NOT_RAW = {
+    "python": ("/usr/bin/python3", "-c", "import ctypes, ssl, sqlite3, decimal; print('up'); input()"),
+    "node": ("/usr/bin/node", "-e", "JSON.parse('[1]'); console.log('up'); process.stdin.resume()"),
+    "qemu": ("/usr/bin/qemu-system-x86_64", "-display", "none", "-nodefaults", "-accel", "tcg",
+             "-m", "64", "-monitor", "none", "-serial", "none"),
+    "redis": ("/usr/bin/redis-server", "--port", "0", "--unixsocket", "redis.sock", "--save", ""),
+}
+
+
+@pytest.mark.parametrize("name", NOT_RAW)
+def test_raw_calls_not_taken_for_it(daemon, name):
+    """Just-in-time compilers, extension modules that are loaded later, and large programs with tables
+    in their code are merged."""
+    argv = NOT_RAW[name]
+    if not shutil.which(argv[0]):
+        pytest.skip(f"{argv[0]} is not there")
+    program = daemon.run(*argv)
+    if name in ("python", "node"):
+        assert program.line() == "up"
+    scans = daemon.status("full_scans")
+    wait_for("no passes", lambda: daemon.status("full_scans") >= scans + 4)
+    wait_for(lambda: f"{daemon.ps(program.pid)}",
+             lambda: (daemon.ps(program.pid) or {}).get("state") == "merging")
+    assert daemon.ps(program.pid)["pages_tracked"] > 0
+    assert program.samepage_lines() == []
+    program.destroy()  # redis writes its title over its environment, by which kill() finds processes
+
+
+def test_raw_calls_asan_not_taken_for_it(daemon, compiled):
+    """The sanitizers' runtimes make calls of their own, which are patched."""
+    program = daemon.run(compiled("x_rows", "-fsanitize=address"), "hold")
+    program.area = program.region()
+    partner(daemon, compiled)
+    daemon.wait_merged(program, program.area)
+    assert daemon.ps(program.pid)["state"] == "merging"
+    program.say()
+    program.must_finish(0)
