@@ -158,6 +158,10 @@ def main(argv):
     except KeyboardInterrupt:
         verdict = "interrupted"
         tell(options, "interrupted: cleaning up")
+    except BaseException:  # a fault of the driver's own: nothing may be left running
+        world.end_anyhow()
+        chaos.close()
+        raise
     result = report.summary(world, chaos, began)
     result["sanitized"], result["verdict"] = counts, verdict
     if not (options.hold and verdict == "wrong"):
