@@ -11,6 +11,19 @@ from lib import proc
 from lib.place import A_SECOND, longer, wait_for
 
 KILLS = longer(5, 20)
+FRESH = 6  # kills after which new programs share: what the old ones wrote is private for good
+
+
+def sharers(daemon, compiled):
+    return [daemon.checker(compiled, mib=16) for _ in range(2)]
+
+
+def end(programs):
+    for program in programs:
+        assert program.alive(), program.stderr()
+        program.popen.terminate()
+    for program in programs:
+        program.must_finish(0)
 
 
 def survives(daemon, program, others, dead=()):
@@ -33,8 +46,11 @@ def test_d2_agent_dies_in_a_lift(fault_daemon, compiled, point):
     """The agent kills itself at a point of a lift: after the pages were moved, after frames were
     mapped, after the gate was closed."""
     daemon = fault_daemon
-    others = [daemon.checker(compiled, mib=16) for _ in range(2)]
+    others = sharers(daemon, compiled)
     for kill in range(KILLS):
+        if kill and kill % FRESH == 0:
+            end(others)
+            others = sharers(daemon, compiled)
         daemon.wait_sharing(1000)
         program = daemon.checker(compiled, mib=16, env={"SAMEPAGE_FAULT": f"{point}:{1 + kill * 7}"})
         wait_for(lambda: f"no fault at {point}: {daemon.ps(program.pid)} {program.stderr()}",
@@ -49,8 +65,11 @@ def test_d2_agent_dies_in_a_lift(fault_daemon, compiled, point):
 def test_d2_agent_killed_at_random(daemon, compiled):
     """KILL from outside, whenever it comes; and TERM, INT and HUP, which are not to kill it in a
     lift."""
-    others = [daemon.checker(compiled, mib=16) for _ in range(2)]
+    others = sharers(daemon, compiled)
     for kill in range(KILLS):
+        if kill and kill % FRESH == 0:
+            end(others)
+            others = sharers(daemon, compiled)
         daemon.wait_sharing(1000)
         program = daemon.checker(compiled, mib=16)
         agents = wait_for("no agent", program.agents)
