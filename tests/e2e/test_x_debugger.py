@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """X: a debugger sees and changes merged memory as any other, and a core dump holds it."""
 
+import errno
 import os
 import pathlib
 import shutil
@@ -16,6 +17,7 @@ from lib.place import SLACK, wait_for
 from lib.x_table import shared_daemon  # noqa: F401
 
 WAYS = pytest.mark.parametrize("merging", [False, True], ids=["merged", "while-merging"])
+PIECE = 65536
 TRIES = 8  # a page that is in the air cannot be read (a known limit)
 
 
@@ -43,10 +45,23 @@ def gdb_does(program, command):
 
 
 def memory(program):
+    """Piece by piece: what is in the air cannot be read just then, and much at once may never be."""
     start, length = program.area
-    with open(f"/proc/{program.pid}/mem", "rb") as mem:
-        mem.seek(start)
-        return mem.read(length)
+    pieces = []
+
+    def read(at, size):
+        try:
+            pieces.append(os.pread(mem.fileno(), size, at))
+            return True
+        except OSError as error:
+            assert error.errno == errno.EIO
+            return False
+
+    with open(f"/proc/{program.pid}/mem", "rb", buffering=0) as mem:
+        for at in range(start, start + length, PIECE):
+            size = min(PIECE, start + length - at)
+            wait_for(f"{at:#x} cannot be read", lambda a=at, n=size: read(a, n), every=0.001)
+    return b"".join(pieces)
 
 
 class Merging:
