@@ -115,6 +115,7 @@ class Ksmd:
 
     name = "ksmd"
     asking_costs = False
+    learns = False  # but with smart_scan
 
     def __init__(self, place):
         self.place, self.pid = place, ksmd_pid()

@@ -166,8 +166,9 @@ def passes_unasked(merger, seconds):
 
 
 def idle_pass(merger, smart, thorough):
-    """CPU of a pass when nothing changes. Mergers that learn what to pass over do so first."""
-    if smart or thorough:
+    """CPU of a pass when nothing changes. Mergers that learn what to pass over do so first: ksmd
+    learns only with smart_scan."""
+    if smart or (thorough and merger.learns):
         merger.hurry(True)
         passes(merger, SETTLE_PASSES[thorough], SETTLE_SECONDS)
         merger.hurry(False)

@@ -36,6 +36,7 @@ class Samepage:
 
     name = "samepage"
     asking_costs = True
+    learns = True  # always which pages to look at less often
 
     def __init__(self, place):
         self.place, self.seen = place, {}

@@ -13,8 +13,8 @@ class Workload:
     advises = False
     scale = 1.0
 
-    def __init__(self, run, about, rounds=1):
-        self.run, self.rounds = run, rounds
+    def __init__(self, run, about):
+        self.run = run
         self.name = f"made-run{run}" if isinstance(run, int) else f"made-{run}"
         self.idle_has_target = run == "distinct"
         self.about = f"{PROGRAMS} programs of {MIB} MiB: {about}"
@@ -80,5 +80,5 @@ def workloads():
         Workload(4, "runs of 4 pages that all have, one page of its own after each"),
         Workload(16, "runs of 16 pages that all have, one page of its own after each"),
         Workload("equal", "one content in every page"),
-        Workload("distinct", "no page like another", rounds=3),
+        Workload("distinct", "no page like another"),
     ]

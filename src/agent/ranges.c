@@ -6,7 +6,7 @@
  * A range is a stretch of neighbouring mappings that are eligible or are the pool's (merged pages
  * split a range into many mappings, and must not make it look small). The flags are those of
  * smaps, read again when the gate noted a change or the size of the address space changed, but not
- * so often that reading costs more than a tenth of the time.
+ * so often that reading costs more than a fortieth of the time.
  */
 #include <linux/mman.h>
 
