@@ -44,6 +44,10 @@ uint64_t sp_hot_again(struct sp_block *b, uint32_t word, uint64_t again);
 /* The next stretch in [*at, end) that is to be looked at: [*at, returned). Both are end if there is
  * none. */
 uint64_t sp_hot_skip(uint64_t *at, uint64_t end);
+/* Are hot pages to be tried in this pass? */
+bool sp_hot_is_due(void);
+/* A pass that looks at everything begins: it finds anew when the next trial is. */
+void sp_hot_pass(void);
 
 static inline uint32_t sp_block_shift(void)
 {

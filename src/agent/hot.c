@@ -6,6 +6,24 @@
 #define HOT_WAIT_MAX 16u
 #define HOT_STRETCHES 32u /* between hot pages: where a block has more, none of it is looked at */
 
+static uint64_t next_trial = ~0ull; /* the first pass in which hot pages are to be tried, as far as known */
+
+static void note_trial(const struct sp_block *b)
+{
+    if (b->hot_due < next_trial)
+        next_trial = b->hot_due;
+}
+
+bool sp_hot_is_due(void)
+{
+    return sp_track_pass >= next_trial;
+}
+
+void sp_hot_pass(void)
+{
+    next_trial = ~0ull;
+}
+
 uint64_t sp_hot_again(struct sp_block *b, uint32_t word, uint64_t again)
 {
     if (!again || sp_track_pass <= b->calm)
@@ -16,6 +34,7 @@ uint64_t sp_hot_again(struct sp_block *b, uint32_t word, uint64_t again)
         /* In step with all other blocks, so that passes in between find nothing (quiet.c). */
         b->hot_due = (sp_track_pass / b->hot_wait + 1) * b->hot_wait;
     }
+    note_trial(b);
     b->hot[word] |= again;
     b->fresh[word] &= ~again;
     b->pending[word] &= ~again;
@@ -26,8 +45,13 @@ uint64_t sp_hot_again(struct sp_block *b, uint32_t word, uint64_t again)
  * passes since, says nothing of them yet. */
 static void try_hot(struct sp_block *b)
 {
-    if (sp_track_pass < b->hot_due || !sp_bits_any(b->hot))
+    if (!sp_bits_any(b->hot))
         return;
+    if (sp_track_pass < b->hot_due) {
+        note_trial(b);
+        return;
+    }
+    sp_quiet_disturb(); /* the next pass tells */
     sp_block_roll(b);
     for (unsigned w = 0; w < BLOCK_WORDS; w++) {
         b->fresh[w] |= b->hot[w];

@@ -5,7 +5,8 @@
  * To write a page that is write-protected, or that maps a frame, a thread must take a page fault, and
  * the kernel counts those for each process. When a whole pass found nothing, nothing was merged or
  * mapped since, and the program took no fault, then there is nothing to find: the walk over its page
- * tables, which is what a pass over unchanged memory costs, is left out.
+ * tables, which is what a pass over unchanged memory costs, is left out. Hot pages are not protected:
+ * a pass in which some are to be tried (hot.c) is never left out.
  *
  * The count does not know writes from outside (process_vm_writev, a debugger's /proc/PID/mem). So a
  * pass that is left out is never more than a hint (K5; what was merged is compared, K6), and every
@@ -63,8 +64,10 @@ bool sp_quiet_pass(bool known)
 {
     uint64_t now = count_faults();
 
-    if (known && settled && now == faults && now != ~0ull && sp_track_pass % SP_QUIET_PASSES)
+    if (known && settled && now == faults && now != ~0ull && !sp_hot_is_due() &&
+        sp_track_pass % SP_QUIET_PASSES)
         return true;
+    sp_hot_pass();
     faults = now;
     settled = found = false;
     return false;
