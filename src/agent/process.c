@@ -306,6 +306,14 @@ static void forget_parent(void)
     sp_fault_set("");
 }
 
+/* From now on the program's threads may ask. */
+static void begin_serving(void)
+{
+    sp_gate_is_ghost = sp_pass_is_ghost;
+    sp_agent.running = true;
+    set_gate_agent(SP_GATE_AGENT);
+}
+
 void sp_agent_main(bool forked)
 {
     int confined;
@@ -319,13 +327,15 @@ void sp_agent_main(bool forked)
     sp_note_rights();
     sp_peek_init();
     confined = sp_confine();
+    /* Before the program goes on: its first call may be one that needs an answer. */
+    if (!confined && !forked)
+        begin_serving();
     sp_agent_spawned();
     if (confined)
         leave(SP_GATE_NO_AGENT);
-    if (forked)
+    if (forked) {
         start_forked();
-    sp_gate_is_ghost = sp_pass_is_ghost;
-    sp_agent.running = true;
-    set_gate_agent(SP_GATE_AGENT);
+        begin_serving();
+    }
     loop();
 }
