@@ -101,7 +101,6 @@ struct sp_agent {
     bool raw_done;      /* what was merged is its own again */
     uint32_t code_known; /* sp_gate.code when all executable mappings had been looked at */
     struct sp_range plain; /* the run that sp_unmerge_plain() is at; its bytes are in staging */
-    struct sp_range released; /* hull of what the program keeps for its own userfaultfd */
 
     struct sp_view view[SP_AGENT_SEGMENTS];
     uint64_t rights; /* that the agent was born with: sp_program_changed() */
@@ -233,6 +232,19 @@ void sp_code_seen(const struct sp_mapping *m);
 void sp_code_look_end(uint32_t epoch, const struct sp_range *old, uint32_t nold);
 /* Was everything that is mapped to be executed looked at? */
 bool sp_code_is_known(void);
+
+/*
+ * released.c: what the program keeps for a userfaultfd of its own (X).
+ */
+/* Before the program's call: [start, end) is not tracked from now on. */
+void sp_released_add(uint64_t start, uint64_t end);
+/* With the gate closed and nobody inside: what nobody waits for is registered now, or will not be. */
+void sp_released_calls_done(void);
+/* Around a reading of all mappings, and for each of them: is part of it kept? What turned out not to be
+ * is forgotten at the end. */
+void sp_released_read_begin(void);
+bool sp_released_holds(const struct sp_mapping *m);
+void sp_released_read_end(void);
 
 /* track.c */
 /* Bytes of address space the books need, at sp_agent.track_area. */

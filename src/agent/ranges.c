@@ -54,11 +54,6 @@ static bool is_ours(const struct sp_mapping *m)
            (state >= m->start && state < m->end) || (agent >= m->start && agent < m->end);
 }
 
-static bool is_released(const struct sp_mapping *m)
-{
-    return m->start < sp_agent.released.end && m->end > sp_agent.released.start;
-}
-
 /* What the program advised, on a kernel without KSM, which leaves no flag of it: the last word that
  * covers the whole mapping holds. */
 static bool is_advised(const struct sp_mapping *m)
@@ -137,12 +132,13 @@ static enum sp_left why_not_plain(const struct sp_mapping *m)
 static enum sp_left why_left(const struct sp_mapping *m)
 {
     enum sp_left left = why_not_plain(m);
+    bool released = sp_released_holds(m);
 
     if (left != SP_LEFT_NOT)
         return left;
     if (!m->merge_keeps)
         return (enum sp_left)m->lost;
-    if (is_released(m))
+    if (released)
         return SP_LEFT_USERFAULTFD;
     if (!sp_agent.all && !sp_gate.advise_all && !is_advised(m))
         return SP_LEFT_NOT_ADVISED;
@@ -298,6 +294,7 @@ static bool begin_epoch(bool now)
         return false;
     }
     sp_gate_begin_epoch();
+    sp_released_calls_done();
     if (sp_gate_open())
         sp_serve_gate();
     return true;
@@ -322,8 +319,11 @@ bool sp_ranges_refresh(bool force)
     nold = sp_agent.nranges; /* a request that was served meanwhile may have read them, too */
     memcpy(old, sp_agent.range, nold * sizeof(*old));
     cpu = sp_cpu_us();
+    sp_released_read_begin();
     if (sp_maps_read(add_mapping, &b) < 0)
         b.n = 0; /* nothing is certain: nothing is looked at */
+    else
+        sp_released_read_end();
     finish_range(&b);
     sp_agent.nranges = b.n;
     sp_agent.tracked = b.tracked;

@@ -220,10 +220,7 @@ static int64_t serve_request(const struct sp_gate_request *r)
         struct uffdio_range range = {.start = r->addr, .len = r->end - r->addr};
 
         sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_UNREGISTER, &range);
-        if (!sp_agent.released.end || r->addr < sp_agent.released.start)
-            sp_agent.released.start = r->addr;
-        if (r->end > sp_agent.released.end)
-            sp_agent.released.end = r->end;
+        sp_released_add(r->addr, r->end);
         sp_ranges_refresh(true);
     }
     return ret;

@@ -385,8 +385,7 @@ static void *serve_faults(void *arg)
     return NULL;
 }
 
-/* The program's own userfaultfd, on pages that are merged: only its first half of the region, for
- * what a program registers is left alone from then on. */
+/* The program's own userfaultfd, on pages that are merged. */
 static void own_userfaultfd(bool missing)
 {
     struct serving s = {.fd = open_uffd(missing ? 0 : UFFD_FEATURE_PAGEFAULT_FLAG_WP)};
@@ -395,10 +394,6 @@ static void own_userfaultfd(bool missing)
     struct uffdio_writeprotect on = {.mode = UFFDIO_WRITEPROTECT_MODE_WP};
     pthread_t thread;
 
-    if (x_looping) {
-        x_first = x_first % (X_PAGES / 4);
-        x_window = x_region + x_first * PAGE;
-    }
     reg.range = on.range = (struct uffdio_range){(uintptr_t)x_window, X_BYTES};
     x_result("register", ioctl(s.fd, UFFDIO_REGISTER, &reg));
     x_note("ioctls %llx", (unsigned long long)reg.ioctls);

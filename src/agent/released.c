@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the program keeps for a userfaultfd of its own (X): memory can be registered with one only.
+ *
+ * It asks before its call, so until the call is done nothing but the request says so. From then on the
+ * kernel's flags do, read with the mappings: what is not registered any more, or was mapped anew, is
+ * memory as any other. "uw" alone is the flag of our own tracking, too; in here it is the program's,
+ * because we track nothing of what is kept. What else a userfaultfd can be told to do has a flag that K17
+ * names.
+ */
+#include "agent.h"
+#include "gate.h"
+#include "maps.h"
+#include "mem.h"
+
+#define MOST 64u /* stretches: where there are more, what lies between two is kept, too */
+
+struct kept {
+    uint64_t start, end;
+    bool called; /* the call that it was asked for is done */
+};
+
+static struct kept kept[MOST], next[MOST];
+static uint32_t nkept, nnext;
+
+/* Adds to a list. In a full one the stretch that is nearest grows. */
+static void add(struct kept *list, uint32_t *n, struct kept one)
+{
+    uint64_t nearest = ~0ull;
+    uint32_t into = 0;
+
+    for (uint32_t i = 0; i < *n; i++) {
+        uint64_t gap = list[i].end < one.start   ? one.start - list[i].end
+                       : one.end < list[i].start ? list[i].start - one.end
+                                                 : 0;
+
+        if (gap < nearest) {
+            nearest = gap;
+            into = i;
+        }
+    }
+    if (*n < MOST && nearest) {
+        list[(*n)++] = one;
+        return;
+    }
+    if (one.start < list[into].start)
+        list[into].start = one.start;
+    if (one.end > list[into].end)
+        list[into].end = one.end;
+    list[into].called &= one.called;
+}
+
+void sp_released_add(uint64_t start, uint64_t end)
+{
+    add(kept, &nkept, (struct kept){start, end, false});
+}
+
+void sp_released_calls_done(void)
+{
+    for (uint32_t i = 0; i < nkept; i++)
+        kept[i].called = !sp_gate_asked_for(kept[i].start, kept[i].end);
+}
+
+void sp_released_read_begin(void)
+{
+    nnext = 0;
+}
+
+bool sp_released_holds(const struct sp_mapping *m)
+{
+    bool held = false;
+
+    for (uint32_t i = 0; i < nkept; i++) {
+        uint64_t start = m->start > kept[i].start ? m->start : kept[i].start;
+        uint64_t end = m->end < kept[i].end ? m->end : kept[i].end;
+
+        if (start >= end || (kept[i].called && !m->tracked))
+            continue;
+        held = true;
+        if (kept[i].called)
+            add(next, &nnext, (struct kept){start, end, true});
+    }
+    return held;
+}
+
+void sp_released_read_end(void)
+{
+    for (uint32_t i = 0; i < nkept; i++)
+        if (!kept[i].called)
+            add(next, &nnext, kept[i]);
+    memcpy(kept, next, nnext * sizeof(kept[0]));
+    nkept = nnext;
+}
