@@ -26,6 +26,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "attributes.h"
 #include "hash.h"
 #include "wire.h"
 
@@ -39,16 +40,9 @@ struct sp_view {
     int32_t fd; /* read-only; frames are mapped from it */
 };
 
-/* What a mapping that replaces a frame's is to have, so that it is as the memory was. */
-#define SP_RANGE_NORESERVE 0x1u
-#define SP_RANGE_NO_HUGE 0x2u
-#define SP_RANGE_HUGE 0x4u
-#define SP_RANGE_DONTFORK 0x8u
-#define SP_RANGE_ADVISED 0x10u /* MADV_MERGEABLE */
-
 struct sp_range {
     uint64_t start, end;
-    uint64_t flags;
+    uint64_t flags; /* SP_RANGE_ attributes of its plain mappings */
 };
 
 struct sp_agent {
@@ -206,13 +200,12 @@ bool sp_ranges_refresh(bool force);
 /* Maps fresh anonymous memory with the flags of the range around addr, at `at` (MAP_FIXED) or, if
  * that is 0, anywhere. The address or a negative errno. */
 long sp_range_map(uint64_t addr, uint64_t length, uint64_t at);
-/* Gives a mapping, new and whole, what SP_RANGE_DONTFORK says. The kernel needs a little memory for
- * it: it is tried until there is some, and given up only where the program is as good as lost. */
-void sp_range_keep_from_fork(uint64_t addr, uint64_t length);
-/* Whether all of [addr, end) is mapped now, and is private anonymous memory as a merge leaves it: but
- * for what we did to it, it could be one mapping. Reads the mappings. Returns SP_RANGE_DONTFORK or 0;
- * -EFAULT: it is not. */
-int sp_range_plain(uint64_t addr, uint64_t end);
+/* What [addr, end) has, if it is private anonymous memory that would be one mapping but for what we did
+ * to it: its SP_RANGE_ attributes. Reads the mappings if it must. -EFAULT: it is not. */
+long sp_range_attributes(uint64_t addr, uint64_t end);
+/* Ends the tracking of [addr, end), so that the kernel treats its mappings as it did the one that they
+ * were. It begins again when sp_gate.moving is 0. */
+void sp_range_untrack(uint64_t addr, uint64_t end);
 /* The range that holds [addr, end) whole, or NULL. */
 const struct sp_range *sp_range_of(uint64_t addr, uint64_t end);
 uint32_t sp_mappings_budget(void);
@@ -289,6 +282,9 @@ void sp_lift_merge(const struct sp_merge_ask *ask, uint8_t *result);
 /* unmerge.c */
 /* Un-merges the sites of [start, end), at most max_pages; *next where to go on or 0. */
 int sp_unmerge(uint64_t start, uint64_t end, uint64_t max_pages, uint64_t *next, uint64_t *npages);
+/* Un-merges all of [start, end), also the pages that were written since they were merged. What has such
+ * a page pinned loses it: only for calls that would be wrong on it where it is. */
+int sp_unmerge_written(uint64_t start, uint64_t end);
 /* The same for up to max_runs runs, in a way that gives their mappings back, which is only possible
  * while the program's only thread waits for us: returns the runs, 0 if it has more threads. */
 uint64_t sp_unmerge_plain(uint64_t max_runs);
@@ -310,8 +306,7 @@ uint32_t sp_view_by_inode(uint64_t inode);
 
 /* sites.c: answers SP_MSG_SITES. */
 void sp_sites_report(const struct sp_msg *msg, uint64_t from);
-/* In the child of a fork, by its only thread: what MADV_DONTFORK kept from it are no sites. */
-void sp_sites_forked(void);
+/* sp_sites_drop_unmapped(): gate.h */
 
 /* quiet.c */
 /* A pass begins; known: the mappings are. True if it can be left out, because nothing can be found. */

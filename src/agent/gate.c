@@ -11,6 +11,7 @@
 
 #include <errno.h>
 
+#include "attributes.h"
 #include "gate_inside.h"
 #include "sitemap.h"
 #include "sys.h"
@@ -276,6 +277,7 @@ void sp_gate_reset(void)
     sp_store(&sp_gate.waiters, 0);
     sp_store(&sp_gate.posted, 0);
     sp_store(&sp_gate.counted, 0);
+    sp_store(&sp_gate.moving, 0);
     for (unsigned i = 0; i < SP_GATE_SLOTS; i++)
         __atomic_store_n(&sp_gate.slot[i].pass, 0, __ATOMIC_SEQ_CST);
     for (unsigned i = 0; i < SP_GATE_REQUESTS; i++)
@@ -332,6 +334,14 @@ bool sp_gate_changed_from(uint32_t epoch, uint64_t addr, uint64_t end)
 bool sp_gate_changed(uint64_t addr, uint64_t end)
 {
     return sp_gate_changed_from(sp_load(&sp_gate.epoch), addr, end);
+}
+
+void sp_gate_tell_attributes(uint32_t attributes)
+{
+    if (!sp_load(&sp_gate.attributes))
+        sp_store(&sp_gate.attributes, attributes | SP_RANGE_RW);
+    else if (sp_load(&sp_gate.attributes) != (attributes | SP_RANGE_RW))
+        sp_store(&sp_gate.mixed, 1);
 }
 
 /* Rings. */

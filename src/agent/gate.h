@@ -91,14 +91,14 @@ struct sp_gate_advice {
     uint32_t reserved;
 };
 
-#define SP_GATE_DONTFORK 8 /* = SP_RANGE_DONTFORK (agent.h) */
-
 enum sp_gate_request_kind {
     SP_GATE_UNMERGE = 1, /* give [addr, end) private anonymous pages with the same bytes */
     SP_GATE_RELEASE = 2, /* the same, and leave the range alone from now on (its own userfaultfd) */
     SP_GATE_GIVE_BACK = 3, /* the program is out of mappings: un-merge runs, merge no more here */
-    SP_GATE_IS_PLAIN = 4, /* could it be one mapping, but for us? 0, or SP_GATE_DONTFORK if it is so */
-    SP_GATE_ZERO = 5, /* make the sites in [addr, end) zeros where the gate cannot */
+    SP_GATE_ATTRIBUTES = 4, /* what it has (attributes.h), if it could be one mapping, but for us */
+    SP_GATE_UNTRACK = 5,    /* end its tracking until sp_gate.moving is 0 */
+    SP_GATE_UNMERGE_WRITTEN = 6, /* UNMERGE, also of pages that were written since they were merged */
+    SP_GATE_ZERO = 7, /* make the sites in [addr, end) zeros where the gate cannot */
 };
 
 enum sp_gate_request_state { SP_REQUEST_FREE = 0, SP_REQUEST_TAKEN, SP_REQUEST_POSTED,
@@ -127,8 +127,11 @@ struct sp_gate {
                             pointer; 0: not known yet */
     uint32_t tid_unknown; /* a thread has it somewhere else, or has none */
     uint32_t dontfork; /* merged memory may be MADV_DONTFORK: forked children are without it */
-    uint32_t guarded; /* sites may have another protection than read and write */
+    uint32_t guarded; /* sites may have another protection than read and write: they are mixed, too */
     uint32_t advised_only; /* merged pages are what the program advised */
+    uint32_t attributes; /* of merged memory: all of it, unless mixed */
+    uint32_t mixed;  /* merged pages, and written ones in mappings of the pool, have various ones */
+    uint32_t moving; /* threads that move memory which must not be tracked meanwhile */
     volatile uint32_t *wait_page;
     uint32_t code;        /* counts mappings of files that are to be executed */
     uint32_t epoch;       /* changed under the closed gate only */
@@ -187,6 +190,8 @@ bool sp_gate_changed_any(void);
 bool sp_gate_changed(uint64_t addr, uint64_t end);
 /* The same for any epoch from this one on. */
 bool sp_gate_changed_from(uint32_t epoch, uint64_t addr, uint64_t end);
+/* With the gate closed, before a page is merged: what its memory has (attributes.h). */
+void sp_gate_tell_attributes(uint32_t attributes);
 /* With the gate closed: is a thread control block known in [addr, end)? True also when more are
  * known than the ring holds. */
 bool sp_gate_tcb_in(uint64_t addr, uint64_t end);
@@ -204,6 +209,9 @@ void sp_gate_request_done(struct sp_gate_request *request, int64_t status);
 /* By the thread that asked for mappings: if the agent died while it replaced a run, that run's bytes
  * are put back. */
 void sp_agent_finish_plain(void);
+/* By a thread of the program, inside the gate or its only one: what of [addr, end) is not mapped are no
+ * sites, as what MADV_DONTFORK kept from a child, and what a call that failed unmapped (sites.c). */
+void sp_sites_drop_unmapped(uint64_t addr, uint64_t end);
 /* In the child of a fork, by the forking thread, after the gate was reset and before fork returns:
  * starts the child's agent if the parent had one. */
 void sp_agent_forked(void);

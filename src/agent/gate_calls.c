@@ -11,6 +11,7 @@
 #include <linux/mman.h>
 #include <linux/prctl.h>
 #include <linux/shm.h>
+#include <linux/uio.h>
 #include <linux/userfaultfd.h>
 
 #include "gate_inside.h"
@@ -154,9 +155,14 @@ static long call_replacing(struct sp_gate_pass *pass, long nr, const long *a)
     sp_gate_note(addr, end);
     spliced = sp_spliced_clear(addr, end);
     ret = with_mappings(pass, nr, a);
-    if (!sp_is_err(ret))
+    if (!sp_is_err(ret)) {
         range_gone(addr, end);
-    else if (spliced)
+        return ret;
+    }
+    /* mmap unmaps before it asks the file, which may refuse. */
+    if (__atomic_load_n(&sp_gate.agent, __ATOMIC_SEQ_CST) != SP_GATE_FILTERED)
+        sp_sites_drop_unmapped(addr, end);
+    if (spliced)
         sp_spliced_add(addr, end);
     return ret;
 }
@@ -217,23 +223,18 @@ static long call_protect(struct sp_gate_pass *pass, long nr, const long *a)
 static long call_mremap(struct sp_gate_pass *pass, const long *a)
 {
     uint64_t addr = (uint64_t)a[0], end = range_end(addr, (uint64_t)a[1]);
-    uint64_t to = (uint64_t)a[4], to_end = range_end(to, (uint64_t)a[2]);
     long ret;
 
-    sp_gate_note(addr, end);
-    if (a[3] & MREMAP_FIXED)
-        sp_gate_note(to, to_end);
-    if (sp_sitemap_any(addr, end))
+    /* Several mappings by our doing, which the kernel would refuse, or, if only some of them are
+     * tracked, move in part. */
+    if (sp_sitemap_any(addr, end) || ((a[3] & MREMAP_FIXED) && addr < end))
         return sp_merged_mremap(pass, a, addr, end);
+    sp_gate_note(addr, end);
     ret = with_mappings(pass, __NR_mremap, a);
-    /* mremap refuses a range of several mappings, which this one may be by our doing: tracking tells
-     * old memory from new, and un-merging leaves pieces. */
-    if (ret == -EFAULT && addr < end && sp_gate_ask(pass, SP_GATE_IS_PLAIN, addr, end) >= 0)
+    if (ret == -EFAULT && addr < end)
         return sp_merged_mremap(pass, a, addr, end);
     if (sp_is_err(ret))
         return ret;
-    if (a[3] & MREMAP_FIXED)
-        range_gone(to, to_end);
     if ((uint64_t)ret != addr && !(a[3] & 4 /* MREMAP_DONTUNMAP */))
         sp_gate_forget_tcb(addr, end);
     return ret;
@@ -296,6 +297,29 @@ static long call_madvise(struct sp_gate_pass *pass, const long *a)
     return ret;
 }
 
+/* Calls that a mapping of a frame could not carry out as anonymous memory does; in the pool's mappings
+ * they would set the policy of the pool. */
+static long call_policy(struct sp_gate_pass *pass, long nr, const long *a)
+{
+    uint64_t addr = (uint64_t)a[0], end = range_end(addr, (uint64_t)a[1]);
+
+    sp_gate_note(addr, end);
+    sp_merged_unmerge(pass, SP_GATE_UNMERGE_WRITTEN, addr, end);
+    return with_mappings(pass, nr, a);
+}
+
+/* Locks are in force on whole pages, whatever the call names. */
+static long call_lock(struct sp_gate_pass *pass, long nr, const long *a)
+{
+    uint64_t addr = (uint64_t)a[0] & ~((uint64_t)sp_gate.page_size - 1);
+    uint64_t end = sp_gate_page_up((uint64_t)a[0] + (uint64_t)a[1]);
+
+    sp_gate_note(addr, end);
+    if (end > addr && nr != __NR_munlock)
+        sp_merged_before_attributes(pass, SP_GATE_UNMERGE, addr, end);
+    return with_mappings(pass, nr, a);
+}
+
 /* Calls that a mapping of a frame could not carry out as anonymous memory does. */
 static long call_unmerged(struct sp_gate_pass *pass, long nr, const long *a)
 {
@@ -319,26 +343,82 @@ static long call_anywhere(struct sp_gate_pass *pass, long nr, const long *a)
     return with_mappings(pass, nr, a);
 }
 
+/* What another process' memory can be advised, too; of one's own nothing is lost by it. */
+static bool is_remote_advice(long advice)
+{
+    return (int)advice == MADV_COLD || (int)advice == MADV_PAGEOUT || (int)advice == MADV_WILLNEED;
+}
+
+/*
+ * process_madvise on merged pages. All but some advice is only for the caller's own memory: whether it
+ * is this, the call says of no memory at all; then it is madvise, part by part. MADV_COLLAPSE is also
+ * for others', but un-merging what has the same address here does no harm.
+ */
+static long call_process_madvise(struct sp_gate_pass *pass, const long *a)
+{
+    const struct iovec *part = (const struct iovec *)a[1];
+    uint64_t parts = (uint64_t)a[2], done = 0;
+    long none[6] = {a[0], a[1], 0, a[3], a[4]}, ret = 0;
+
+    if (is_remote_advice(a[3]) || !sp_sitemap_pages() || !parts || parts > UIO_MAXIOV ||
+        __atomic_load_n(&sp_gate.agent, __ATOMIC_SEQ_CST) == SP_GATE_FILTERED ||
+        !sp_gate_can_read((uint64_t)part, (uint64_t)(part + parts)) ||
+        native(__NR_process_madvise, none) != 0)
+        return call_anywhere(pass, __NR_process_madvise, a);
+    for (uint64_t i = 0; i < parts && (int)a[3] == MADV_COLLAPSE; i++)
+        sp_merged_unmerge(pass, SP_GATE_UNMERGE, (uint64_t)part[i].iov_base,
+                          range_end((uint64_t)part[i].iov_base, part[i].iov_len));
+    if ((int)a[3] == MADV_COLLAPSE)
+        return call_anywhere(pass, __NR_process_madvise, a);
+    for (uint64_t i = 0; i < parts && ret == 0; i++) {
+        long one[6] = {(long)part[i].iov_base, (long)part[i].iov_len, a[3]};
+
+        ret = call_madvise(pass, one);
+        done += ret == 0 ? part[i].iov_len : 0;
+    }
+    return done ? (long)done : ret;
+}
+
 /* While everything to come is locked, frames would be copied as soon as they are mapped. */
 static long call_lock_all(struct sp_gate_pass *pass, long nr, const long *a)
 {
-    long ret = call_anywhere(pass, nr, a);
+    long ret;
 
+    /* What is un-merged later would not have the lock. */
+    if (nr == __NR_mlockall && (a[0] & MCL_CURRENT))
+        sp_merged_before_attributes(pass, SP_GATE_UNMERGE, 0, EVERYTHING);
+    ret = call_anywhere(pass, nr, a);
     if (ret == 0)
         __atomic_store_n(&sp_gate.locks_future, nr == __NR_mlockall && (a[0] & MCL_FUTURE),
                          __ATOMIC_SEQ_CST);
     return ret;
 }
 
+/* Where the segment will end that shmat maps over what is there; EVERYTHING: who knows. */
+static uint64_t segment_end(const long *a)
+{
+    struct shmid64_ds segment = {0};
+
+    if (__atomic_load_n(&sp_gate.agent, __ATOMIC_SEQ_CST) == SP_GATE_FILTERED ||
+        sp_is_err(sp_sys(__NR_shmctl, a[0], IPC_STAT, &segment)))
+        return EVERYTHING;
+    return range_end((uint64_t)a[1] & ~((uint64_t)sp_gate.page_size - 1), segment.shm_segsz);
+}
+
 static long call_shmat(struct sp_gate_pass *pass, const long *a)
 {
-    uint64_t addr = (uint64_t)a[1];
+    uint64_t end;
+    long ret;
 
-    if (!(a[2] & SHM_REMAP))
+    if (!(a[2] & SHM_REMAP) || !sp_sitemap_pages())
         return with_mappings(pass, __NR_shmat, a);
-    sp_gate_note(addr, EVERYTHING);
-    sp_merged_unmerge(pass, SP_GATE_UNMERGE, addr, EVERYTHING);
-    return with_mappings(pass, __NR_shmat, a);
+    end = segment_end(a);
+    sp_gate_note((uint64_t)a[1], end);
+    sp_merged_unmerge(pass, SP_GATE_UNMERGE, (uint64_t)a[1], end);
+    ret = with_mappings(pass, __NR_shmat, a);
+    if (!sp_is_err(ret) && end != EVERYTHING)
+        range_gone((uint64_t)ret, end);
+    return ret;
 }
 
 /* The program gives a range to a userfaultfd of its own: no two can have it. */
@@ -411,12 +491,16 @@ static long call_inside(struct sp_gate_pass *pass, long nr, const long *a)
     case __NR_madvise:
         return call_madvise(pass, a);
     case __NR_mbind:
-    case __NR_mseal:
     case __NR_set_mempolicy_home_node:
+        return call_policy(pass, nr, a);
+    case __NR_mseal:
         return call_unmerged(pass, nr, a);
     case __NR_mlock:
     case __NR_mlock2:
     case __NR_munlock:
+        return call_lock(pass, nr, a);
+    case __NR_process_madvise:
+        return call_process_madvise(pass, a);
     case __NR_remap_file_pages:
         return call_in_range(pass, nr, a);
     case __NR_shmat:
@@ -428,7 +512,7 @@ static long call_inside(struct sp_gate_pass *pass, long nr, const long *a)
     case __NR_mlockall:
     case __NR_munlockall:
         return call_lock_all(pass, nr, a);
-    default: /* shmdt, process_madvise */
+    default: /* shmdt */
         return call_anywhere(pass, nr, a);
     }
 }

@@ -8,6 +8,7 @@
  * gate_close.c  the agent's side
  * gate_calls.c  one gated call: which rule holds for which number
  * gate_merged.c the same calls on merged pages (X)
+ * gate_mremap.c mremap of what is many mappings by our doing (X)
  * gate_splice.c what comes before a vmsplice
  * gate_entry.c  the assembly between a patched site and C; clone and fork
  * gate_install.c, site_check.c, patch.c, elf_objects.c, x86_length.c: putting the gate into libc,
@@ -57,6 +58,9 @@ long sp_gate_call(struct sp_gate_pass *pass, long nr, const long *a);
  * and stay so. Outside the gate, which it enters and leaves. */
 void sp_gate_before_vmsplice(const long *a);
 
+/* Can the program's memory at [addr, end) be read? Outside or inside the gate. */
+bool sp_gate_can_read(uint64_t addr, uint64_t end);
+
 /* In the child of a fork: the gate as it is after an install. */
 void sp_gate_reset(void);
 
@@ -95,7 +99,7 @@ static inline bool sp_gate_page_aligned(uint64_t addr)
 }
 
 /*
- * gate_merged.c: all inside the gate, [addr, end) page aligned and not empty.
+ * gate_merged.c, gate_mremap.c: all inside the gate, [addr, end) page aligned and not empty.
  */
 /* madvise on a range with merged pages, but for what is native there. */
 long sp_merged_madvise(struct sp_gate_pass *pass, const long *a, uint64_t addr, uint64_t end);
@@ -103,10 +107,14 @@ long sp_merged_madvise(struct sp_gate_pass *pass, const long *a, uint64_t addr, 
  * stay readable and writable, and nothing else. */
 void sp_merged_before_protect(struct sp_gate_pass *pass, long nr, const long *a, uint64_t addr,
                               uint64_t end);
-/* mremap of a range with merged pages, or of one that un-merging cut into many mappings. */
+/* mremap of a range with merged pages, or of one that is many mappings by our doing. */
 long sp_merged_mremap(struct sp_gate_pass *pass, const long *a, uint64_t addr, uint64_t end);
 /* Asks for the merged pages of the range to be un-merged, a few times if new ones are merged
- * meanwhile. */
+ * meanwhile. kind: SP_GATE_UNMERGE, or SP_GATE_UNMERGE_WRITTEN. */
 void sp_merged_unmerge(struct sp_gate_pass *pass, uint32_t kind, uint64_t addr, uint64_t end);
+/* The same before a call that gives the range attributes, which are then also those of what was written
+ * since it was merged, and stays where it is. */
+void sp_merged_before_attributes(struct sp_gate_pass *pass, uint32_t kind, uint64_t addr,
+                                 uint64_t end);
 
 #endif

@@ -15,8 +15,8 @@
 #include <errno.h>
 
 #include <linux/mman.h>
-#include <linux/uio.h>
 
+#include "attributes.h"
 #include "gate_inside.h"
 #include "mem.h"
 #include "sitemap.h"
@@ -26,9 +26,6 @@
 #define MADV_DONTNEED_LOCKED 24
 #endif
 #define SP_MADV_GUARD_INSTALL 102 /* Linux 6.13 */
-#ifndef MREMAP_DONTUNMAP
-#define MREMAP_DONTUNMAP 4
-#endif
 
 #define READ_WRITE    (PROT_READ | PROT_WRITE)
 #define UNMERGE_TRIES 20u /* of ten in the agent: some thread was in the gate all the time */
@@ -46,12 +43,9 @@ static long native(long nr, const long *a)
 /* What was merged because the program advised it stays advised. */
 static long map_anonymous(uint64_t addr, uint64_t length, int flags)
 {
-    long ret =
-        sp_sys(__NR_mmap, addr, length, READ_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | flags, -1, 0);
-
-    if (!sp_is_err(ret) && sp_gate.advised_only)
-        sp_sys(__NR_madvise, ret, length, MADV_MERGEABLE);
-    return ret;
+    return sp_map_with(addr, length, flags,
+                       sp_gate.attributes | SP_RANGE_RW |
+                           (sp_gate.advised_only ? SP_RANGE_ADVISED : 0));
 }
 
 void sp_merged_unmerge(struct sp_gate_pass *pass, uint32_t kind, uint64_t addr, uint64_t end)
@@ -64,12 +58,28 @@ void sp_merged_unmerge(struct sp_gate_pass *pass, uint32_t kind, uint64_t addr, 
     sp_gate_note(addr, end);
 }
 
+/* What is left of the sites in [addr, end) may be given something that the others have not. */
+static void sites_may_differ(uint64_t addr, uint64_t end)
+{
+    if (!sp_sitemap_any(addr, end))
+        return;
+    sp_gate.guarded = true;
+    sp_gate.mixed = true;
+}
+
+void sp_merged_before_attributes(struct sp_gate_pass *pass, uint32_t kind, uint64_t addr,
+                                 uint64_t end)
+{
+    sp_merged_unmerge(pass, kind, addr, end);
+    sites_may_differ(addr, end);
+}
+
 /* A new mapping in place of a frame's would be one that fork copies, and that everybody may write.
  * Where that may be wrong the agent, who knows, un-merges first; what it cannot un-merge is zeroed
  * in place. */
 static bool may_map_anew(void)
 {
-    return agent_state() != SP_GATE_FILTERED && !sp_gate.dontfork && !sp_gate.guarded;
+    return agent_state() != SP_GATE_FILTERED && !sp_gate.dontfork && !sp_gate.mixed;
 }
 
 /* May this thread write there? Reads nothing of the frame's if not. */
@@ -112,7 +122,7 @@ static bool zeroed_by_agent(struct sp_gate_pass *pass, uint64_t addr, uint64_t e
 {
     long ret;
 
-    if (!sp_gate.guarded || !sp_sitemap_any(addr, end) || agent_state() != SP_GATE_AGENT)
+    if (!sp_gate.mixed || !sp_sitemap_any(addr, end) || agent_state() != SP_GATE_AGENT)
         return false;
     ret = sp_gate_ask(pass, SP_GATE_ZERO, addr, end);
     drop_unmerged(addr, end, advice);
@@ -190,8 +200,12 @@ long sp_merged_madvise(struct sp_gate_pass *pass, const long *a, uint64_t addr, 
     if ((int)a[2] == MADV_DONTFORK)
         sp_gate.dontfork = true;
     /* Un-merged pages can be written: what may be guarded is zeroed as it is. */
-    if (sp_gate.guarded ? a[2] == SP_MADV_GUARD_INSTALL : sp_gate.dontfork && is_drop((int)a[2]))
-        sp_merged_unmerge(pass, SP_GATE_UNMERGE, addr, end);
+    if (sp_gate.mixed ? (int)a[2] == SP_MADV_GUARD_INSTALL
+                      : sp_gate.dontfork && is_drop((int)a[2]))
+        sp_merged_unmerge(pass,
+                          (int)a[2] == SP_MADV_GUARD_INSTALL ? SP_GATE_UNMERGE_WRITTEN
+                                                             : SP_GATE_UNMERGE,
+                          addr, end);
     switch ((int)a[2]) {
     case MADV_DONTNEED:
     case MADV_DONTNEED_LOCKED:
@@ -203,22 +217,21 @@ long sp_merged_madvise(struct sp_gate_pass *pass, const long *a, uint64_t addr, 
     case MADV_REMOVE: /* anonymous private memory refuses it */
         return -EINVAL;
     case MADV_NORMAL:
-    case MADV_RANDOM:
-    case MADV_SEQUENTIAL:
     case MADV_WILLNEED:
     case MADV_DONTFORK:
     case MADV_DOFORK:
-    case MADV_DONTDUMP:
     case MADV_DODUMP:
-    case MADV_HUGEPAGE:
-    case MADV_NOHUGEPAGE:
+    case MADV_KEEPONFORK:
     case MADV_COLD:
     case MADV_PAGEOUT:
     case MADV_POPULATE_READ:
     case MADV_POPULATE_WRITE:
         return native(__NR_madvise, a);
+    case MADV_WIPEONFORK: /* refused on any file's mapping */
+        sp_merged_before_attributes(pass, SP_GATE_UNMERGE_WRITTEN, addr, end);
+        return native(__NR_madvise, a);
     default:
-        sp_merged_unmerge(pass, SP_GATE_UNMERGE, addr, end);
+        sp_merged_before_attributes(pass, SP_GATE_UNMERGE, addr, end);
         return native(__NR_madvise, a);
     }
 }
@@ -262,142 +275,5 @@ void sp_merged_before_protect(struct sp_gate_pass *pass, long nr, const long *a,
         freeze_run(start, stop, a[2]);
         at = stop;
     }
-    if (sp_sitemap_any(addr, end))
-        sp_gate.guarded = true;
-}
-
-/*
- * mremap.
- */
-
-/* Copies old bytes to a new place through the kernel, which answers with an error where old turns
- * out not to be readable. Kernels without that call: plainly. */
-static long copy_bytes(uint64_t to, uint64_t from, uint64_t length)
-{
-    long pid = sp_sys(__NR_getpid);
-
-    while (length) {
-        struct iovec local = {(void *)to, length}, remote = {(void *)from, length};
-        long n = sp_sys(__NR_process_vm_readv, pid, &local, 1, &remote, 1, 0);
-
-        if (n == -ENOSYS || n == -EPERM) {
-            memcpy((void *)to, (const void *)from, length);
-            return 0;
-        }
-        if (n <= 0)
-            return n ? n : -EFAULT;
-        to += (uint64_t)n;
-        from += (uint64_t)n;
-        length -= (uint64_t)n;
-    }
-    return 0;
-}
-
-/* New memory for the old range, of which fork is to copy as little as of that. */
-static long map_like(uint64_t addr, uint64_t length, int flags, bool dontfork)
-{
-    long ret = map_anonymous(addr, length, flags);
-
-    if (!sp_is_err(ret) && dontfork &&
-        sp_is_err(sp_sys(__NR_madvise, ret, length, MADV_DONTFORK))) {
-        sp_sys(__NR_munmap, ret, length);
-        return -ENOMEM;
-    }
-    return ret;
-}
-
-/* Moves by copying: to is mapped, new_length long. The old range is unmapped last. */
-static long move_to(uint64_t to, uint64_t new_length, uint64_t addr, uint64_t end)
-{
-    uint64_t kept = end - addr < new_length ? end - addr : new_length;
-    long ret = copy_bytes(to, addr, kept);
-
-    if (ret == 0)
-        ret = sp_sys(__NR_munmap, addr, end - addr);
-    if (ret != 0) {
-        sp_sys(__NR_munmap, to, new_length);
-        return ret;
-    }
-    sp_sitemap_clear(addr, end);
-    sp_gate_forget_tcb(addr, end);
-    return (long)to;
-}
-
-static long move_fixed(uint64_t to, uint64_t length, uint64_t addr, uint64_t end, bool dontfork)
-{
-    long ret;
-
-    if (!sp_gate_page_aligned(to) || to + length < to || (to < end && addr < to + length))
-        return -EINVAL;
-    ret = map_like(to, length, MAP_FIXED, dontfork);
-    if (sp_is_err(ret))
-        return ret;
-    sp_sitemap_clear(to, to + length);
-    sp_gate_forget_tcb(to, to + length);
-    return move_to(to, length, addr, end);
-}
-
-/* In place where there is room, as the kernel does it; else to a new place. */
-static long grow(uint64_t length, uint64_t addr, uint64_t end, bool may_move, bool dontfork)
-{
-    uint64_t more = length - (end - addr);
-    long ret = map_like(end, more, MAP_FIXED_NOREPLACE, dontfork);
-
-    if (!sp_is_err(ret) && (uint64_t)ret == end)
-        return (long)addr;
-    if (!sp_is_err(ret)) /* a kernel that takes the address for a hint */
-        sp_sys(__NR_munmap, ret, more);
-    if (!may_move)
-        return -ENOMEM;
-    ret = map_like(0, length, 0, dontfork);
-    return sp_is_err(ret) ? ret : move_to((uint64_t)ret, length, addr, end);
-}
-
-/*
- * The native call, where the gate may do nothing else. It fails where it would cross the border of
- * a mapping; if it moved the pages, the whole new range counts as merged, which is wrong on the
- * safe side: dropping it then writes zeros.
- */
-static long move_natively(const long *a, uint64_t length, uint64_t addr, uint64_t end)
-{
-    long ret = native(__NR_mremap, a);
-
-    if (sp_is_err(ret))
-        return ret;
-    if ((uint64_t)ret != addr) {
-        sp_sitemap_clear(addr, end);
-        sp_sitemap_set((uint64_t)ret, (uint64_t)ret + length);
-    } else {
-        sp_sitemap_clear(addr + length, end);
-    }
-    return ret;
-}
-
-long sp_merged_mremap(struct sp_gate_pass *pass, const long *a, uint64_t addr, uint64_t end)
-{
-    uint64_t length = sp_gate_page_up((uint64_t)a[2]);
-    long flags = a[3], ret;
-    bool dontfork;
-
-    if (flags & MREMAP_DONTUNMAP)
-        sp_merged_unmerge(pass, SP_GATE_UNMERGE, addr, end);
-    if ((flags & ~(MREMAP_MAYMOVE | MREMAP_FIXED)) || length == 0 || length < (uint64_t)a[2] ||
-        ((flags & MREMAP_FIXED) && !(flags & MREMAP_MAYMOVE)))
-        return native(__NR_mremap, a);
-    if (agent_state() == SP_GATE_FILTERED)
-        return move_natively(a, length, addr, end);
-    dontfork = sp_gate.dontfork &&
-               sp_gate_ask(pass, SP_GATE_IS_PLAIN, addr, end) == SP_GATE_DONTFORK;
-    sp_gate_note(addr, end);
-    if (flags & MREMAP_FIXED)
-        return move_fixed((uint64_t)a[4], length, addr, end, dontfork);
-    if (length > end - addr)
-        return grow(length, addr, end, flags & MREMAP_MAYMOVE, dontfork);
-    if (length == end - addr)
-        return (long)addr;
-    ret = sp_sys(__NR_munmap, addr + length, end - addr - length);
-    if (ret != 0)
-        return ret;
-    sp_sitemap_clear(addr + length, end);
-    return (long)addr;
+    sites_may_differ(addr, end);
 }

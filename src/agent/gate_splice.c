@@ -28,8 +28,10 @@
  * what to do with it (a null pointer would be no mask). A filter that refuses even that does not
  * tell: then the vector is believed.
  */
-static bool is_readable(uint64_t addr, uint64_t end)
+bool sp_gate_can_read(uint64_t addr, uint64_t end)
 {
+    if (addr < sp_gate.page_size || end < addr)
+        return false;
     for (uint64_t at = addr; at < end; at = sp_gate_page_up(at + 1))
         if (sp_sys(__NR_rt_sigprocmask, NO_HOW, at, 0, sizeof(uint64_t)) == -EFAULT)
             return false;
@@ -40,7 +42,7 @@ static bool is_vector(uint64_t vector, uint64_t parts)
 {
     uint64_t end = vector + parts * sizeof(struct iovec);
 
-    return vector && parts && parts <= MAX_PARTS && end > vector && is_readable(vector, end);
+    return vector && parts && parts <= MAX_PARTS && end > vector && sp_gate_can_read(vector, end);
 }
 
 /* The pages of the next part, *start to *stop; false at the end of what one call can move, and at a

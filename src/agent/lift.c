@@ -253,6 +253,7 @@ static bool map_run(struct lift *l, uint32_t i, uint32_t n)
 
     if (!budget_left() || sp_sitemap_set(at, end))
         return false;
+    sp_gate_tell_attributes(range ? (uint32_t)range->flags : 0);
     ret = sp_sys(__NR_mmap, at, end - at, 3, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE,
                  sp_agent.view[l->segment[i]].fd, (uint64_t)l->index[i] << sp_agent.page_shift);
     if (sp_is_err(ret)) {
@@ -262,8 +263,12 @@ static bool map_run(struct lift *l, uint32_t i, uint32_t n)
     sp_agent.mappings += 2;
     if (range && (range->flags & SP_RANGE_DONTFORK)) {
         sp_gate.dontfork = true;
-        sp_range_keep_from_fork(at, end - at);
+        sp_keep_from_fork(at, end - at);
     }
+    /* It does nothing there, but to be told when nothing of the memory around is left. */
+    if (range && (range->flags & (SP_RANGE_HUGE | SP_RANGE_NO_HUGE)))
+        sp_sys(__NR_madvise, at, end - at,
+               range->flags & SP_RANGE_HUGE ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
     return true;
 }
 
@@ -336,7 +341,8 @@ static bool still_valid(const struct lift *l)
     uint64_t end = page_at(l->addr, l->npages);
 
     return !sp_gate_changed(l->addr, end) && !sp_gate_tcb_in(l->addr, end) &&
-           !sp_gate_asked_for(l->addr, end) && sp_code_is_known();
+           !sp_gate_asked_for(l->addr, end) && sp_code_is_known() &&
+           !__atomic_load_n(&sp_gate.moving, __ATOMIC_SEQ_CST);
 }
 
 /* What the program put into a pipe since the window was chosen. With the gate closed. */

@@ -2,6 +2,7 @@
 #include "maps.h"
 
 #include "agent.h"
+#include "attributes.h"
 #include "mem.h"
 #include "sys.h"
 #include "vmflags.h"
@@ -33,15 +34,23 @@ static uint8_t why_not_kept(const char *f)
 static void read_flags(struct sp_mapping *m, const char *p, const char *end)
 {
     m->merge_keeps = !m->lost; /* a key stands in a line before */
+    if (m->lost)
+        m->given |= SP_RANGE_OTHER;
     while (p + 1 < end) {
+        uint32_t attribute;
+
         if (*p == ' ') {
             p++;
             continue;
         }
+        attribute = sp_attribute_of(p);
+        m->given |= attribute;
         if (p[0] == 'd' && p[1] == 'c') {
             m->dontfork = true;
         } else if (!sp_vmflag_kept(p)) {
             m->merge_keeps = false;
+            if (!attribute)
+                m->given |= SP_RANGE_OTHER;
             if (!m->lost)
                 m->lost = why_not_kept(p);
         }
@@ -49,12 +58,6 @@ static void read_flags(struct sp_mapping *m, const char *p, const char *end)
             m->advised = true;
         if (p[0] == 'u' && p[1] == 'w')
             m->tracked = true;
-        if (p[0] == 'n' && p[1] == 'r')
-            m->noreserve = true;
-        if (p[0] == 'n' && p[1] == 'h')
-            m->no_huge = true;
-        if (p[0] == 'h' && p[1] == 'g')
-            m->huge = true;
         p += 2;
     }
 }
@@ -73,6 +76,8 @@ static bool read_head(struct sp_mapping *m, const char *p, const char *end)
     m->writable = p[1] == 'w';
     m->executable = p[2] == 'x';
     m->shared = p[3] == 's';
+    m->given = (m->readable ? SP_RANGE_READ : 0) | (m->writable ? SP_RANGE_WRITE : 0) |
+               (m->executable ? SP_RANGE_EXEC : 0);
     p += 5;
     m->offset = sp_parse_hex(&p, end);
     while (p < end && *p == ' ')

@@ -17,7 +17,7 @@ struct sp_mapping {
     bool advised;    /* MADV_MERGEABLE */
     bool dontfork;   /* MADV_DONTFORK, which merge_keeps says nothing of */
     bool tracked;    /* registered for write tracking: ours, as far as we know */
-    bool noreserve, no_huge, huge; /* nr, nh, hg */
+    uint32_t given; /* SP_RANGE_ attributes, its protection among them */
 };
 
 /* Calls fn for each mapping, ascending, until it returns false. Negative errno: could not read. */

@@ -20,14 +20,13 @@
 #include "sys.h"
 #include "vmflags.h"
 
-#define DONTFORK_TRIES 100u
 #define REFRESH_SHARE 40u /* reading the mappings takes at most a fortieth of the time */
 #define REST_PASSES 8u    /* in which nothing was merged: merging has come to rest */
 
 struct build {
     uint64_t start, end; /* of the stretch that grows, 0: none */
-    uint64_t flags; /* of its plain mappings */
-    bool dontfork; /* all of it: a child has it whole or not at all */
+    uint64_t flags; /* of all of it */
+    bool plain; /* there is a plain mapping in it: flags are known whole */
     uint64_t guard_end; /* of the last mapping that nobody may touch */
     bool keep; /* however small: advised, or with sites in it */
     uint32_t n, mappings, pool_mappings;
@@ -160,14 +159,14 @@ static void finish_range(struct build *b)
         b->left[SP_LEFT_SMALL] += b->end - b->start;
     }
     b->start = b->end = b->flags = 0;
-    b->keep = false;
+    b->keep = b->plain = false;
 }
 
-static uint64_t range_flags(const struct sp_mapping *m)
+/* What is un-merged gets the flags of its range: so all that is in one has the same, as far as the
+ * mappings of frames show it. */
+static bool is_alike(const struct build *b, const struct sp_mapping *m, bool pool)
 {
-    return (m->noreserve ? SP_RANGE_NORESERVE : 0) | (m->no_huge ? SP_RANGE_NO_HUGE : 0) |
-           (m->huge ? SP_RANGE_HUGE : 0) | (m->dontfork ? SP_RANGE_DONTFORK : 0) |
-           (m->advised ? SP_RANGE_ADVISED : 0);
+    return !((m->given ^ b->flags) & (pool || !b->plain ? SP_RANGE_OF_POOL : SP_RANGE_MERGES));
 }
 
 static bool add_mapping(void *arg, const struct sp_mapping *mapping)
@@ -197,20 +196,25 @@ static bool add_mapping(void *arg, const struct sp_mapping *mapping)
         return true;
     if (pool)
         b->pool_mappings++;
-    if (b->end && (m->start != b->end || (!eligible && !pool) || m->dontfork != b->dontfork))
+    if (b->end && (m->start != b->end || (!eligible && !pool) || !is_alike(b, m, pool)))
         finish_range(b);
     if (!eligible && !pool)
         return true;
-    if (!b->end) {
+    if (!b->end)
         b->start = m->start;
-        b->dontfork = m->dontfork;
-        b->flags = m->dontfork ? SP_RANGE_DONTFORK : 0;
-    }
+    if (!pool || !b->plain)
+        b->flags = m->given & (pool ? SP_RANGE_OF_POOL : SP_RANGE_MERGES);
     b->end = m->end;
-    if (eligible)
-        b->flags = range_flags(m);
+    b->plain |= !pool;
     b->keep |= pool || is_advised(m);
     return true;
+}
+
+/* While a thread moves memory that must not be tracked, nothing is registered: what is not is found at
+ * the next look. */
+static bool is_moving(void)
+{
+    return __atomic_load_n(&sp_gate.moving, __ATOMIC_SEQ_CST) != 0;
 }
 
 /* Registers what is not yet tracked. The kernel skips what is: one call a range would do but for
@@ -219,7 +223,7 @@ static void track_range(const struct sp_range *range)
 {
     uint64_t at = range->start, start, stop;
 
-    while (at < range->end) {
+    while (at < range->end && !is_moving()) {
         struct uffdio_register reg = {.mode = UFFDIO_REGISTER_MODE_WP};
 
         if (!sp_sitemap_next(at, range->end, &start, &stop))
@@ -340,7 +344,7 @@ bool sp_ranges_refresh(bool force)
     sp_quiet_disturb(); /* there may be memory that was never looked at */
     for (uint32_t i = 0; i < sp_agent.nranges; i++)
         track_range(&sp_agent.range[i]);
-    sp_agent.ranges_vm = vm;
+    sp_agent.ranges_vm = is_moving() ? 0 : vm;
     sp_agent.ranges_at_us = sp_now_us();
     sp_agent.ranges_cost_us = sp_cpu_us() - cpu;
     return true;
@@ -363,60 +367,69 @@ const struct sp_range *sp_range_of(uint64_t addr, uint64_t end)
     return NULL;
 }
 
-struct plain {
-    uint64_t at, end; /* plain up to at */
-    bool any, dontfork;
+struct alike {
+    uint64_t at, end; /* alike up to at */
+    uint32_t attributes, anonymous; /* of all; what only anonymous mappings tell */
+    bool any, any_anonymous;
 };
 
-static bool plain_mapping(void *arg, const struct sp_mapping *m)
+/* What the mapping of a frame has of its own, or has not. */
+#define NOT_OF_POOL (SP_RANGE_NORESERVE | SP_RANGE_NO_HUGE | SP_RANGE_HUGE | SP_RANGE_ADVISED)
+
+static bool alike_mapping(void *arg, const struct sp_mapping *m)
 {
     bool pool = m->inode && !m->shared && sp_view_by_inode(m->inode);
-    struct plain *p = arg;
+    uint32_t attributes = m->given & ~NOT_OF_POOL, anonymous = m->given & NOT_OF_POOL;
+    struct alike *p = arg;
 
     if (m->end <= p->at)
         return true;
-    if (m->start > p->at || p->at >= p->end || (p->any && m->dontfork != p->dontfork))
+    if (m->start > p->at || p->at >= p->end || m->shared || m->special || m->stack ||
+        (m->given & SP_RANGE_OTHER) || (!pool && (m->named || m->inode)))
         return false;
-    if (!pool && (why_not_plain(m) != SP_LEFT_NOT || !m->merge_keeps))
+    if ((p->any && attributes != p->attributes) ||
+        (p->any_anonymous && !pool && anonymous != p->anonymous))
         return false;
     p->any = true;
-    p->dontfork = m->dontfork;
+    p->attributes = attributes;
+    if (!pool) {
+        p->any_anonymous = true;
+        p->anonymous = anonymous;
+    }
     p->at = m->end;
     return true;
 }
 
-int sp_range_plain(uint64_t addr, uint64_t end)
+long sp_range_attributes(uint64_t addr, uint64_t end)
 {
-    struct plain p = {.at = addr, .end = end};
+    const struct sp_range *range = sp_range_of(addr, addr + sp_agent.page_size);
+    struct alike p = {.at = addr, .end = end};
 
-    if (sp_maps_read(plain_mapping, &p) || p.at < end)
+    /* What no call touched since it was read is what it was, unless pages in the pool's mappings were
+     * given something. */
+    if (range && end <= range->end && !sp_gate.mixed && !sp_gate_changed(addr, end))
+        return (long)range->flags | SP_RANGE_RW;
+    if (sp_maps_read(alike_mapping, &p) || p.at < end)
         return -EFAULT;
-    return p.dontfork ? SP_RANGE_DONTFORK : 0;
+    if (!p.any_anonymous && range)
+        p.anonymous = range->flags & NOT_OF_POOL;
+    return p.attributes | p.anonymous;
 }
 
-void sp_range_keep_from_fork(uint64_t addr, uint64_t length)
+void sp_range_untrack(uint64_t addr, uint64_t end)
 {
-    for (unsigned n = 0; n < DONTFORK_TRIES; n++)
-        if (!sp_is_err(sp_sys(__NR_madvise, addr, length, MADV_DONTFORK)))
-            return;
+    struct uffdio_range range = {.start = addr, .len = end - addr};
+
+    sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_UNREGISTER, &range);
+    sp_agent.ranges_vm = 0; /* read the mappings again, and track them, at the next look */
 }
 
 long sp_range_map(uint64_t addr, uint64_t length, uint64_t at)
 {
     const struct sp_range *r = sp_range_of(addr, addr + sp_agent.page_size);
-    uint64_t flags = r ? r->flags : 0;
-    long ret = sp_sys(__NR_mmap, at, length, 3,
-                      MAP_PRIVATE | MAP_ANONYMOUS | (at ? MAP_FIXED : 0) |
-                          (flags & SP_RANGE_NORESERVE ? MAP_NORESERVE : 0),
-                      -1, 0);
 
-    if (!sp_is_err(ret) && (flags & (SP_RANGE_NO_HUGE | SP_RANGE_HUGE)))
-        sp_sys(__NR_madvise, ret, length, flags & SP_RANGE_HUGE ? 14 : 15); /* as it was */
-    if (!sp_is_err(ret) && (flags & SP_RANGE_ADVISED))
-        sp_sys(__NR_madvise, ret, length, MADV_MERGEABLE); /* else it would never be merged again */
-    if (!sp_is_err(ret) && (flags & SP_RANGE_DONTFORK))
-        sp_range_keep_from_fork((uint64_t)ret, length);
-    return ret;
+    return sp_map_with(at, length, at ? MAP_FIXED : 0,
+                       (r ? (uint32_t)r->flags : 0) | SP_RANGE_RW);
 }
 
 bool sp_mappings_short(void)

@@ -211,8 +211,14 @@ static int64_t serve_request(const struct sp_gate_request *r)
 
     if (r->kind == SP_GATE_GIVE_BACK)
         return give_back();
-    if (r->kind == SP_GATE_IS_PLAIN)
-        return sp_range_plain(r->addr, r->end);
+    if (r->kind == SP_GATE_ATTRIBUTES)
+        return sp_range_attributes(r->addr, r->end);
+    if (r->kind == SP_GATE_UNTRACK) {
+        sp_range_untrack(r->addr, r->end);
+        return 0;
+    }
+    if (r->kind == SP_GATE_UNMERGE_WRITTEN)
+        return sp_unmerge_written(r->addr, r->end);
     if (r->kind == SP_GATE_ZERO)
         return sp_zero_sites(r->addr, r->end);
     ret = sp_unmerge(r->addr, r->end, ~0ull, &next, &npages);

@@ -8,7 +8,7 @@
  * only with the gate closed (agent), or by a program thread inside the gate for the range of its
  * own call; it is read inside the gate, or by the agent. A forked child inherits a true copy,
  * because fork goes through the gate; what MADV_DONTFORK kept from it is taken out before fork
- * returns (sp_sites_forked).
+ * returns (sp_sites_drop_unmapped).
  *
  * The spliced pages: which pages the program gave to a pipe (vmsplice). The pipe refers to the page
  * itself, and so does whoever splices or tees from it: nobody can tell when that ends. So they are

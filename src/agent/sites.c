@@ -72,12 +72,12 @@ static bool is_mapped(uint64_t start, uint64_t stop)
     return sp_sys(__NR_msync, start, stop - start, MS_ASYNC) != -ENOMEM;
 }
 
-void sp_sites_forked(void)
+void sp_sites_drop_unmapped(uint64_t addr, uint64_t end)
 {
-    uint64_t start, stop, at = 0;
+    uint64_t start, stop;
 
-    while (sp_sitemap_next(at, ~0ull, &start, &stop)) {
-        at = stop;
+    while (sp_sitemap_next(addr, end, &start, &stop)) {
+        addr = stop;
         if (is_mapped(start, stop))
             continue;
         for (; start < stop; start += sp_agent.page_size)

@@ -135,7 +135,7 @@ void sp_agent_forked(void)
     sp_agent.program_pid = (int)sp_sys(__NR_getpid);
     start.forked = true;
     if (sp_gate.dontfork)
-        sp_sites_forked();
+        sp_sites_drop_unmapped(0, ~0ull);
     sp_agent_spawn();
 }
 

@@ -26,6 +26,9 @@
  * the program makes meanwhile could land there and be unmapped with it. */
 #define MREMAP_PUT 7
 
+/* Written pages too: sp_unmerge_written(). */
+static bool with_written;
+
 /* Which of the pages still are the frame's: bit i for page i. */
 static uint64_t frames_of(uint64_t addr, uint32_t npages)
 {
@@ -103,6 +106,21 @@ static int put_frames(uint64_t addr, uint64_t copy, uint32_t npages, uint64_t fr
     return 0;
 }
 
+/* Where the bytes are copied to. Written pages may have been given attributes in their place, which the
+ * copy has, too, if that can be. */
+static long map_copy(uint64_t addr, uint64_t len)
+{
+    long attributes;
+
+    if (!with_written)
+        return sp_range_map(addr, len, 0);
+    attributes = sp_range_attributes(addr, addr + len);
+    if (sp_is_err(attributes) || (attributes & SP_RANGE_RW) != SP_RANGE_RW ||
+        (attributes & SP_RANGE_LOCKED))
+        return -EINVAL;
+    return sp_map_with(0, len, 0, (uint32_t)attributes);
+}
+
 /* Un-merges one run of at most SP_LIFT_PAGES pages, all of them in mappings of the pool. */
 static int unmerge_run(uint64_t addr, uint32_t npages, uint64_t *done)
 {
@@ -110,10 +128,13 @@ static int unmerge_run(uint64_t addr, uint32_t npages, uint64_t *done)
     struct uffdio_range range = {.start = addr, .len = len};
     struct uffdio_register reg = {.range = range, .mode = UFFDIO_REGISTER_MODE_WP};
     struct uffdio_writeprotect wp = {.range = range, .mode = UFFDIO_WRITEPROTECT_MODE_WP};
+    uint64_t frames;
     long copy, ret;
     bool waiting;
 
-    copy = sp_range_map(addr, len, 0);
+    copy = map_copy(addr, len);
+    if (copy == -EINVAL)
+        return -EINVAL;
     if (sp_is_err(copy))
         return -ENOMEM;
     ret = sp_sys(__NR_madvise, copy, len, SP_MADV_POPULATE_WRITE);
@@ -133,12 +154,15 @@ static int unmerge_run(uint64_t addr, uint32_t npages, uint64_t *done)
     ret = sp_sys(__NR_ioctl, sp_agent.uffd_sync, UFFDIO_WRITEPROTECT, &wp);
     if (!sp_is_err(ret)) {
         ret = 0;
+        /* What the program wrote may be unreadable by now. */
+        frames = with_written ? ~0ull : frames_of(addr, npages);
         for (uint32_t i = 0; i < npages && !ret; i++)
-            if (!sp_peek_copy((void *)(copy + ((long)i << sp_agent.page_shift)),
+            if ((frames >> i & 1) &&
+                !sp_peek_copy((void *)(copy + ((long)i << sp_agent.page_shift)),
                               addr + ((uint64_t)i << sp_agent.page_shift)))
                 ret = -EAGAIN;
         if (!ret)
-            ret = put_frames(addr, (uint64_t)copy, npages, frames_of(addr, npages), done);
+            ret = put_frames(addr, (uint64_t)copy, npages, frames, done);
     }
     sp_sys(__NR_ioctl, sp_agent.uffd_sync, UFFDIO_UNREGISTER, &range);
     sp_sys(__NR_ioctl, sp_agent.uffd_sync, UFFDIO_WAKE, &range);
@@ -265,5 +289,16 @@ int sp_unmerge(uint64_t start, uint64_t end, uint64_t max_pages, uint64_t *next,
         at = b;
     }
     sp_agent.ranges_vm = 0; /* read the mappings again at the next look */
+    return ret;
+}
+
+int sp_unmerge_written(uint64_t start, uint64_t end)
+{
+    uint64_t next, npages;
+    int ret;
+
+    with_written = true;
+    ret = sp_unmerge(start, end, ~0ull, &next, &npages);
+    with_written = false;
     return ret;
 }

@@ -48,8 +48,7 @@ static bool is_same(const struct sp_mapping *a, const struct sp_mapping *b)
            a->executable == b->executable && a->shared == b->shared && a->named == b->named &&
            a->stack == b->stack && a->special == b->special && a->lost == b->lost &&
            a->merge_keeps == b->merge_keeps && a->advised == b->advised &&
-           a->tracked == b->tracked && a->dontfork == b->dontfork && a->noreserve == b->noreserve && a->no_huge == b->no_huge &&
-           a->huge == b->huge;
+           a->tracked == b->tracked && a->dontfork == b->dontfork && a->given == b->given;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)

@@ -48,6 +48,12 @@ void sp_agent_finish_plain(void)
 {
 }
 
+void sp_sites_drop_unmapped(uint64_t addr, uint64_t end)
+{
+    (void)addr;
+    (void)end;
+}
+
 void sp_agent_forked(void)
 {
     forked++;
@@ -402,15 +408,18 @@ static void merged_pages_are_moved(void)
     CHECK(sp_sitemap_pages() == 6);
     CHECK(mremap(p, 6 * PAGE, 9 * PAGE, 0) == MAP_FAILED && errno == ENOMEM);
     q = mremap(p, 6 * PAGE, 64 * PAGE, MREMAP_MAYMOVE);
-    CHECK(q != MAP_FAILED && q != p && sp_sitemap_pages() == 0);
+    CHECK(q != MAP_FAILED && q != p);
+    /* Kernels since 6.17 move the mappings, older ones have them copied. */
+    CHECK(sp_sitemap_pages() == 0 || sp_sitemap_any(at(q), at(q) + 6 * PAGE));
     CHECK(all_bytes(q, 6 * PAGE, 'f') && all_bytes(q + 6 * PAGE, 58 * PAGE, 0));
     CHECK(munmap(q, 64 * PAGE) == 0);
     CHECK(munmap(p - PAGE, 10 * PAGE) == 0);
     p = merged_pages(4);
     q = map_pages(4);
     CHECK(mremap(p, 4 * PAGE, 4 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, q) == q);
-    CHECK(all_bytes(q, 4 * PAGE, 'f') && sp_sitemap_pages() == 0);
-    CHECK(munmap(q, 4 * PAGE) == 0);
+    CHECK(all_bytes(q, 4 * PAGE, 'f'));
+    CHECK(sp_sitemap_pages() == 0 || sp_sitemap_any(at(q), at(q) + 4 * PAGE));
+    CHECK(munmap(q, 4 * PAGE) == 0 && sp_sitemap_pages() == 0);
     /* The place behind is free: it grows where it is. */
     p = merged_pages(4);
     CHECK(munmap(p + 4 * PAGE, PAGE) == 0);

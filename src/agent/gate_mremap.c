@@ -1,0 +1,299 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * mremap of memory that is many mappings by our doing, where the program knows one (X): merged pages
+ * are mappings of their own, un-merged ones are pieces, and tracking tells old memory from new.
+ *
+ * The agent says whether it would be one mapping but for us, and what attributes it has. If so, what
+ * the kernel does for one is done for all of them: mappings are moved, not copied, with all that they
+ * have, by one call that kernels since 6.17 carry out for many mappings, if none is tracked. Older ones
+ * refuse it, and then the bytes are copied. What is added has the attributes of the rest.
+ *
+ * If it would be many mappings without us, too, the call is the kernel's.
+ */
+#include <errno.h>
+
+#include <linux/mman.h>
+#include <linux/uio.h>
+
+#include "attributes.h"
+#include "gate_inside.h"
+#include "mem.h"
+#include "sitemap.h"
+#include "sys.h"
+
+#ifndef MREMAP_DONTUNMAP
+#define MREMAP_DONTUNMAP 4
+#endif
+#define MOVE (MREMAP_MAYMOVE | MREMAP_FIXED)
+/* Above it no address is the program's: what names one the kernel refuses. */
+#define ADDRESS_END (((uint64_t)1 << 47) - sp_gate.page_size)
+
+/* One call of mremap. */
+struct remap {
+    struct sp_gate_pass *pass;
+    const long *a;
+    uint64_t addr, end; /* the old range */
+    uint64_t length;    /* the new one's */
+    uint64_t to;        /* where it is to be, if MREMAP_FIXED says so */
+    long flags;
+    uint32_t attributes;
+};
+
+static long native(const struct remap *r)
+{
+    return sp_sys(__NR_mremap, r->a[0], r->a[1], r->a[2], r->a[3], r->a[4]);
+}
+
+static uint64_t old_length(const struct remap *r)
+{
+    return r->end - r->addr;
+}
+
+/* Will the kernel refuse it, whatever lies there? */
+static bool is_refused(const struct remap *r)
+{
+    bool fixed = r->flags & MREMAP_FIXED, stays = r->flags & MREMAP_DONTUNMAP;
+
+    if ((r->flags & ~(MOVE | MREMAP_DONTUNMAP)) || r->addr >= r->end || !r->length ||
+        r->length < (uint64_t)r->a[2] || r->length > ADDRESS_END)
+        return true;
+    if ((fixed || stays) && !(r->flags & MREMAP_MAYMOVE))
+        return true;
+    if (stays && r->length != old_length(r))
+        return true;
+    return fixed && (!sp_gate_page_aligned(r->to) || r->to > ADDRESS_END - r->length ||
+                     (r->to < r->end && r->addr < r->to + r->length));
+}
+
+/* Copies old bytes to a new place through the kernel, which answers with an error where old turns
+ * out not to be readable. Kernels without that call: plainly. */
+static long copy_bytes(uint64_t to, uint64_t from, uint64_t length)
+{
+    long pid = sp_sys(__NR_getpid);
+
+    while (length) {
+        struct iovec local = {(void *)to, length}, remote = {(void *)from, length};
+        long n = sp_sys(__NR_process_vm_readv, pid, &local, 1, &remote, 1, 0);
+
+        if (n == -ENOSYS || n == -EPERM) {
+            memcpy((void *)to, (const void *)from, length);
+            return 0;
+        }
+        if (n <= 0)
+            return n ? n : -EFAULT;
+        to += (uint64_t)n;
+        from += (uint64_t)n;
+        length -= (uint64_t)n;
+    }
+    return 0;
+}
+
+/* What was at [addr, end) is at to now: merged pages, too. */
+static void carry_sites(uint64_t addr, uint64_t end, uint64_t to)
+{
+    uint64_t start, stop, at = addr;
+
+    sp_sitemap_clear(to, to + (end - addr));
+    while (sp_sitemap_next(at, end, &start, &stop)) {
+        if (sp_sitemap_set(start - addr + to, stop - addr + to) != 0)
+            sp_sitemap_set(to, to + (end - addr)); /* the table is full: as good as never */
+        at = stop;
+    }
+    sp_sitemap_clear(addr, end);
+    sp_gate_forget_tcb(addr, end);
+}
+
+/* Kernels that move one mapping only: fresh memory and a copy. Nothing is merged there then. */
+static long move_by_copy(const struct remap *r, uint64_t to, uint64_t end)
+{
+    long ret = sp_map_with(to, end - r->addr, MAP_FIXED, r->attributes | SP_RANGE_RW);
+
+    if (!sp_is_err(ret))
+        ret = copy_bytes(to, r->addr, end - r->addr);
+    if (!sp_is_err(ret) && (r->attributes & SP_RANGE_RW) != SP_RANGE_RW)
+        ret = sp_sys(__NR_mprotect, to, end - r->addr,
+                     (r->attributes & SP_RANGE_READ ? PROT_READ : 0) |
+                         (r->attributes & SP_RANGE_EXEC ? PROT_EXEC : 0));
+    if (sp_is_err(ret))
+        return ret;
+    if (r->flags & MREMAP_DONTUNMAP)
+        ret = sp_map_with(r->addr, end - r->addr, MAP_FIXED, r->attributes);
+    else
+        ret = sp_sys(__NR_munmap, r->addr, end - r->addr);
+    sp_sitemap_clear(to, to + (end - r->addr));
+    sp_sitemap_clear(r->addr, end);
+    sp_gate_forget_tcb(r->addr, end);
+    return sp_is_err(ret) ? ret : (long)to;
+}
+
+/* The old place of MREMAP_DONTUNMAP is empty: where a written page was in a mapping of the pool, that
+ * would show its frame. */
+static void empty_old_place(const struct remap *r, uint64_t end)
+{
+    uint64_t start, stop, at = r->addr;
+
+    while (sp_sitemap_next(at, end, &start, &stop)) {
+        sp_map_with(start, stop - start, MAP_FIXED, r->attributes);
+        at = stop;
+    }
+}
+
+/* Moves the old range up to end to `to`: the new place or a negative errno. */
+static long move_all(const struct remap *r, uint64_t to, uint64_t end)
+{
+    uint64_t length = end - r->addr;
+    long ret = sp_sys(__NR_mremap, r->addr, length, length,
+                      MOVE | (r->flags & MREMAP_DONTUNMAP), to);
+
+    if (ret == -EFAULT && !(r->attributes & SP_RANGE_OTHER))
+        return move_by_copy(r, to, end);
+    if (sp_is_err(ret))
+        return ret;
+    if (r->flags & MREMAP_DONTUNMAP)
+        empty_old_place(r, end);
+    carry_sites(r->addr, end, to);
+    return ret;
+}
+
+/* To a new place, which is made first, so that what is added has the attributes of the rest. */
+static long move_and_grow(const struct remap *r, uint64_t to, int flags)
+{
+    long place = sp_map_with(to, r->length, flags, r->attributes), ret;
+
+    if (sp_is_err(place))
+        return place;
+    to = (uint64_t)place;
+    sp_sitemap_clear(to, to + r->length);
+    sp_gate_forget_tcb(to, to + r->length);
+    ret = move_all(r, to, r->end);
+    if (sp_is_err(ret))
+        sp_sys(__NR_munmap, to, r->length);
+    return ret;
+}
+
+static long move_fixed(struct remap *r)
+{
+    uint64_t to_end = r->to + r->length;
+    long ret;
+
+    if (r->length > old_length(r))
+        return move_and_grow(r, r->to, MAP_FIXED);
+    if (r->length < old_length(r)) {
+        ret = sp_sys(__NR_munmap, r->addr + r->length, old_length(r) - r->length);
+        if (ret != 0)
+            return ret;
+        sp_sitemap_clear(r->addr + r->length, r->end);
+        sp_gate_forget_tcb(r->addr + r->length, r->end);
+    }
+    ret = move_all(r, r->to, r->addr + r->length);
+    if (!sp_is_err(ret))
+        sp_gate_forget_tcb(r->to, to_end);
+    return ret;
+}
+
+/* In place where there is room, as the kernel does it; else to a new place. */
+static long grow(const struct remap *r)
+{
+    uint64_t more = r->length - old_length(r);
+    long ret = sp_map_with(r->end, more, MAP_FIXED_NOREPLACE, r->attributes);
+
+    if (!sp_is_err(ret) && (uint64_t)ret == r->end)
+        return (long)r->addr;
+    if (!sp_is_err(ret)) /* a kernel that takes the address for a hint */
+        sp_sys(__NR_munmap, ret, more);
+    if (!(r->flags & MREMAP_MAYMOVE))
+        return -ENOMEM;
+    return move_and_grow(r, 0, 0);
+}
+
+/*
+ * The native call, where the gate may do nothing else. It fails where it would cross the border of
+ * a mapping; if it moved the pages, the whole new range counts as merged, which is wrong on the
+ * safe side: dropping it then writes zeros.
+ */
+static long move_natively(const struct remap *r)
+{
+    long ret = native(r);
+
+    if (sp_is_err(ret))
+        return ret;
+    if ((uint64_t)ret != r->addr) {
+        sp_sitemap_clear(r->addr, r->end);
+        sp_sitemap_set((uint64_t)ret, (uint64_t)ret + r->length);
+    } else {
+        sp_sitemap_clear(r->addr + r->length, r->end);
+    }
+    return ret;
+}
+
+/* What is unmapped at the end, or stays: one mapping or many, the kernel does it. */
+static long shrink(const struct remap *r)
+{
+    long ret = native(r);
+
+    if (!sp_is_err(ret)) {
+        sp_sitemap_clear(r->addr + r->length, r->end);
+        sp_gate_forget_tcb(r->addr + r->length, r->end);
+    }
+    return ret;
+}
+
+/* Many mappings without us, too: what the kernel makes of them. It moves them if none is tracked. */
+static long move_many(const struct remap *r)
+{
+    long ret = native(r);
+
+    if (sp_is_err(ret))
+        return ret;
+    if (r->flags & MREMAP_DONTUNMAP)
+        empty_old_place(r, r->end);
+    if ((uint64_t)ret != r->addr)
+        carry_sites(r->addr, r->end, (uint64_t)ret);
+    return ret;
+}
+
+/* With nothing tracked in the old range, until it is done. */
+static long remap(struct remap *r)
+{
+    if (r->attributes & SP_RANGE_OTHER)
+        return move_many(r);
+    if (r->flags & MREMAP_FIXED)
+        return move_fixed(r);
+    return r->flags & MREMAP_DONTUNMAP ? move_and_grow(r, 0, 0) : grow(r);
+}
+
+/* Asks for what is to be known, which leaves the gate; what comes after is one stay in it. */
+static void prepare(struct remap *r)
+{
+    long attributes;
+
+    if (r->flags & MREMAP_DONTUNMAP)
+        sp_merged_unmerge(r->pass, SP_GATE_UNMERGE, r->addr, r->end);
+    attributes = sp_gate_ask(r->pass, SP_GATE_ATTRIBUTES, r->addr, r->end);
+    if (attributes == -ESRCH)
+        attributes = sp_gate.attributes | SP_RANGE_RW;
+    r->attributes = sp_is_err(attributes) ? SP_RANGE_OTHER | SP_RANGE_RW : (uint32_t)attributes;
+    sp_gate_ask(r->pass, SP_GATE_UNTRACK, r->addr, r->end);
+    sp_gate_note(r->addr, r->end);
+    if (r->flags & MREMAP_FIXED)
+        sp_gate_note(r->to, r->to + r->length);
+}
+
+long sp_merged_mremap(struct sp_gate_pass *pass, const long *a, uint64_t addr, uint64_t end)
+{
+    struct remap r = {.pass = pass, .a = a, .addr = addr, .end = end, .to = (uint64_t)a[4],
+                      .length = sp_gate_page_up((uint64_t)a[2]), .flags = a[3]};
+    long ret;
+
+    if (is_refused(&r))
+        return native(&r);
+    if (__atomic_load_n(&sp_gate.agent, __ATOMIC_SEQ_CST) == SP_GATE_FILTERED)
+        return move_natively(&r);
+    if (!(r.flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)) && r.length <= end - addr)
+        return shrink(&r);
+    __atomic_fetch_add(&sp_gate.moving, 1, __ATOMIC_SEQ_CST);
+    prepare(&r);
+    ret = remap(&r);
+    __atomic_fetch_sub(&sp_gate.moving, 1, __ATOMIC_SEQ_CST);
+    return ret;
+}
