@@ -1,8 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """X: merged memory behaves as the anonymous memory that it was. One row of the table a test; each
-with every page merged when the row happens, and a partner that must not notice."""
+with every page merged when the row happens, and a partner that must not notice.
+
+The rows of programs/x_calls.c tell all that the kernel answered: that must be what it answers to the
+same program when samepage is not there."""
+
+import subprocess
 
 import pytest
+
+from lib import place, x_calls
 
 
 def merged_pair(daemon, compiled, row, *args):
@@ -16,7 +23,7 @@ def merged_pair(daemon, compiled, row, *args):
 
 @pytest.mark.parametrize("row", ["dontneed", "free", "mremap-grow", "mremap-move", "munmap-mmap",
                                  "mprotect", "mlock", "fork", "syscalls"])
-def test_x_row(daemon, compiled, row):
+def test_x_row_of_all_pages(daemon, compiled, row):
     program, partner = merged_pair(daemon, compiled, row)
     program.say()
     assert program.line() == "ok"
@@ -34,3 +41,24 @@ def test_x_write_is_private(daemon, compiled):
     partner.must_finish(0)
     program.say()
     program.must_finish(0)
+
+
+@pytest.fixture(scope="module")
+def told(compiled):
+    """Every row once, on memory that is nobody's, and on memory that is merged."""
+    place.need_root()
+    place.need_kernel_6_8()
+    place.need_userfaultfd()
+    return x_calls.plain(compiled), x_calls.merged(compiled)
+
+
+def test_x_list(compiled):
+    listed = subprocess.run([compiled("x_calls"), "--list"], capture_output=True, text=True,
+                            check=True)
+    assert listed.stdout.split() == x_calls.NAMES
+
+
+@pytest.mark.parametrize("name", x_calls.NAMES)
+def test_x_row(told, name):
+    plain, merged = told
+    assert merged[name] == plain[name]
