@@ -113,8 +113,8 @@ static uint64_t report_run(const struct sp_estimate_process *p, const struct sp_
             continue;
         if (scan->npages == scan->max_pages || scan->looked == scan->budget)
             return run->addr + k * page_size;
-        scan->page[scan->npages++] =
-            (struct sp_scan_page){run->addr + k * page_size, {hash & SP_ESTIMATE_HASH, 0}};
+        scan->page[scan->npages++] = (struct sp_scan_page){.addr = run->addr + k * page_size,
+                                                           .hash = {hash & SP_ESTIMATE_HASH, 0}};
         scan->looked++;
     }
     return 0;
@@ -195,7 +195,7 @@ static int world_unmerge(void *ctx, void *mm, uint64_t start, uint64_t end, uint
     return 0;
 }
 
-static sp_frame world_frame_alloc(void *ctx, unsigned want, unsigned *got)
+static sp_frame world_frame_alloc(void *ctx, unsigned *node, unsigned want, unsigned *got)
 {
     struct world *world = ctx;
     uint32_t first = world->next_frame, room = SP_SEGMENT_PAGES_MAX - first % SP_SEGMENT_PAGES_MAX;
@@ -378,7 +378,8 @@ static int tally_user(struct sp_estimate_process *process, size_t n, uid_t uid, 
                       struct sp_estimate_sum *sum)
 {
     struct world world = {.page_size = (uint64_t)sysconf(_SC_PAGESIZE)};
-    struct sp_engine_config config = {&world_ops, &world, (uint32_t)world.page_size};
+    struct sp_engine_config config = {
+        .ops = &world_ops, .ctx = &world, .page_size = (uint32_t)world.page_size};
     struct sp_engine_counters c;
     int err;
 

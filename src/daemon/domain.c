@@ -40,7 +40,8 @@ static void domain_free(struct sp_domain *domain)
 static int start_engine(struct sp_domain *domain)
 {
     const struct sp_config *config = &domain->daemon->config;
-    struct sp_engine_config engine = {&sp_daemon_engine_ops, domain, domain->daemon->page_size};
+    struct sp_engine_config engine = {
+        .ops = &sp_daemon_engine_ops, .ctx = domain, .page_size = domain->daemon->page_size};
 
     domain->engine = sp_engine_new(&engine);
     if (!domain->engine)

@@ -39,8 +39,8 @@ static void take_report(struct sp_client *client, struct sp_scan *scan,
     const struct sp_report *head = view->head;
 
     for (uint32_t i = 0; i < head->npages; i++)
-        scan->page[i] = (struct sp_scan_page){view->page[i].addr,
-                                              {view->page[i].lo, view->page[i].hi}};
+        scan->page[i] = (struct sp_scan_page){.addr = view->page[i].addr,
+                                              .hash = {view->page[i].lo, view->page[i].hi}};
     copy_runs(scan->changed, view->changed, head->nchanged);
     copy_runs(scan->gone, view->gone, head->ngone);
     scan->npages = head->npages;
@@ -328,7 +328,7 @@ static unsigned within_limit(const struct sp_daemon *daemon, unsigned want)
     return want < limit - counters.frames_used ? want : (unsigned)(limit - counters.frames_used);
 }
 
-static sp_frame ops_frame_alloc(void *ctx, unsigned want, unsigned *got)
+static sp_frame ops_frame_alloc(void *ctx, unsigned *node, unsigned want, unsigned *got)
 {
     struct sp_domain *domain = ctx;
     uint32_t segment, index;

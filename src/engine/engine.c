@@ -4,6 +4,7 @@
  */
 #include "types.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,6 +31,9 @@ struct sp_engine *sp_engine_new(const struct sp_engine_config *config)
     engine->run = SP_RUN_MERGE;
     engine->memory_used = sizeof(*engine);
     engine->empty_chunks = SP_NONE;
+    engine->merge_across_nodes = true;
+    engine->smart_scan = true;
+    engine->zero_hash = config->zero_hash;
     return engine;
 }
 
@@ -125,6 +129,15 @@ static uint64_t sp_engine_tracked(const struct sp_engine *engine)
     return tracked;
 }
 
+static uint64_t sp_engine_zero_pages(const struct sp_engine *engine)
+{
+    uint64_t zero = 0;
+
+    for (const struct sp_mm *mm = engine->first; mm; mm = mm->next)
+        zero += mm->zero_pages;
+    return zero;
+}
+
 static uint64_t sp_max(uint64_t a, uint64_t b)
 {
     return a > b ? a : b;
@@ -190,15 +203,27 @@ static void sp_engine_forget_runs(struct sp_mm *mm, const struct sp_scan_run *ru
     }
 }
 
+/* K16: what waits for a partner, or was refused, and was not looked into in this pass. */
+static void sp_engine_count_skipped(const struct sp_mm *mm)
+{
+    uint64_t skipped = mm->candidates;
+
+    for (unsigned i = 0; i < SP_REFUSALS; i++)
+        skipped += mm->refused[i];
+    if (skipped > mm->pass_reported)
+        mm->engine->skipped += skipped - mm->pass_reported;
+}
+
 /* Decides where the cursor goes after an answer. */
 static void sp_engine_advance(struct sp_engine *engine, struct sp_mm *mm,
                               const struct sp_scan *scan)
 {
     mm->from = scan->next;
     mm->empty_answers = scan->looked ? 0 : mm->empty_answers + 1;
-    if (scan->next == 0)
+    if (scan->next == 0) {
+        sp_engine_count_skipped(mm);
         sp_policy_pass_done(mm);
-    else if (mm->empty_answers < SP_EMPTY_ANSWERS)
+    } else if (mm->empty_answers < SP_EMPTY_ANSWERS)
         return;
     mm->empty_answers = 0;
     engine->cursor = mm->next;
@@ -226,6 +251,7 @@ static uint64_t sp_engine_scan(struct sp_engine *engine, uint32_t budget)
     sp_engine_check_scan(&scan);
     if (mm->from == 0)
         sp_policy_pass_begun(mm, restart);
+    mm->pass_reported = (mm->from ? mm->pass_reported : 0) + scan.npages;
     if (!mm->scanned)
         engine->pass_unsettled = true;
     mm->scanned = true;
@@ -248,8 +274,8 @@ uint64_t sp_engine_step(struct sp_engine *engine, uint32_t budget, bool *pass_do
 {
     uint64_t looked;
 
-    *pass_done = false;
-    if (engine->run != SP_RUN_MERGE || budget == 0)
+    *pass_done = engine->drain.on; /* nothing is looked at, and no pass counted (H2) */
+    if (engine->run != SP_RUN_MERGE || budget == 0 || engine->drain.on)
         return 0;
     if (budget > SP_BATCH_PAGES)
         budget = SP_BATCH_PAGES;
@@ -279,10 +305,28 @@ void sp_engine_set_max_kernel_pages(struct sp_engine *engine, uint64_t pages)
     engine->max_kernel_pages = pages;
 }
 
+int sp_engine_set_max_page_sharing(struct sp_engine *engine, uint32_t sites)
+{
+    if (sites == engine->max_page_sharing)
+        return 0;
+    if (sites == 1 || sites > SP_SITES_FULL)
+        return -EINVAL;
+    if (engine->nshared)
+        return -EBUSY;
+    engine->max_page_sharing = sites;
+    return 0;
+}
+
+void sp_engine_set_smart_scan(struct sp_engine *engine, bool smart)
+{
+    engine->smart_scan = smart;
+}
+
 void sp_engine_counters(const struct sp_engine *engine, struct sp_engine_counters *out)
 {
     uint64_t tracked = sp_engine_tracked(engine);
-    uint64_t known = engine->nsites + engine->candidates.count;
+    uint64_t zero = sp_engine_zero_pages(engine);
+    uint64_t known = engine->nsites + engine->candidates.count + zero;
 
     *out = (struct sp_engine_counters){
         .pages_shared = engine->nshared,
@@ -292,7 +336,17 @@ void sp_engine_counters(const struct sp_engine *engine, struct sp_engine_counter
         .pages_scanned = engine->scanned,
         .full_scans = engine->full_scans,
         .pages_tracked = tracked,
-        .frames = engine->nodes.count,
+        .frames = engine->nnodes,
+        .stable_node_chains = engine->nchains,
+        .stable_node_dups = engine->ndups,
+        .ksm_zero_pages = zero,
+        .pages_skipped = engine->skipped,
+        .frames_evicted = engine->nevicted,
+        .evictions = engine->evictions,
+        .second_chances = engine->second_chances,
+        .store_errors = engine->store_errors,
+        .frames_pruned = engine->pruned,
+        .stale_mapped = engine->stale_mapped,
         .quiet_passes = engine->quiet_passes,
         .merges = engine->merges[SP_MERGED],
         .merge_changed = engine->merges[SP_CHANGED],
@@ -302,6 +356,7 @@ void sp_engine_counters(const struct sp_engine *engine, struct sp_engine_counter
         .merge_attributes = engine->merges[SP_ATTRIBUTES],
         .merge_mappings = engine->merges[SP_OUT_OF_MAPPINGS],
         .merge_memory = engine->merges[SP_OUT_OF_MEMORY],
+        .merge_node = engine->merges[SP_OTHER_NODE],
         .undone = engine->undone,
         .memory_bytes = engine->memory_used,
     };

@@ -100,7 +100,7 @@ static uint32_t sp_chunk_number(struct sp_engine *engine)
 
 static bool sp_chunk_worth(const struct sp_mm *mm)
 {
-    uint64_t items = mm->sites + mm->candidates;
+    uint64_t items = mm->sites + mm->candidates + mm->zero_pages;
 
     for (unsigned i = 0; i < SP_REFUSALS; i++)
         items += mm->refused[i];
@@ -187,6 +187,10 @@ void sp_item_forget(struct sp_engine *engine, uint32_t item)
         chunk->mm->met -= sp_item(engine, item)->met;
         break;
     case SP_ITEM_SITE:
+        if (sp_item_key(engine, item) == 0) {
+            chunk->mm->zero_pages--;
+            break;
+        }
         sp_stable_site_removed(engine, (sp_frame)sp_item_key(engine, item));
         chunk->mm->sites--;
         break;
@@ -237,6 +241,28 @@ void sp_item_set_site(struct sp_engine *engine, uint32_t item, sp_frame frame)
     sp_item_set(engine, item, SP_ITEM_SITE, frame);
     chunk->used++;
     chunk->mm->sites++;
+}
+
+void sp_item_set_zero(struct sp_engine *engine, uint32_t item)
+{
+    struct sp_chunk *chunk = sp_item_chunk(engine, item);
+
+    sp_item_forget(engine, item);
+    sp_item_set(engine, item, SP_ITEM_SITE, 0);
+    chunk->used++;
+    chunk->mm->zero_pages++;
+}
+
+void sp_item_renumber(struct sp_engine *engine, uint32_t segment, const sp_frame *moved)
+{
+    for (uint32_t c = 0; c < engine->nchunks; c++)
+        for (uint32_t i = 0; engine->chunk[c] && i < SP_CHUNK_PAGES; i++) {
+            struct sp_item *at = &engine->chunk[c]->item[i];
+
+            if (at->state == SP_ITEM_SITE && SP_FRAME_SEGMENT(at->key_low) == segment &&
+                moved[SP_FRAME_INDEX(at->key_low)])
+                at->key_low = moved[SP_FRAME_INDEX(at->key_low)];
+        }
 }
 
 bool sp_item_set_candidate(struct sp_engine *engine, uint32_t item, uint64_t fingerprint)

@@ -17,6 +17,8 @@
  */
 #include "types.h"
 
+#include <string.h>
+
 #define SP_STRETCH_LEAST     8u
 #define SP_STRETCH_PER_FRAME 4u
 #define SP_LADDER_MAX        32u
@@ -38,15 +40,16 @@ static uint16_t sp_match_job(const struct sp_batch *batch, uint64_t fingerprint)
 /* K10: there may be n more frames than there are and are planned. */
 static bool sp_match_room(const struct sp_engine *engine, uint32_t n)
 {
-    uint64_t frames = (uint64_t)engine->nodes.count + engine->batch->njobs;
+    uint64_t frames = engine->nnodes + engine->batch->njobs;
 
     return engine->max_kernel_pages == 0 || frames + n <= engine->max_kernel_pages;
 }
 
 /* Adds a job. Only the first of a ladder is found by its hash. */
-static struct sp_job *sp_match_add_job(struct sp_batch *batch, const struct sp_hash *hash,
+static struct sp_job *sp_match_add_job(struct sp_batch *batch, const struct sp_plan *plan,
                                        bool findable)
 {
+    const struct sp_hash *hash = &plan->hash;
     struct sp_job *job = &batch->job[batch->njobs];
     uint16_t *head = &batch->job_head[hash->lo % SP_JOB_HEADS];
 
@@ -55,6 +58,7 @@ static struct sp_job *sp_match_add_job(struct sp_batch *batch, const struct sp_h
                            .partner = SP_NONE,
                            .site = SP_NONE,
                            .ladder = 1,
+                           .node = plan->node,
                            .link = SP_NO_JOB,
                            .partner_result = SP_NOT_ASKED};
     if (findable) {
@@ -65,10 +69,19 @@ static struct sp_job *sp_match_add_job(struct sp_batch *batch, const struct sp_h
     return job;
 }
 
-static void sp_match_join(struct sp_plan *plan, uint16_t job)
+static void sp_match_join(struct sp_batch *batch, struct sp_plan *plan, uint16_t job)
 {
     plan->kind = SP_PLAN_JOB;
     plan->job = job;
+    batch->job[job].npages++;
+}
+
+/* K14: the job may get one more page. */
+static bool sp_match_job_room(const struct sp_engine *engine, uint16_t number)
+{
+    const struct sp_job *job = &engine->batch->job[number];
+
+    return job->npages + (uint32_t)(job->partner != SP_NONE) < sp_stable_limit(engine);
 }
 
 /* The frame that would make the mapping of the page before this one longer; 0: none. */
@@ -89,12 +102,14 @@ static sp_frame sp_match_wanted(const struct sp_engine *engine, uint32_t i)
 /* A candidate that is reported again merges as such, not as some job's partner, too. */
 static void sp_match_not_partner(struct sp_batch *batch, uint16_t job, uint32_t item)
 {
-    if (job != SP_NO_JOB && batch->job[job].partner == item)
-        batch->job[job].partner = SP_NONE;
+    for (; job != SP_NO_JOB; job = batch->job[job].link)
+        if (batch->job[job].partner == item)
+            batch->job[job].partner = SP_NONE;
 }
 
-/* Joins a job that is there: of a ladder, the step after that of the page before. */
-static void sp_match_join_existing(struct sp_engine *engine, uint32_t i, uint16_t first)
+/* Joins a job that is there: of a ladder, the step after that of the page before. False: it is
+ * full. */
+static bool sp_match_join_existing(struct sp_engine *engine, uint32_t i, uint16_t first)
 {
     struct sp_plan *plan = &engine->batch->plan[i];
     uint16_t ladder = engine->batch->job[first].ladder, step = 0;
@@ -102,8 +117,31 @@ static void sp_match_join_existing(struct sp_engine *engine, uint32_t i, uint16_
     if (i > 0 && plan[-1].addr == plan->addr - engine->page_size && plan[-1].kind == SP_PLAN_JOB &&
         plan[-1].job >= first && plan[-1].job < first + ladder)
         step = (uint16_t)((plan[-1].job - first + 1) % ladder);
-    sp_match_join(plan, (uint16_t)(first + step));
-    sp_match_not_partner(engine->batch, first, plan->item);
+    for (uint16_t tries = 0; !sp_match_job_room(engine, (uint16_t)(first + step)); tries++) {
+        if (tries == ladder)
+            return false;
+        step = (uint16_t)((step + 1) % ladder);
+    }
+    sp_match_join(engine->batch, plan, (uint16_t)(first + step));
+    return true;
+}
+
+/* K14: all frames with this content that are there or planned are full. Its candidate may be some
+ * job's partner, so the page begins a job of its own, for those that follow it. */
+static void sp_match_begin_job(struct sp_engine *engine, struct sp_plan *plan, uint32_t partner)
+{
+    struct sp_batch *batch = engine->batch;
+    uint16_t job = (uint16_t)batch->njobs;
+
+    sp_match_add_job(batch, plan, true)->partner = partner;
+    sp_match_join(batch, plan, job);
+}
+
+/* K10 has no room for a frame. */
+static void sp_match_no_room(struct sp_engine *engine, struct sp_plan *plan)
+{
+    sp_item_refuse(engine, plan->item, SP_REFUSED_LIMIT);
+    sp_policy_retry_later(engine->batch->mm);
 }
 
 /* K4, then K5. */
@@ -119,13 +157,22 @@ static void sp_match_page(struct sp_engine *engine, uint32_t i)
     plan->frame = sp_stable_find(engine, plan->hash.lo, sp_match_wanted(engine, i), &row);
     if (plan->frame) {
         plan->kind = SP_PLAN_NODE;
+        if (engine->max_page_sharing)
+            sp_reserve_page(batch, plan->frame);
         sp_item_forget(engine, plan->item); /* no candidate for a ladder that is made later */
         sp_match_not_partner(batch, job, plan->item);
         return;
     }
     if (job != SP_NO_JOB) {
-        if (sp_hash_equal(&batch->job[job].hash, &plan->hash))
-            sp_match_join_existing(engine, i, job);
+        if (!sp_hash_equal(&batch->job[job].hash, &plan->hash))
+            return;
+        sp_match_not_partner(batch, job, plan->item);
+        if (sp_match_join_existing(engine, i, job))
+            return;
+        if (sp_match_room(engine, 1))
+            sp_match_begin_job(engine, plan, SP_NONE);
+        else
+            sp_match_no_room(engine, plan);
         return;
     }
     partner = sp_item_candidate(engine, plan->hash.lo);
@@ -137,12 +184,10 @@ static void sp_match_page(struct sp_engine *engine, uint32_t i)
             sp_policy_retry_later(batch->mm);
         }
     } else if (sp_match_room(engine, 1)) {
-        sp_match_join(plan, (uint16_t)batch->njobs);
-        sp_match_add_job(batch, &plan->hash, true)->partner = partner;
+        sp_match_begin_job(engine, plan, partner);
     } else {
-        sp_item_refuse(engine, plan->item, SP_REFUSED_LIMIT);
+        sp_match_no_room(engine, plan);
         sp_item_set_met(engine, partner);
-        sp_policy_retry_later(batch->mm);
     }
 }
 
@@ -151,21 +196,23 @@ static uint32_t sp_match_stretch(const struct sp_engine *engine, uint32_t i)
 {
     const struct sp_batch *batch = engine->batch;
     const struct sp_plan *plan = &batch->plan[i];
-    uint32_t n = 1;
+    uint32_t n = 1, most = SP_LADDER_MAX * (sp_stable_limit(engine) - 1); /* and a partner (K14) */
 
-    while (i + n < batch->nplans && plan[n].addr == plan->addr + n * engine->page_size &&
+    while (i + n < batch->nplans && n < most && plan[n].kind == SP_PLAN_NOTHING &&
+           plan[n].addr == plan->addr + n * engine->page_size && plan[n].node == plan->node &&
            sp_hash_equal(&plan[n].hash, &plan->hash))
         n++;
     return n;
 }
 
 /* The frames that a stretch of n pages deserves: a power of two, so that stretches that grow do not
- * each make a ladder of their own. */
-static uint32_t sp_match_ladder_length(uint32_t n)
+ * each make a ladder of their own; and enough for the limit of sites (K14). */
+static uint32_t sp_match_ladder_length(uint32_t hopeful, uint32_t n, uint32_t limit)
 {
     uint32_t length = 1;
 
-    while (length < SP_LADDER_MAX && length * 2 <= n / SP_STRETCH_PER_FRAME)
+    while (length < SP_LADDER_MAX &&
+           (length * 2 <= hopeful / SP_STRETCH_PER_FRAME || length * (limit - 1) < n))
         length *= 2;
     return length;
 }
@@ -187,7 +234,8 @@ static bool sp_match_ladder(struct sp_engine *engine, uint32_t i, uint32_t n)
 {
     struct sp_batch *batch = engine->batch;
     struct sp_plan *plan = &batch->plan[i];
-    uint32_t hopeful = sp_match_hopeful(plan, n), length = sp_match_ladder_length(hopeful);
+    uint32_t hopeful = sp_match_hopeful(plan, n);
+    uint32_t length = sp_match_ladder_length(hopeful, n, sp_stable_limit(engine));
     uint16_t first = (uint16_t)batch->njobs;
     uint32_t partner;
     unsigned row;
@@ -197,10 +245,10 @@ static bool sp_match_ladder(struct sp_engine *engine, uint32_t i, uint32_t n)
         sp_match_job(batch, plan->hash.lo) != SP_NO_JOB)
         return false;
     for (uint32_t k = 0; k < length; k++)
-        sp_match_add_job(batch, &plan->hash, k == 0);
+        sp_match_add_job(batch, plan, k == 0);
     batch->job[first].ladder = (uint16_t)length;
     for (uint32_t k = 0; k < n; k++)
-        sp_match_join(&plan[k], (uint16_t)(first + k % length));
+        sp_match_join(batch, &plan[k], (uint16_t)(first + k % length));
     partner = sp_item_candidate(engine, plan->hash.lo);
     for (uint32_t k = 0; k < n; k++)
         if (plan[k].item == partner)
@@ -239,6 +287,8 @@ static void sp_match_load(struct sp_engine *engine, const struct sp_scan *scan)
         sp_frame frame;
         bool doubtful;
         uint32_t item;
+        uint64_t key;
+        uint8_t node;
 
         if (page->addr <= last || page->addr >= SP_ADDRESS_END || page->addr % engine->page_size)
             continue;
@@ -252,14 +302,20 @@ static void sp_match_load(struct sp_engine *engine, const struct sp_scan *scan)
             continue;
         doubtful = sp_match_was_refused(engine, item);
         frame = sp_item_frame(batch->mm, page->addr);
-        if (frame && sp_stable_holds(engine, frame, page->hash.lo))
+        node = page->node & (SP_NODES_MAX - 1);
+        key = sp_node_key(engine, page->hash.lo, node);
+        if (frame && sp_stable_holds(engine, frame, key))
             continue;
-        if (frame || sp_item_state(engine, item) == SP_ITEM_REFUSED ||
-            sp_item_is_other_candidate(engine, item, page->hash.lo))
+        if (sp_item_state(engine, item) == SP_ITEM_SITE ||
+            sp_item_state(engine, item) == SP_ITEM_REFUSED ||
+            sp_item_is_other_candidate(engine, item, key))
             sp_item_forget(engine, item);
         *plan = (struct sp_plan){.addr = page->addr,
-                                 .hash = page->hash,
+                                 .hash = {key, page->hash.hi},
                                  .item = item,
+                                 .node = node,
+                                 .kind = sp_zero_is(engine, &page->hash) ? SP_PLAN_ZERO
+                                                                         : SP_PLAN_NOTHING,
                                  .job = SP_NO_JOB,
                                  .doubtful = doubtful,
                                  .result = SP_NOT_ASKED};
@@ -289,8 +345,13 @@ void sp_match_batch(struct sp_engine *engine, struct sp_mm *mm, const struct sp_
     batch->nplans = batch->njobs = 0;
     for (uint32_t i = 0; i < SP_JOB_HEADS; i++)
         batch->job_head[i] = SP_NO_JOB;
+    if (engine->max_page_sharing)
+        memset(batch->reserve, 0, sizeof(batch->reserve));
     sp_match_load(engine, scan);
     for (uint32_t i = 0; i < batch->nplans; i += n) {
+        n = 1;
+        if (batch->plan[i].kind == SP_PLAN_ZERO)
+            continue;
         n = sp_match_stretch(engine, i);
         if (n >= SP_STRETCH_LEAST && sp_match_ladder(engine, i, n))
             continue;

@@ -5,6 +5,7 @@
  *  1. frames for the jobs, in runs, filled from the pages that were scanned;
  *  2. the partners merge: they are the uncertain ones (K5);
  *  3. the pages that were scanned merge, into the jobs' frames and into those of stable nodes;
+ *     A frame in the store comes back first (S9). Pages of zeros go to the kernel's (K15);
  *  4. what fork still shares is asked again with break_fork, if its frame has a site by now or
  *     fork does not share the two with one another;
  *  5. a frame with one site saves nothing: that site is un-merged again (K7);
@@ -16,6 +17,7 @@
  */
 #include "types.h"
 
+#include <errno.h>
 #include <stdlib.h>
 
 static struct sp_job *sp_target_job(struct sp_engine *engine, const struct sp_target *target)
@@ -30,12 +32,15 @@ static uint32_t sp_job_sites(const struct sp_engine *engine, const struct sp_job
 
 /* ---- 1. frames ---- */
 
-static void sp_fill_accept(struct sp_engine *engine, uint32_t plan, sp_frame frame, bool ok)
+static void sp_fill_accept(struct sp_engine *engine, uint32_t i)
 {
-    struct sp_plan *source = &engine->batch->plan[plan];
+    struct sp_batch *batch = engine->batch;
+    struct sp_plan *source = &batch->plan[batch->fill_plan[i]];
+    sp_frame frame = batch->fill[i].frame;
+    bool ok = batch->fill[i].ok == 1;
     struct sp_job *job = &engine->batch->job[source->job];
 
-    if (ok && sp_stable_add(engine, frame, job->hash.lo) == 0) {
+    if (ok && sp_stable_add(engine, frame, job->hash.lo, batch->fill_node[i]) == 0) {
         job->frame = frame;
         return;
     }
@@ -64,28 +69,35 @@ static void sp_fill_flush(struct sp_engine *engine)
         return;
     }
     for (uint32_t i = 0; i < n; i++)
-        sp_fill_accept(engine, batch->fill_plan[i], batch->fill[i].frame, batch->fill[i].ok == 1);
+        sp_fill_accept(engine, i);
 }
 
-static void sp_fill_add(struct sp_engine *engine, uint32_t plan, sp_frame frame)
+static void sp_fill_add(struct sp_engine *engine, uint32_t plan, sp_frame frame, unsigned node)
 {
     struct sp_batch *batch = engine->batch;
+    const struct sp_plan *from = &batch->plan[plan];
 
     if (batch->nfill == SP_FILL_PAGES_MAX)
         sp_fill_flush(engine);
     batch->fill_plan[batch->nfill] = plan;
+    batch->fill_node[batch->nfill] = node < SP_NODES_MAX ? (uint8_t)node : 0;
     batch->fill[batch->nfill++] = (struct sp_fill_page){
-        .addr = batch->plan[plan].addr, .frame = frame, .want = batch->plan[plan].hash};
+        .addr = from->addr,
+        .frame = frame,
+        .want = {sp_node_key(engine, from->hash.lo, from->node), from->hash.hi}};
 }
 
 /* Allocates neighbouring frames for the jobs of n neighbouring plans from first on. */
 static void sp_fill_run(struct sp_engine *engine, uint32_t first, uint32_t n)
 {
     struct sp_batch *batch = engine->batch;
-    unsigned got;
+    unsigned got, node;
 
     for (; n; first += got, n -= got) {
-        sp_frame frame = engine->ops->frame_alloc(engine->ctx, n, &got);
+        sp_frame frame;
+
+        node = engine->merge_across_nodes ? SP_NODE_ANY : batch->plan[first].node;
+        frame = engine->ops->frame_alloc(engine->ctx, &node, n, &got);
 
         if (!frame) {
             for (uint32_t i = 0; i < n; i++)
@@ -94,7 +106,7 @@ static void sp_fill_run(struct sp_engine *engine, uint32_t first, uint32_t n)
         }
         sp_assert(got >= 1 && got <= n);
         for (unsigned i = 0; i < got; i++)
-            sp_fill_add(engine, first + i, frame + i);
+            sp_fill_add(engine, first + i, frame + i, node);
     }
 }
 
@@ -116,7 +128,8 @@ static void sp_merge_fill(struct sp_engine *engine)
         if (!sp_fill_source(batch, i))
             continue;
         while (n < SP_FILL_PAGES_MAX && i + n < batch->nplans && sp_fill_source(batch, i + n) &&
-               plan[n].addr == plan->addr + n * engine->page_size && plan[n].job == plan->job + n)
+               plan[n].addr == plan->addr + n * engine->page_size && plan[n].job == plan->job + n &&
+               (plan[n].node == plan->node || engine->merge_across_nodes))
             n++;
         sp_fill_run(engine, i, n);
     }
@@ -135,11 +148,13 @@ static bool sp_merge_ask(struct sp_engine *engine, struct sp_target *target, uin
         page[i] = (struct sp_merge_page){.addr = target[i].addr,
                                          .frame = target[i].frame,
                                          .break_fork = target[i].break_fork,
+                                         .node = engine->merge_across_nodes ? SP_NODE_ANY
+                                                                            : target[i].node,
                                          .result = SP_CHANGED};
     if (engine->ops->merge(engine->ctx, mm->ref, page, n) < 0)
         return false;
     for (uint32_t i = 0; i < n; i++) {
-        target[i].result = page[i].result > SP_OUT_OF_MEMORY ? SP_CHANGED : page[i].result;
+        target[i].result = page[i].result < SP_RESULTS ? page[i].result : SP_CHANGED;
         engine->merges[target[i].result]++;
     }
     return true;
@@ -155,13 +170,13 @@ static enum sp_refusal sp_merge_refusal(uint8_t result)
         [SP_ATTRIBUTES] = SP_REFUSED_ATTRIBUTES,
         [SP_OUT_OF_MAPPINGS] = SP_REFUSED_MAPPINGS,
         [SP_OUT_OF_MEMORY] = SP_REFUSED_MEMORY,
+        [SP_OTHER_NODE] = SP_REFUSED_CHANGED,
     };
 
     return why[result];
 }
 
-/* The page is not merged for a reason of its own. */
-static void sp_merge_reject(struct sp_engine *engine, uint32_t item, uint8_t result)
+void sp_merge_reject(struct sp_engine *engine, uint32_t item, uint8_t result)
 {
     struct sp_mm *mm = sp_item_mm(engine, item);
 
@@ -253,6 +268,7 @@ static struct sp_target sp_target_partner(struct sp_engine *engine, uint32_t j, 
                               .frame = job->frame,
                               .job = (uint16_t)j,
                               .plan = SP_NO_PLAN,
+                              .node = job->node,
                               .break_fork = break_fork,
                               .result = SP_NOT_ASKED};
 }
@@ -268,6 +284,7 @@ static struct sp_target sp_target_plan(struct sp_engine *engine, uint32_t i, boo
                               .frame = in_job ? engine->batch->job[plan->job].frame : plan->frame,
                               .job = in_job ? plan->job : SP_NO_JOB,
                               .plan = (uint16_t)i,
+                              .node = plan->node,
                               .break_fork = break_fork,
                               .result = SP_NOT_ASKED};
 }
@@ -295,6 +312,19 @@ static bool sp_merge_worth(const struct sp_engine *engine, const struct sp_job *
                2;
 }
 
+/* S9: a frame in the store comes back for the page. False: it cannot, or does not suit any more. */
+static bool sp_merge_present(struct sp_engine *engine, struct sp_plan *plan)
+{
+    int status = sp_swap_in(engine, plan->frame);
+
+    if (status == 0 && sp_stable_holds(engine, plan->frame, plan->hash.lo))
+        return true;
+    if (status == -ENOMEM)
+        sp_merge_reject(engine, plan->item, SP_OUT_OF_MEMORY);
+    plan->kind = status == -ENOMEM ? SP_PLAN_NOTHING : SP_PLAN_SETTLE;
+    return false;
+}
+
 static void sp_merge_scanned(struct sp_engine *engine)
 {
     struct sp_batch *batch = engine->batch;
@@ -303,6 +333,8 @@ static void sp_merge_scanned(struct sp_engine *engine)
     for (uint32_t i = 0; i < batch->nplans; i++) {
         struct sp_plan *plan = &batch->plan[i];
 
+        if (plan->kind == SP_PLAN_NODE && !sp_merge_present(engine, plan))
+            continue;
         if (plan->kind == SP_PLAN_NODE)
             batch->target[n++] =
                 sp_target_plan(engine, i, sp_stable_node(engine, plan->frame)->nsites > 0);
@@ -391,6 +423,8 @@ static void sp_undo_one(struct sp_engine *engine, const struct sp_target *target
     sp_item_forget(engine, target->item);
     sp_merge_wait(engine, target->item, &job->hash, SP_REFUSED_LIKE);
     engine->undone++;
+    if (sp_stable_is_mapped(engine, job->frame))
+        job->maybe_mapped = true; /* by a child that was forked meanwhile */
     if (job->maybe_mapped) {
         sp_policy_retry_later(target->mm); /* the node stays: others may merge into it */
         return;
@@ -466,9 +500,7 @@ static void sp_merge_return_frames(struct sp_engine *engine)
 
 static enum sp_refusal sp_merge_settled(const struct sp_engine *engine, const struct sp_plan *plan)
 {
-    const struct sp_job *job = &engine->batch->job[plan->job];
-
-    if (!job->no_frame)
+    if (plan->job == SP_NO_JOB || !engine->batch->job[plan->job].no_frame)
         return SP_REFUSED_LIKE;
     return engine->max_kernel_pages ? SP_REFUSED_LIMIT : SP_REFUSED_MEMORY;
 }
@@ -499,6 +531,7 @@ void sp_merge_batch(struct sp_engine *engine)
         sp_merge_partners(engine);
     if (!batch->mm_failed)
         sp_merge_scanned(engine);
+    sp_zero_batch(engine);
     sp_merge_break_fork(engine);
     sp_merge_undo(engine);
     sp_merge_return_frames(engine);

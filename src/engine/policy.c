@@ -179,7 +179,7 @@ void sp_policy_retry_later(struct sp_mm *mm)
 
 bool sp_policy_restart(const struct sp_mm *mm)
 {
-    return mm->restart || (mm->retry && mm->retry_wait == 0);
+    return mm->restart || !mm->engine->smart_scan || (mm->retry && mm->retry_wait == 0);
 }
 
 void sp_policy_pass_begun(struct sp_mm *mm, bool restart)

@@ -16,7 +16,7 @@ static void sp_unmerge_begin(struct sp_mm *mm)
 {
     mm->unmerge_from = 0;
     mm->unmerge_failed = false;
-    mm->unmerge_allowed = mm->sites + SP_UNMERGE_ANSWERS;
+    mm->unmerge_allowed = mm->sites + mm->zero_pages + SP_UNMERGE_ANSWERS;
 }
 
 /* Un-merges one portion of an mm. 1: there is more; 0: done; or a negative errno. */
@@ -46,6 +46,8 @@ int sp_engine_unmerge_mm(struct sp_engine *engine, struct sp_mm *mm)
 {
     int status;
 
+    if (engine->drain.on)
+        return -EAGAIN;
     sp_unmerge_begin(mm);
     do
         status = sp_unmerge_portion(mm);
@@ -82,7 +84,7 @@ static struct sp_mm *sp_unmerge_left_over(struct sp_engine *engine)
 {
     struct sp_mm *mm = engine->first;
 
-    while (mm && (mm->unmerge_failed || !mm->sites))
+    while (mm && (mm->unmerge_failed || !(mm->sites + mm->zero_pages)))
         mm = mm->next;
     if (mm)
         mm->unmerge_from = 0;
@@ -102,7 +104,8 @@ static int sp_unmerge_finish(struct sp_engine *engine)
     sp_item_reclaim(engine);
     engine->cursor = engine->first;
     engine->pass_unsettled = true;
-    return engine->unmerge_busy ? -EBUSY : 0;
+    /* T2: a node that is left without a site is one whose frame something maps. */
+    return engine->unmerge_busy || engine->nnodes > engine->nshared ? -EBUSY : 0;
 }
 
 int sp_engine_unmerge_step(struct sp_engine *engine)
@@ -112,6 +115,8 @@ int sp_engine_unmerge_step(struct sp_engine *engine)
 
     if (engine->run != SP_RUN_UNMERGE)
         return 0;
+    if (engine->drain.on)
+        return -EAGAIN;
     if (!mm)
         return sp_unmerge_finish(engine);
     status = sp_unmerge_portion(mm);
@@ -152,13 +157,15 @@ static int sp_adopt_page(struct sp_engine *engine, struct sp_mm *mm, uint64_t ad
     if (sp_item_frame(mm, addr) == frame)
         return 0;
     if (!sp_stable_node(engine, frame)) {
-        status = sp_stable_add(engine, frame, hash->lo);
+        status = sp_stable_add(engine, frame, hash->lo, 0);
         if (status != 0)
             return status;
     }
     /* Also where the node is there: a merge whose answer was lost leaves one without a site. */
     if (sp_stable_node(engine, frame)->nsites == 0)
         sp_adopt_meets(engine, item, sp_stable_node(engine, frame)->fingerprint);
+    if (sp_stable_node(engine, frame)->nsites == SP_SITES_MAX)
+        return -ENOSPC;
     sp_item_set_site(engine, item, frame);
     return 0;
 }
@@ -182,6 +189,6 @@ bool sp_engine_frame_known(const struct sp_engine *engine, sp_frame frame, struc
     const struct sp_node *node = sp_stable_node(engine, frame);
 
     if (node && hash)
-        *hash = (struct sp_hash){node->fingerprint, 0};
+        *hash = (struct sp_hash){sp_node_key(engine, node->fingerprint, node->node), 0};
     return node != NULL;
 }

@@ -8,8 +8,7 @@
 
 #include <errno.h>
 
-#define SP_SITES_MAX ((1u << 30) - 1)
-#define SP_ROW_MAX   32u /* neighbouring frames with equal bytes that are told apart at most */
+#define SP_ROW_MAX 32u /* neighbouring frames with equal bytes that are told apart at most */
 
 static struct sp_node_chunk *sp_stable_chunk(const struct sp_engine *engine, sp_frame frame)
 {
@@ -109,7 +108,7 @@ static struct sp_node_chunk *sp_stable_get_chunk(struct sp_engine *engine, sp_fr
     return engine->segment[number] ? *chunk : NULL;
 }
 
-int sp_stable_add(struct sp_engine *engine, sp_frame frame, uint64_t fingerprint)
+int sp_stable_add(struct sp_engine *engine, sp_frame frame, uint64_t fingerprint, unsigned node_id)
 {
     struct sp_node_chunk *chunk;
     struct sp_node *node;
@@ -121,15 +120,125 @@ int sp_stable_add(struct sp_engine *engine, sp_frame frame, uint64_t fingerprint
         return -ENOMEM;
     node = &chunk->node[frame & (SP_CHUNK_PAGES - 1)];
     sp_assert(!node->live);
-    *node = (struct sp_node){.fingerprint = fingerprint};
-    if (sp_table_insert(engine, &engine->nodes, &sp_nodes, frame) != 0) {
-        sp_stable_trim(engine, frame);
-        return -ENOMEM;
-    }
-    node->live = 1;
+    if (sp_chain_frame_added(engine, fingerprint) != 0)
+        goto no_chain;
+    *node = (struct sp_node){.fingerprint = fingerprint, .node = node_id & (SP_NODES_MAX - 1)};
+    if (sp_table_insert(engine, &engine->nodes, &sp_nodes, frame) != 0)
+        goto no_place;
+    node->live = node->linked = 1;
     chunk->used++;
     chunk->empty++;
+    engine->nnodes++;
     return 0;
+no_place:
+    sp_chain_frame_removed(engine, fingerprint);
+no_chain:
+    sp_stable_trim(engine, frame);
+    return -ENOMEM;
+}
+
+uint32_t sp_stable_limit(const struct sp_engine *engine)
+{
+    return engine->max_page_sharing ? engine->max_page_sharing : SP_SITES_FULL;
+}
+
+/* A candidate with the node's content waits for a page to be reported, which none will be: its mm
+ * is asked for its pages again. */
+static void sp_stable_meets(struct sp_engine *engine, uint64_t fingerprint)
+{
+    uint32_t candidate = sp_item_candidate(engine, fingerprint);
+
+    if (candidate != SP_NONE)
+        sp_policy_retry_later(sp_item_mm(engine, candidate));
+}
+
+/* A node without room leaves the table, so that chains there stay short however many frames a
+ * content has; one that has room again comes back. Without memory it stays where it is: who looks
+ * for a frame asks for the room anyway. */
+static void sp_stable_link(struct sp_engine *engine, sp_frame frame)
+{
+    struct sp_node *node = sp_stable_node(engine, frame);
+    bool room = node->nsites < sp_stable_limit(engine) && !node->lost;
+
+    if (room && !node->linked) {
+        node->linked = sp_table_insert(engine, &engine->nodes, &sp_nodes, frame) == 0;
+        sp_stable_meets(engine, node->fingerprint);
+    } else if (!room && node->linked && sp_chain_make(engine, node->fingerprint)) {
+        sp_table_remove(engine, &engine->nodes, &sp_nodes, frame);
+        node->linked = 0;
+    }
+}
+
+bool sp_stable_has_room(const struct sp_engine *engine, sp_frame frame, uint32_t n)
+{
+    const struct sp_node *node = sp_stable_node(engine, frame);
+    uint32_t sites = node->nsites + n;
+
+    if (engine->max_page_sharing && engine->batch)
+        sites += sp_reserved(engine->batch, frame);
+    return !node->lost && sites <= sp_stable_limit(engine);
+}
+
+void sp_stable_set_lost(struct sp_engine *engine, sp_frame frame)
+{
+    struct sp_node *node = sp_stable_node(engine, frame);
+
+    engine->nlost += !node->lost;
+    node->lost = 1;
+    sp_stable_link(engine, frame);
+}
+
+void sp_stable_set_evicted(struct sp_engine *engine, sp_frame frame, bool evicted)
+{
+    struct sp_node *node = sp_stable_node(engine, frame);
+
+    engine->nevicted += evicted;
+    engine->nevicted -= node->evicted;
+    node->evicted = evicted;
+}
+
+void sp_stable_refile(struct sp_engine *engine, sp_frame frame, unsigned node_id)
+{
+    struct sp_node *node = sp_stable_node(engine, frame);
+    uint64_t old = node->fingerprint;
+    uint64_t key = sp_node_key(engine, sp_node_key(engine, old, node->node), node_id);
+
+    /* With both chains made beforehand nothing fails half-way. */
+    if (key != old && (!sp_chain_make(engine, old) || !sp_chain_make(engine, key) ||
+                       sp_chain_frame_added(engine, key) != 0)) {
+        sp_stable_set_lost(engine, frame);
+        return;
+    }
+    node->node = node_id & (SP_NODES_MAX - 1);
+    if (key == old)
+        return;
+    if (node->linked)
+        sp_table_remove(engine, &engine->nodes, &sp_nodes, frame);
+    node->linked = 0;
+    sp_chain_frame_removed(engine, old);
+    node->fingerprint = key;
+    sp_stable_link(engine, frame);
+}
+
+void sp_stable_transfer(struct sp_engine *engine, sp_frame from, sp_frame to)
+{
+    struct sp_node *old = sp_stable_node(engine, from), *new = sp_stable_node(engine, to);
+    bool evicted = old->evicted, lost = old->lost;
+
+    sp_assert(new->nsites == 0);
+    new->nsites = old->nsites;
+    new->idle = old->idle;
+    if (old->nsites) {
+        sp_stable_chunk(engine, from)->empty++;
+        sp_stable_chunk(engine, to)->empty--;
+    }
+    old->nsites = 0;
+    if (evicted)
+        sp_stable_set_evicted(engine, to, true);
+    if (lost)
+        sp_stable_set_lost(engine, to);
+    sp_stable_link(engine, to);
+    sp_stable_remove(engine, from);
 }
 
 void sp_stable_remove(struct sp_engine *engine, sp_frame frame)
@@ -138,7 +247,12 @@ void sp_stable_remove(struct sp_engine *engine, sp_frame frame)
     struct sp_node_chunk *chunk = sp_stable_chunk(engine, frame);
 
     sp_assert(node && node->nsites == 0);
-    sp_table_remove(engine, &engine->nodes, &sp_nodes, frame);
+    if (node->linked)
+        sp_table_remove(engine, &engine->nodes, &sp_nodes, frame);
+    sp_chain_frame_removed(engine, node->fingerprint);
+    engine->nevicted -= node->evicted;
+    engine->nlost -= node->lost;
+    engine->nnodes--;
     node->live = 0;
     chunk->used--;
     chunk->empty--;
@@ -156,6 +270,8 @@ void sp_stable_site_added(struct sp_engine *engine, sp_frame frame)
     }
     node->idle = 0;
     engine->nsites++;
+    if (node->nsites >= sp_stable_limit(engine))
+        sp_stable_link(engine, frame);
 }
 
 void sp_stable_site_removed(struct sp_engine *engine, sp_frame frame)
@@ -168,6 +284,8 @@ void sp_stable_site_removed(struct sp_engine *engine, sp_frame frame)
         engine->nshared--;
     }
     engine->nsites--;
+    if (!node->linked)
+        sp_stable_link(engine, frame);
 }
 
 bool sp_stable_holds(const struct sp_engine *engine, sp_frame frame, uint64_t fingerprint)
@@ -177,10 +295,16 @@ bool sp_stable_holds(const struct sp_engine *engine, sp_frame frame, uint64_t fi
     return node && node->fingerprint == fingerprint;
 }
 
+/* There is a node of this frame, with this fingerprint, and room for one more site. */
+static bool sp_stable_suits(const struct sp_engine *engine, sp_frame frame, uint64_t fingerprint)
+{
+    return sp_stable_holds(engine, frame, fingerprint) && sp_stable_has_room(engine, frame, 1);
+}
+
 static bool sp_stable_neighbours(const struct sp_engine *engine, sp_frame frame,
                                  uint64_t fingerprint)
 {
-    return SP_FRAME_INDEX(frame) != 0 && sp_stable_holds(engine, frame - 1, fingerprint);
+    return SP_FRAME_INDEX(frame) != 0 && sp_stable_suits(engine, frame - 1, fingerprint);
 }
 
 static unsigned sp_stable_row(const struct sp_engine *engine, sp_frame frame, uint64_t fingerprint)
@@ -188,7 +312,7 @@ static unsigned sp_stable_row(const struct sp_engine *engine, sp_frame frame, ui
     unsigned row = 1;
 
     while (row < SP_ROW_MAX && SP_FRAME_INDEX(frame + row) != 0 &&
-           sp_stable_holds(engine, frame + row, fingerprint))
+           sp_stable_suits(engine, frame + row, fingerprint))
         row++;
     return row;
 }
@@ -200,13 +324,13 @@ sp_frame sp_stable_find(const struct sp_engine *engine, uint64_t fingerprint, sp
     unsigned longest = 0;
 
     *row = 1;
-    if (wanted && sp_stable_holds(engine, wanted, fingerprint))
+    if (wanted && sp_stable_suits(engine, wanted, fingerprint))
         return wanted;
     for (uint32_t frame = sp_table_first(&engine->nodes, fingerprint); frame != SP_NONE;
          frame = sp_stable_node(engine, frame)->link) {
         unsigned length;
 
-        if (!sp_stable_holds(engine, frame, fingerprint) ||
+        if (!sp_stable_suits(engine, frame, fingerprint) ||
             sp_stable_neighbours(engine, frame, fingerprint))
             continue;
         length = sp_stable_row(engine, frame, fingerprint);
@@ -217,6 +341,14 @@ sp_frame sp_stable_find(const struct sp_engine *engine, uint64_t fingerprint, sp
     }
     *row = longest;
     return best;
+}
+
+bool sp_stable_is_mapped(struct sp_engine *engine, sp_frame frame)
+{
+    if (!engine->ops->frame_mapped || !engine->ops->frame_mapped(engine->ctx, frame))
+        return false;
+    engine->stale_mapped++;
+    return true;
 }
 
 static void sp_stable_sweep_chunk(struct sp_engine *engine, sp_frame first, bool at_once)
@@ -232,6 +364,8 @@ static void sp_stable_sweep_chunk(struct sp_engine *engine, sp_frame first, bool
             node->idle = 1;
             continue;
         }
+        if (sp_stable_is_mapped(engine, first + i))
+            continue;
         bool last = chunk->used == 1;
 
         sp_stable_remove(engine, first + i);
@@ -243,12 +377,45 @@ static void sp_stable_sweep_chunk(struct sp_engine *engine, sp_frame first, bool
 
 void sp_stable_sweep(struct sp_engine *engine, bool at_once)
 {
-    if (engine->nodes.count == engine->nshared)
+    if (engine->nnodes == engine->nshared)
         return;
     for (uint32_t s = 0; s < engine->nsegments; s++)
         for (uint32_t i = 0; engine->segment[s] && i < SP_SEGMENT_PAGES_MAX >> SP_CHUNK_SHIFT; i++)
             if (engine->segment[s]->chunk[i] && engine->segment[s]->chunk[i]->empty)
                 sp_stable_sweep_chunk(engine, SP_FRAME(s, i << SP_CHUNK_SHIFT), at_once);
+}
+
+static int sp_stable_each_of(struct sp_engine *engine, uint32_t s,
+                             int (*fn)(struct sp_engine *engine, sp_frame frame, void *arg),
+                             void *arg)
+{
+    int status = 0;
+
+    for (uint32_t i = 0; status == 0 && i < SP_SEGMENT_PAGES_MAX; i++) {
+        /* fn may free the chunk, and the segment */
+        if (!engine->segment[s])
+            break;
+        if (!engine->segment[s]->chunk[i >> SP_CHUNK_SHIFT])
+            i |= SP_CHUNK_PAGES - 1;
+        else if (sp_stable_node(engine, SP_FRAME(s, i)))
+            status = fn(engine, SP_FRAME(s, i), arg);
+    }
+    return status;
+}
+
+int sp_stable_each(struct sp_engine *engine, uint32_t segment,
+                   int (*fn)(struct sp_engine *engine, sp_frame frame, void *arg), void *arg)
+{
+    uint32_t first = segment == SP_NONE ? 0 : segment;
+    int status = 0;
+
+    for (uint32_t s = first; status == 0 && s < engine->nsegments; s++) {
+        if (engine->segment[s])
+            status = sp_stable_each_of(engine, s, fn, arg);
+        if (segment != SP_NONE)
+            break;
+    }
+    return status;
 }
 
 void sp_stable_free(struct sp_engine *engine)
@@ -264,4 +431,5 @@ void sp_stable_free(struct sp_engine *engine)
     engine->segment = NULL;
     engine->nsegments = 0;
     sp_table_free(engine, &engine->nodes);
+    sp_chains_free(engine);
 }

@@ -73,9 +73,23 @@ struct sp_chunk {
 struct sp_node {
     uint64_t fingerprint; /* lo of the hash */
     uint32_t link;        /* next frame in the chain */
-    uint32_t nsites : 30;
-    uint32_t idle : 1; /* had no site when the last pass ended */
-    uint32_t live : 1; /* this place is a stable node */
+    uint32_t nsites : 21;
+    uint32_t node : 6;    /* that the frame lies on (N3); it is part of the fingerprint (N1) */
+    uint32_t idle : 1;    /* had no site when the last pass ended */
+    uint32_t live : 1;    /* this place is a stable node */
+    uint32_t linked : 1;  /* stands in the table: it has room for sites (K14) */
+    uint32_t evicted : 1; /* is in the store, as far as the engine was told (S) */
+    uint32_t lost : 1;    /* takes no further sites: the store lost its bytes (S8), or it lies on
+                             another node than its fingerprint says, for want of memory */
+};
+#define SP_SITES_MAX  ((1u << 21) - 1)
+#define SP_SITES_FULL (1u << 20) /* by merging; beyond, by adoption only */
+
+/* A content with several frames: made with the second, or when the first is full (K14). */
+struct sp_chain {
+    uint64_t fingerprint;
+    uint32_t nframes;
+    uint32_t link; /* or the next free one */
 };
 
 struct sp_node_chunk {
@@ -105,6 +119,8 @@ struct sp_mm {
     uint32_t nchunks, chunk_room;
     uint64_t from; /* where the next scan goes on, 0: a new pass over this mm */
     uint64_t tracked, sites, candidates;
+    uint64_t pass_reported;        /* pages that this pass reported as quiet */
+    uint64_t zero_pages;           /* given back to the kernel's zero page (K15) */
     uint64_t met;                  /* candidates that are */
     uint64_t refused[SP_REFUSALS]; /* items in that state, by reason */
     uint32_t mappings, mappings_budget;
@@ -128,16 +144,18 @@ enum sp_plan_kind {
     SP_PLAN_NODE,        /* merges into the frame of a stable node (K4) */
     SP_PLAN_JOB,         /* merges into a frame that is made in this batch (K7) */
     SP_PLAN_SETTLE,      /* found nobody: becomes a candidate (K5) */
+    SP_PLAN_ZERO,        /* is all zeros: the kernel's own zero page (K15) */
 };
 
 struct sp_plan {
     uint64_t addr;
-    struct sp_hash hash;
+    struct sp_hash hash; /* lo is made the node's own (nodes.c), here and in struct sp_job */
     uint32_t item;
     sp_frame frame; /* NODE */
     uint16_t job;   /* JOB */
     uint16_t run;   /* policy.c: length of the run that starts here and has no mapping yet */
     uint8_t kind;
+    uint8_t node;
     uint8_t doubtful; /* a merge refused it for long */
     uint8_t result;   /* of the merge; SP_NOT_ASKED before */
 };
@@ -155,6 +173,7 @@ struct sp_job {
     uint16_t ladder;  /* jobs of the ladder that starts here; 1: no ladder */
     uint16_t link;    /* chain in the batch's table of jobs */
     uint8_t partner_result;
+    uint8_t node;
     bool mapped;       /* some site mapped it: it goes by frame_forget, not by frame_free_unused */
     bool maybe_mapped; /* an answer was lost: the frame stays until the sweep */
     bool no_frame;     /* the pool had none, or K10 left none */
@@ -170,12 +189,20 @@ struct sp_target {
     uint16_t job;  /* SP_NO_JOB: none */
     uint16_t plan; /* SP_NO_PLAN: the partner of the job */
     uint8_t break_fork;
+    uint8_t node;
     uint8_t result;
 };
 
 #define SP_NO_JOB    UINT16_MAX
 #define SP_NO_PLAN   UINT16_MAX
 #define SP_JOB_HEADS 2048u
+
+/* Pages of the batch that are to become sites of a frame that is there (K14). */
+struct sp_reserve {
+    sp_frame frame; /* 0: free */
+    uint32_t npages;
+};
+#define SP_RESERVES 4096u
 
 /* Everything one scan's answer needs; there only while passes find something to look into. */
 struct sp_batch {
@@ -185,14 +212,24 @@ struct sp_batch {
     struct sp_plan plan[SP_BATCH_PAGES];
     struct sp_job job[SP_BATCH_PAGES];
     uint16_t job_head[SP_JOB_HEADS];
+    struct sp_reserve reserve[SP_RESERVES];
     struct sp_target target[SP_BATCH_PAGES * 2];
     struct sp_merge_page merge[SP_BATCH_PAGES];
     struct sp_fill_page fill[SP_FILL_PAGES_MAX];
     uint32_t fill_plan[SP_FILL_PAGES_MAX]; /* the plan that each is for */
+    uint8_t fill_node[SP_FILL_PAGES_MAX];  /* that its frame lies on */
     uint32_t nfill;
     struct sp_scan_page page[SP_BATCH_PAGES];
     struct sp_scan_run changed[SP_BATCH_RUNS];
     struct sp_scan_run gone[SP_BATCH_RUNS];
+};
+
+/* A node or a segment that goes away (H2). */
+struct sp_drain {
+    bool on;
+    bool by_node;
+    uint32_t what; /* node or segment */
+    uint32_t next; /* segment that the next step looks at */
 };
 
 struct sp_engine {
@@ -215,11 +252,25 @@ struct sp_engine {
     struct sp_table candidates;
     struct sp_node_segment **segment;
     uint32_t nsegments;
-    struct sp_table nodes;
+    struct sp_table nodes; /* those that are linked */
+    uint64_t nnodes;
+    struct sp_chain *chain; /* K14, by number */
+    uint32_t chain_room, free_chain;
+    struct sp_table chains;
+    uint64_t nchains, ndups; /* of several frames; the frames in them */
+
+    uint32_t max_page_sharing; /* 0: no limit of our own */
+    bool merge_across_nodes;
+    bool use_zero_pages, smart_scan;
+    struct sp_hash zero_hash;
+    struct sp_drain drain;
+    sp_frame reclaim_hand; /* where the next reclaim goes on */
 
     uint64_t nshared, nsites; /* nodes with a site; sites */
+    uint64_t nevicted, nlost, store_errors;
+    uint64_t evictions, second_chances, pruned, stale_mapped, skipped;
     uint64_t full_scans, quiet_passes, scanned;
-    uint64_t merges[8]; /* by enum sp_result */
+    uint64_t merges[SP_RESULTS]; /* by enum sp_result */
     uint64_t undone;
 
     uint64_t pass_merges, pass_waiting; /* since the pass began */
@@ -294,6 +345,10 @@ sp_frame sp_item_frame(const struct sp_mm *mm, uint64_t addr);
 void sp_item_forget(struct sp_engine *engine, uint32_t item);
 /* The same for all pages in [start, end) that are in state only; SP_ITEM_UNKNOWN: in any. */
 void sp_item_forget_range(struct sp_mm *mm, uint64_t start, uint64_t end, enum sp_item_state only);
+/* Makes the page one of the kernel's zero page (K15): a site of frame 0. */
+void sp_item_set_zero(struct sp_engine *engine, uint32_t item);
+/* Every site of a frame of this segment that moved is one of moved[index] now; 0: it did not. */
+void sp_item_renumber(struct sp_engine *engine, uint32_t segment, const sp_frame *moved);
 /* Makes the page a site of a live node (K11, K12). */
 void sp_item_set_site(struct sp_engine *engine, uint32_t item, sp_frame frame);
 /* Makes the page a candidate (K5). False if one with this fingerprint exists, or there is no room:
@@ -320,7 +375,23 @@ struct sp_node *sp_stable_node(const struct sp_engine *engine, sp_frame frame);
 /* There is a node of this frame, with this fingerprint. */
 bool sp_stable_holds(const struct sp_engine *engine, sp_frame frame, uint64_t fingerprint);
 /* Makes the node of a frame that has none. -ENOMEM; -EINVAL: no such frame can be. */
-int sp_stable_add(struct sp_engine *engine, sp_frame frame, uint64_t fingerprint) SP_MUST_CHECK;
+int sp_stable_add(struct sp_engine *engine, sp_frame frame, uint64_t fingerprint,
+                  unsigned node) SP_MUST_CHECK;
+/* The node takes no further sites; those that it has stay. */
+void sp_stable_set_lost(struct sp_engine *engine, sp_frame frame);
+void sp_stable_set_evicted(struct sp_engine *engine, sp_frame frame, bool evicted);
+/* Files a frame under another node (N3). If memory is short it is found no more. */
+void sp_stable_refile(struct sp_engine *engine, sp_frame frame, unsigned node);
+/* Puts from's sites and state to the node of frame to, which has none, and removes from's (H3). */
+void sp_stable_transfer(struct sp_engine *engine, sp_frame from, sp_frame to);
+/* The node may get n more sites by merging (K14). */
+bool sp_stable_has_room(const struct sp_engine *engine, sp_frame frame, uint32_t n);
+/* Sites that a frame may get by merging (K14). */
+uint32_t sp_stable_limit(const struct sp_engine *engine);
+/* Calls fn for every live node; of one segment, unless segment is SP_NONE. fn may remove the node.
+ * Stops when fn returns other than 0, and returns that. */
+int sp_stable_each(struct sp_engine *engine, uint32_t segment,
+                   int (*fn)(struct sp_engine *engine, sp_frame frame, void *arg), void *arg);
 /* Removes a node without sites. Says nothing to the pool. */
 void sp_stable_remove(struct sp_engine *engine, sp_frame frame);
 /* One more, one fewer site. */
@@ -334,7 +405,32 @@ sp_frame sp_stable_find(const struct sp_engine *engine, uint64_t fingerprint, sp
                         unsigned *row);
 /* K9: removes nodes that have had no site for a whole pass; all without a site, if at_once. */
 void sp_stable_sweep(struct sp_engine *engine, bool at_once);
+/* Something maps the frame, though the engine has no site of it: its node stays (T2). */
+bool sp_stable_is_mapped(struct sp_engine *engine, sp_frame frame);
 void sp_stable_free(struct sp_engine *engine);
+
+/* chains.c: K14. */
+/* One more frame with this content, others among which are found in the table of nodes. -ENOMEM. */
+int sp_chain_frame_added(struct sp_engine *engine, uint64_t fingerprint) SP_MUST_CHECK;
+void sp_chain_frame_removed(struct sp_engine *engine, uint64_t fingerprint);
+/* The content has a chain, so that a frame of it may leave the table of nodes; makes it. */
+bool sp_chain_make(struct sp_engine *engine, uint64_t fingerprint);
+void sp_chains_free(struct sp_engine *engine);
+/* Pages of the batch that are to merge into a frame that is there: one more; how many. */
+void sp_reserve_page(struct sp_batch *batch, sp_frame frame);
+uint32_t sp_reserved(const struct sp_batch *batch, sp_frame frame);
+
+/* nodes.c: N. A fingerprint as it is filed for a node; applied twice it is the hash's own again. */
+uint64_t sp_node_key(const struct sp_engine *engine, uint64_t fingerprint, unsigned node);
+
+/* swap.c: S9. A merge into this frame is at hand: it comes back if it is in the store. 0, -ENOMEM,
+ * or -EIO. */
+int sp_swap_in(struct sp_engine *engine, sp_frame frame);
+
+/* zero.c: K15. The page is to go back to the kernel's zero page. */
+bool sp_zero_is(const struct sp_engine *engine, const struct sp_hash *hash);
+/* Plans made for such pages are carried out. */
+void sp_zero_batch(struct sp_engine *engine);
 
 /* run.c */
 /* mm was added while everything is being un-merged: the un-merging reaches it, too (T3). */
@@ -345,6 +441,8 @@ void sp_match_batch(struct sp_engine *engine, struct sp_mm *mm, const struct sp_
 void sp_merge_batch(struct sp_engine *engine);
 /* Counts the pages of each job again, and chooses its source, after plans were taken out. */
 void sp_match_recount(struct sp_batch *batch);
+/* The page was not merged, for a reason of its own. */
+void sp_merge_reject(struct sp_engine *engine, uint32_t item, uint8_t result);
 
 /* policy.c: which merges are worth their mappings now. */
 /* The shortest run of pages that is merged in this mm now; UINT32_MAX: nothing at all. */

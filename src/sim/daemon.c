@@ -13,6 +13,8 @@ static bool adopt(struct sim_mm *mm)
         struct sp_hash hash;
         struct sim_frame *frame;
 
+        if (mm->page[i].zero && sp_engine_adopt_zero(sim->engine, mm->mm, sim_addr(i), 1))
+            return false;
         if (!sim_is_site(&mm->page[i]))
             continue;
         frame = sim_frame(sim, mm->page[i].frame);
@@ -25,6 +27,10 @@ static bool adopt(struct sim_mm *mm)
             return false;
         }
         sim_frame_set(sim, frame, SIM_FILLED);
+        if (frame->out)
+            sp_engine_frame_out(sim->engine, mm->page[i].frame);
+        else
+            sp_engine_frame_moved(sim->engine, mm->page[i].frame, frame->node);
         sim_took(sim, SIM_P_K8_ADOPTED);
     }
     return true;
@@ -56,6 +62,7 @@ void sim_daemon_join(struct sim_mm *mm)
 
 void sim_daemon_settle(struct sim *sim)
 {
+    sim_tell(sim);
     for (unsigned i = 0; i < SIM_MMS; i++) {
         struct sim_mm *mm = &sim->mm[i];
 
@@ -74,7 +81,8 @@ void sim_daemon_settle(struct sim *sim)
 
 void sim_daemon_start(struct sim *sim)
 {
-    struct sp_engine_config config = {.ops = &sim_ops, .ctx = sim, .page_size = SIM_PAGE};
+    struct sp_engine_config config = {
+        .ops = &sim_ops, .ctx = sim, .page_size = SIM_PAGE, .zero_hash = sim_hash(0)};
 
     sim->engine = sp_engine_new(&config);
     for (unsigned i = 0; i < SIM_MMS; i++)
@@ -86,6 +94,8 @@ void sim_daemon_kill(struct sim *sim)
 {
     sp_engine_free(sim->engine);
     sim->engine = NULL;
+    sim->drain_node = sim->drain_segment = -1;
+    sim->news = 0;
     for (unsigned i = 0; i < SIM_MMS; i++) {
         sim->mm[i].mm = NULL;
         sim->mm[i].leave = false;
@@ -94,8 +104,10 @@ void sim_daemon_kill(struct sim *sim)
     }
     /* What the next one is told of is taken over; the rest is nobody's. */
     for (uint32_t at = 0; at < SIM_FRAMES; at++)
-        if (sim->frame[at].state != SIM_FREE)
+        if (sim->frame[at].state != SIM_FREE) {
             sim_frame_set(sim, &sim->frame[at], SIM_FORGOTTEN);
+            sim->frame[at].back = sim->frame[at].lost = sim->frame[at].moved = 0;
+        }
 }
 
 void sim_daemon_step(struct sim *sim, uint32_t budget)
@@ -110,11 +122,17 @@ void sim_daemon_step(struct sim *sim, uint32_t budget)
     sim->depth--;
     sp_engine_counters(sim->engine, &after);
     sim->count[SIM_P_K7_UNDONE] += after.undone - before.undone;
+    sim->count[SIM_P_K16_SKIPPED] += after.pages_skipped - before.pages_skipped;
+    if (sim->engine->drain.on)
+        sim_took(sim, SIM_P_H2_WAITED);
+    if (sim->engine->drain.on && after.pages_scanned != before.pages_scanned)
+        sim_fail(sim, "H2: pages are scanned while a drain runs");
     sim_daemon_settle(sim);
 }
 
 void sim_daemon_run2(struct sim *sim, unsigned portions)
 {
+    uint64_t mapped = sim->count[SIM_P_T2_MAPPED];
     int more = 1;
 
     if (sp_engine_run(sim->engine) != SP_RUN_UNMERGE)
@@ -128,11 +146,19 @@ void sim_daemon_run2(struct sim *sim, unsigned portions)
     }
     if (more == 1)
         return;
+    if (more == -EAGAIN) {
+        sim_took(sim, SIM_P_H2_WAITED);
+        return;
+    }
     sim_took(sim, more == 0 ? SIM_P_K13_DONE : more == -ENOMEM ? SIM_P_K13_NOMEM : SIM_P_K13_BUSY);
+    if (more == -EBUSY && !sim->engine->unmerge_busy && mapped == sim->count[SIM_P_T2_MAPPED])
+        sim_fail(sim, "T1: stable nodes are left, and nothing maps their frames");
     if (more == -ENOMEM && sp_engine_run(sim->engine) != SP_RUN_STOP)
         sim_fail(sim, "K13: run is %d after memory was short", sp_engine_run(sim->engine));
     for (unsigned i = 0; more == 0 && sim->chance == 0 && i < SIM_MMS; i++)
         for (uint32_t k = 0; k < SIM_PAGES; k++)
-            if (sim->mm[i].mm && sim_is_site(&sim->mm[i].page[k]))
+            if (sim->mm[i].mm && (sim_is_site(&sim->mm[i].page[k]) || sim->mm[i].page[k].zero))
                 sim_fail(sim, "K13: process %u has a site left", i);
+    if (more == 0 && sim->chance == 0 && sim->engine->nnodes)
+        sim_fail(sim, "T1: %u stable nodes are left", (unsigned)sim->engine->nnodes);
 }

@@ -26,7 +26,20 @@ static sp_frame number_of(uint32_t place)
     return SP_FRAME(place / SIM_SEGMENT + 1, place % SIM_SEGMENT);
 }
 
-sp_frame sim_frame_alloc(struct sim *sim, unsigned want, unsigned *got)
+sp_frame sim_frame_number(const struct sim *sim, const struct sim_frame *frame)
+{
+    return number_of((uint32_t)(frame - sim->frame));
+}
+
+static bool may_take(const struct sim *sim, uint32_t place)
+{
+    uint32_t segment = place / SIM_SEGMENT + 1;
+
+    return sim->frame[place].state == SIM_FREE && !sim->segment_off[segment] &&
+           sim->drain_segment != (int)segment;
+}
+
+sp_frame sim_frame_alloc(struct sim *sim, unsigned *node, unsigned want, unsigned *got)
 {
     uint32_t first;
 
@@ -35,15 +48,20 @@ sp_frame sim_frame_alloc(struct sim *sim, unsigned want, unsigned *got)
         sim->pool_fails--;
         return 0;
     }
-    for (first = sim->next_frame; first < SIM_FRAMES && sim->frame[first].state != SIM_FREE;
-         first++)
+    for (first = sim->next_frame; first < SIM_FRAMES && !may_take(sim, first); first++)
         ;
     for (uint32_t at = first; at < SIM_FRAMES && *got < want; at++) {
-        if (sim->frame[at].state != SIM_FREE || at / SIM_SEGMENT != first / SIM_SEGMENT ||
-            sim->memory_used >= sim->memory_limit)
+        int on;
+
+        if (!may_take(sim, at) || at / SIM_SEGMENT != first / SIM_SEGMENT)
+            break;
+        on = sim_memory_take(sim, *node == SP_NODE_ANY ? at % SIM_NODES : *node,
+                             *node != SP_NODE_ANY);
+        if (on < 0)
             break;
         sim_frame_set(sim, &sim->frame[at], SIM_TAKEN);
-        sim->memory_used++;
+        sim->frame[at].node = (uint8_t)on;
+        *node = (unsigned)on;
         ++*got;
     }
     sim->next_frame = *got ? first + *got : 0;
@@ -61,7 +79,12 @@ void sim_frame_free(struct sim *sim, sp_frame frame)
     if (sim->engine && sp_stable_node(sim->engine, frame))
         sim_fail(sim, "K9: frame %x is freed and a stable node", frame);
     sim_frame_set(sim, f, SIM_FREE);
-    sim->memory_used--;
+    if (!f->out)
+        sim_memory_give(sim, f->node);
+    if (f->slot)
+        sim_took(sim, SIM_P_S10_FREED);
+    sim_slot_free(sim, f);
+    f->out = f->back = f->lost = f->moved = 0;
 }
 
 void sim_frame_set(struct sim *sim, struct sim_frame *frame, enum sim_frame_state state)

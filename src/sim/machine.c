@@ -13,19 +13,27 @@ static void note_twin(struct sim *sim, uint32_t content)
         sim->twin[content % SIM_TWINS] = true;
 }
 
-static struct sim_anon *anon_new(struct sim *sim, uint32_t content)
+static struct sim_anon *anon_new(struct sim *sim, uint32_t content, unsigned home)
 {
     struct sim_anon *anon;
 
-    if (sim->memory_used >= sim->memory_limit)
+    int node = sim_memory_take(sim, home, false);
+
+    if (node < 0)
         return NULL;
     anon = calloc(1, sizeof(*anon));
     if (!anon)
         abort();
+    anon->node = (uint8_t)node;
     anon->content = content;
     anon->users = 1;
-    sim->memory_used++;
     return anon;
+}
+
+/* The node that a process runs on. */
+static unsigned home(const struct sim_mm *mm)
+{
+    return (unsigned)(mm - mm->sim->mm) % SIM_NODES;
 }
 
 static void drop_frame(struct sim_mm *mm, struct sim_page *page)
@@ -34,8 +42,8 @@ static void drop_frame(struct sim_mm *mm, struct sim_page *page)
         return;
     sim_frame(mm->sim, page->frame)->maps--;
     page->frame = 0;
-    page->left =
-        1; /* the agent keeps a map of its sites, and tells of each that is none any more */
+    page->left = !page->stray; /* the agent keeps a map of its sites, and tells of what leaves it */
+    page->stray = 0;
 }
 
 static void drop_anon(struct sim_mm *mm, struct sim_page *page)
@@ -50,8 +58,8 @@ static void drop_anon(struct sim_mm *mm, struct sim_page *page)
     page->kept = 0;
     if (--anon->users)
         return;
+    sim_memory_give(mm->sim, anon->node);
     free(anon);
-    mm->sim->memory_used--;
 }
 
 /* Nothing is mapped there; the agent notices when it looks. */
@@ -59,7 +67,8 @@ static void clear(struct sim_mm *mm, struct sim_page *page)
 {
     drop_frame(mm, page);
     drop_anon(mm, page);
-    page->special = 0;
+    page->left |= page->zero;
+    page->zero = page->special = page->locked = page->used = 0;
     page->left |= page->tracked;
 }
 
@@ -116,13 +125,15 @@ struct sim_mm *sim_mm_fork(struct sim_mm *parent)
                                 .kept = from->kept,
                                 .model = from->model,
                                 .special = from->special,
-                                .dirty = !from->frame};
+                                .zero = from->zero,
+                                .stray = from->stray,
+                                .dirty = !from->frame && !from->zero};
         if (from->frame)
             sim_frame(sim, from->frame)->maps++;
         if (!from->anon)
             continue;
         /* What is pinned is copied at once: the pin must go on meaning the parent's page. */
-        to->anon = from->anon->pins ? anon_new(sim, from->anon->content) : from->anon;
+        to->anon = from->anon->pins ? anon_new(sim, from->anon->content, home(child)) : from->anon;
         if (!to->anon) {
             sim_mm_exit(child);
             return NULL;
@@ -139,12 +150,14 @@ uint32_t sim_read(const struct sim_mm *mm, uint32_t page)
 {
     const struct sim_page *p = &mm->page[page];
 
+    if (p->zero)
+        return 0;
     return p->anon ? p->anon->content : sim_frame(mm->sim, p->frame)->content;
 }
 
 void sim_map(struct sim_mm *mm, uint32_t page, uint32_t content)
 {
-    struct sim_anon *anon = anon_new(mm->sim, content);
+    struct sim_anon *anon = anon_new(mm->sim, content, home(mm));
     struct sim_page *p = &mm->page[page];
 
     if (!anon)
@@ -164,12 +177,17 @@ void sim_unmap(struct sim_mm *mm, uint32_t page)
 bool sim_page_copy(struct sim_mm *mm, uint32_t page)
 {
     struct sim_page *p = &mm->page[page];
-    struct sim_anon *anon = anon_new(mm->sim, sim_read(mm, page));
+    struct sim_anon *anon;
 
+    if (p->frame && sim_frame(mm->sim, p->frame)->out &&
+        !sim_store_reads(mm->sim, sim_frame(mm->sim, p->frame)))
+        return false;
+    anon = anon_new(mm->sim, sim_read(mm, page), home(mm));
     if (!anon)
         return false;
     drop_frame(mm, p);
     drop_anon(mm, p);
+    p->zero = 0;
     p->anon = anon;
     return true;
 }
@@ -178,15 +196,18 @@ bool sim_page_copy(struct sim_mm *mm, uint32_t page)
 static bool make_own(struct sim_mm *mm, uint32_t page)
 {
     struct sim_page *p = &mm->page[page];
-    bool site = sim_is_site(p);
+    bool site = sim_is_site(p), evicted = p->frame && sim_frame(mm->sim, p->frame)->out;
 
-    if (!site && p->anon->users == 1)
+    p->used = 1;
+    if (p->anon && p->anon->users == 1)
         return true;
+    p->dirty |= p->zero; /* told of as written */
     if (!sim_page_copy(mm, page))
         return false;
+    if (evicted)
+        sim_took(mm->sim, SIM_P_S7_WRITTEN);
     if (site) {
         p->kept = 1;
-        p->left = 0; /* it is told of as written */
         sim_took(mm->sim, SIM_P_K11_COPIED);
     }
     return true;
@@ -215,7 +236,7 @@ void sim_set_special(struct sim_mm *mm, uint32_t page, bool special)
 {
     struct sim_page *p = &mm->page[page];
 
-    if (!sim_is_mapped(p) || p->special == special || (sim_is_site(p) && !sim_page_copy(mm, page)))
+    if (!sim_is_mapped(p) || p->special == special || (!p->anon && !sim_page_copy(mm, page)))
         return;
     p->special = special;
     p->dirty = 1;
@@ -241,6 +262,51 @@ void sim_unpin(struct sim_mm *mm, uint32_t page)
         return;
     p->pins--;
     p->anon->pins--;
+}
+
+void sim_lock(struct sim_mm *mm, uint32_t page)
+{
+    if (sim_is_mapped(&mm->page[page]) && sim_touch(mm, page))
+        mm->page[page].locked = 1;
+}
+
+void sim_unlock(struct sim_mm *mm, uint32_t page)
+{
+    mm->page[page].locked = 0;
+}
+
+void sim_anon_move(struct sim *sim, struct sim_anon *anon, unsigned node)
+{
+    sim_memory_give(sim, anon->node);
+    sim->memory_used++;
+    sim->node_used[node]++;
+    anon->node = (uint8_t)node;
+    for (unsigned m = 0; m < SIM_MMS; m++)
+        for (uint32_t i = 0; i < SIM_PAGES; i++)
+            if (sim->mm[m].page[i].anon == anon)
+                sim->mm[m].page[i].reported = 0;
+}
+
+void sim_balance(struct sim_mm *mm, uint32_t page, uint32_t node)
+{
+    struct sim *sim = mm->sim;
+    struct sim_anon *anon = mm->page[page].anon;
+
+    node %= SIM_NODES;
+    if (!anon || anon->pins || anon->node == node || sim->node_off[node] ||
+        sim->drain_node == (int)node || sim->node_used[node] >= sim->node_room[node])
+        return;
+    sim_anon_move(sim, anon, node);
+    sim_took(sim, SIM_P_N4_BALANCED);
+}
+
+void sim_page_zero(struct sim_mm *mm, uint32_t page)
+{
+    struct sim_page *p = &mm->page[page];
+
+    drop_anon(mm, p);
+    p->zero = 1;
+    p->dirty = p->left = 0;
 }
 
 void sim_restore(struct sim_mm *mm, uint32_t page)

@@ -7,13 +7,18 @@
 
 #include <errno.h>
 
-/* Programs go on while an op runs. Returns an errno if this one, or its agent, does not. */
+void sim_go_on(struct sim *sim)
+{
+    while (sim_below(&sim->draw, 1024) < sim->chance)
+        sim_programs(sim);
+}
+
+/* The same in an op on a process. Returns an errno if this one, or its agent, does not. */
 static int go_on(struct sim_mm *mm)
 {
     struct sim *sim = mm->sim;
 
-    while (sim_below(&sim->draw, 1024) < sim->chance)
-        sim_programs(sim);
+    sim_go_on(sim);
     if (!mm->alive || mm->agent == SIM_AGENT_DEAD)
         return -ESRCH;
     if (mm->agent == SIM_AGENT_STALLED) {
@@ -69,10 +74,10 @@ static void scan_page(struct sim_mm *mm, uint32_t i, struct sp_scan *scan)
         sim_took(mm->sim, SIM_P_K3_VOLATILE);
         scan->looked++;
         scan->waiting++;
-    } else if (!page->frame && !page->reported) {
+    } else if (!page->frame && !page->zero && !page->reported) {
         page->reported = 1;
-        scan->page[scan->npages++] =
-            (struct sp_scan_page){.addr = addr, .hash = sim_hash(sim_read(mm, i))};
+        scan->page[scan->npages++] = (struct sp_scan_page){
+            .addr = addr, .hash = sim_hash(sim_read(mm, i)), .node = page->anon->node};
         scan->looked++;
     } else {
         scan->passed++;
@@ -131,7 +136,7 @@ static int op_fill(void *ctx, void *ref, struct sp_fill_page *ask, unsigned n)
         if (frame->state != SIM_TAKEN)
             sim_fail(sim, "K11: frame %x is filled in state %u", ask[i].frame, frame->state);
         ask[i].ok = 0;
-        if (!sim_is_mapped(&mm->page[page]))
+        if (!mm->page[page].anon)
             continue;
         hash = sim_hash(sim_read(mm, page));
         if (hash.lo != ask[i].want.lo || hash.hi != ask[i].want.hi) {
@@ -152,12 +157,14 @@ static uint8_t merge_page(struct sim_mm *mm, uint32_t i, const struct sp_merge_p
 
     if (sim_is_mapped(page) && page->special)
         return SP_ATTRIBUTES;
-    if (!sim_is_tracked(page) || sim_is_site(page))
+    if (!sim_is_tracked(page) || !page->anon)
         return SP_GONE;
     if (page->anon->pins) {
         page->reported = 0; /* it was in the air: whether it was written there nobody knows */
         return SP_PINNED;
     }
+    if (ask->node != SP_NODE_ANY && page->anon->node != ask->node)
+        return SP_OTHER_NODE;
     if (page->anon->users > 1) {
         if (!ask->break_fork)
             return SP_SHARED_BY_FORK;
@@ -177,6 +184,35 @@ static uint8_t merge_page(struct sim_mm *mm, uint32_t i, const struct sp_merge_p
     return SP_MERGED;
 }
 
+/* A merge is asked into a frame that is there, on the right node, and has room. */
+static void check_merge(struct sim *sim, const struct sp_merge_page *ask, unsigned i)
+{
+    const struct sim_frame *frame = sim_frame(sim, ask[i].frame);
+    uint32_t sites = sp_stable_node(sim->engine, ask[i].frame)->nsites;
+
+    if (frame->state != SIM_FILLED)
+        sim_fail(sim, "a merge into frame %x, which is not filled", ask[i].frame);
+    if (frame->out)
+        sim_fail(sim, "S8: a merge into frame %x, which is not in memory", ask[i].frame);
+    if (ask[i].node != SP_NODE_ANY && frame->node != ask[i].node && !frame->back)
+        sim_fail(sim, "N1: a page of node %u merges into frame %x of node %u", ask[i].node,
+                 ask[i].frame, frame->node);
+    if (ask[i].node != SP_NODE_ANY)
+        sim_took(sim, SIM_P_N1_APART);
+    for (unsigned k = 0; k < i; k++)
+        sites += ask[k].frame == ask[i].frame && ask[k].result == SP_MERGED;
+    if (sim->engine->max_page_sharing && sites >= sim->engine->max_page_sharing)
+        sim_fail(sim, "K14: frame %x gets more than %u sites", ask[i].frame, sites);
+}
+
+static void count_result(struct sim *sim, uint8_t result)
+{
+    if (result == SP_OTHER_NODE)
+        sim_took(sim, SIM_P_N1_OTHER_NODE);
+    else
+        sim_took(sim, (enum sim_path)(SIM_P_MERGED + result));
+}
+
 static int op_merge(void *ctx, void *ref, struct sp_merge_page *ask, unsigned n)
 {
     struct sim *sim = ctx;
@@ -194,15 +230,66 @@ static int op_merge(void *ctx, void *ref, struct sp_merge_page *ask, unsigned n)
             return -EINVAL;
         if (i && ask[i].addr <= ask[i - 1].addr)
             sim_fail(sim, "a merge names its pages out of order");
-        if (sim_frame(sim, ask[i].frame)->state != SIM_FILLED)
-            sim_fail(sim, "a merge into frame %x, which is not filled", ask[i].frame);
+        check_merge(sim, ask, i);
         ask[i].result = merge_page(mm, page, &ask[i]);
-        sim_took(sim, (enum sim_path)(SIM_P_MERGED + ask[i].result));
+        count_result(sim, ask[i].result);
     }
     if (!mm->lose_answer)
         return 0;
     mm->lose_answer = false;
     return answer_lost(mm, -ETIMEDOUT);
+}
+
+static uint8_t zero_page(struct sim_mm *mm, uint32_t i)
+{
+    struct sim_page *page = &mm->page[i];
+
+    if (sim_is_mapped(page) && page->special)
+        return SP_ATTRIBUTES;
+    if (!sim_is_tracked(page) || !page->anon)
+        return SP_GONE;
+    if (page->anon->pins) {
+        page->reported = 0;
+        return SP_PINNED;
+    }
+    if (page->anon->content != 0)
+        return SP_CHANGED;
+    sim_page_zero(mm, i);
+    return SP_MERGED;
+}
+
+static int op_zero(void *ctx, void *ref, struct sp_merge_page *ask, unsigned n)
+{
+    struct sim *sim = ctx;
+    struct sim_mm *mm = ref;
+    uint32_t page;
+
+    for (unsigned i = 0; i < n; i++) {
+        int err = go_on(mm);
+
+        if (err)
+            return answer_lost(mm, err);
+        if (!page_of(sim, ask[i].addr, &page))
+            return -EINVAL;
+        ask[i].result = zero_page(mm, page);
+        sim_took(sim, ask[i].result == SP_MERGED ? SIM_P_K15_ZERO : SIM_P_K15_REFUSED);
+    }
+    if (!mm->lose_answer)
+        return 0;
+    mm->lose_answer = false;
+    return answer_lost(mm, -ETIMEDOUT);
+}
+
+/* Where the frame is in the store, its entry may stay and be no site any more (S11). */
+static bool leave_stray(struct sim_mm *mm, struct sim_page *page)
+{
+    struct sim_frame *frame = page->frame ? sim_frame(mm->sim, page->frame) : NULL;
+
+    if (!frame || !frame->out || (sim_below(&mm->sim->draw, 2) && sim_store_reads(mm->sim, frame)))
+        return false;
+    page->stray = 1;
+    sim_took(mm->sim, SIM_P_S11_STRAY);
+    return true;
 }
 
 static int op_unmerge(void *ctx, void *ref, uint64_t start, uint64_t end, uint64_t *next,
@@ -216,16 +303,17 @@ static int op_unmerge(void *ctx, void *ref, uint64_t start, uint64_t end, uint64
     *next = 0;
     *npages = 0;
     for (; i < SIM_PAGES && sim_addr(i) < end; i++) {
-        int err = go_on(mm);
+        int err;
 
+        *next = sim_addr(i); /* also where it fails: what was done is known */
+        err = go_on(mm);
         if (err)
             return err;
-        *next = sim_addr(i);
         if (*npages == part)
             return 0;
-        if (!sim_is_site(&mm->page[i]))
+        if (!sim_is_site(&mm->page[i]) && !mm->page[i].zero)
             continue;
-        if (!sim_page_copy(mm, i))
+        if (!leave_stray(mm, &mm->page[i]) && !sim_page_copy(mm, i))
             return -ENOMEM;
         mm->page[i].left = 0; /* who asked for it knows */
         ++*npages;
@@ -234,9 +322,9 @@ static int op_unmerge(void *ctx, void *ref, uint64_t start, uint64_t end, uint64
     return 0;
 }
 
-static sp_frame op_frame_alloc(void *ctx, unsigned want, unsigned *got)
+static sp_frame op_frame_alloc(void *ctx, unsigned *node, unsigned want, unsigned *got)
 {
-    sp_frame frame = sim_frame_alloc(ctx, want, got);
+    sp_frame frame = sim_frame_alloc(ctx, node, want, got);
 
     if (!frame)
         sim_took(ctx, SIM_P_POOL_FULL);
@@ -255,12 +343,36 @@ static void op_frame_free_unused(void *ctx, sp_frame frame, unsigned n)
     }
 }
 
+static bool is_mapped(const struct sim *sim, sp_frame frame)
+{
+    for (unsigned m = 0; m < SIM_MMS; m++)
+        for (uint32_t i = 0; i < SIM_PAGES; i++)
+            if (sim->mm[m].page[i].frame == frame && !sim->mm[m].page[i].stray)
+                return true;
+    return false;
+}
+
 static void op_frame_forget(void *ctx, sp_frame frame)
 {
     if (sim_frame(ctx, frame)->state != SIM_FILLED)
         sim_fail(ctx, "frame %x is forgotten in state %u", frame, sim_frame(ctx, frame)->state);
+    if (!sim_frame(ctx, frame)->out && is_mapped(ctx, frame))
+        sim_fail(ctx, "T2: frame %x is forgotten and mapped", frame);
     sim_frame_set(ctx, sim_frame(ctx, frame), SIM_FORGOTTEN);
     sim_took(ctx, SIM_P_K9_FORGOTTEN);
+}
+
+/* In the store nothing maps it: what touches it gets a copy of its own (T1, S6). */
+static bool op_frame_mapped(void *ctx, sp_frame number)
+{
+    const struct sim_frame *frame = sim_frame(ctx, number);
+
+    if (frame->out)
+        sim_took(ctx, SIM_P_T1_LINGERED);
+    if (frame->out || !frame->maps || !is_mapped(ctx, number))
+        return false;
+    sim_took(ctx, SIM_P_T2_MAPPED);
+    return true;
 }
 
 const struct sp_engine_ops sim_ops = {
@@ -271,4 +383,12 @@ const struct sp_engine_ops sim_ops = {
     .frame_alloc = op_frame_alloc,
     .frame_free_unused = op_frame_free_unused,
     .frame_forget = op_frame_forget,
+    .frame_mapped = op_frame_mapped,
+    .zero = op_zero,
+    .frame_migrate = op_frame_migrate,
+    .frame_move = op_frame_move,
+    .frame_referenced = op_frame_referenced,
+    .frame_locked = op_frame_locked,
+    .frame_evict = op_frame_evict,
+    .frame_bring_back = op_frame_bring_back,
 };

@@ -14,6 +14,14 @@ static void rest(struct sim *sim)
     sim->chance = 0;
     sim->pool_fails = 0;
     sim->memory_limit = 3 * SIM_MEMORY;
+    sim->slots = SIM_SLOTS;
+    sim->store_fails = false;
+    sim_drain_finish(sim, false);
+    sim_online(sim);
+    for (unsigned i = 0; i < SIM_NODES; i++)
+        sim->node_room[i] = 3 * SIM_MEMORY;
+    for (unsigned i = 0; i < SIM_SLOTS; i++)
+        sim->slot[i].broken = 0;
     for (unsigned i = 0; i < SIM_MMS; i++) {
         struct sim_mm *mm = &sim->mm[i];
 
@@ -27,8 +35,12 @@ static void rest(struct sim *sim)
     sim->engine->memory_limit = 0;
     sp_engine_set_max_kernel_pages(sim->engine, 0);
     sp_engine_set_run(sim->engine, SP_RUN_MERGE);
-    for (unsigned i = 0; i < SIM_MMS; i++)
+    for (unsigned i = 0; i < SIM_MMS; i++) {
         sim_daemon_join(&sim->mm[i]);
+        for (uint32_t k = 0; k < SIM_PAGES; k++)
+            (void)sim_touch(&sim->mm[i], k);
+    }
+    sim_daemon_settle(sim);
 }
 
 static uint64_t passes(const struct sim *sim)
@@ -60,6 +72,8 @@ static void run_end(struct sim *sim)
         if (sim->mm[i].alive)
             sim_mm_exit(&sim->mm[i]);
     sim_daemon_settle(sim);
+    for (unsigned i = 0; i < 3; i++) /* frames that something unknown mapped until now (T2) */
+        sim_daemon_step(sim, 1);
     sim_frames_sweep(sim);
     sim_check(sim);
     sim_check_end(sim);
@@ -74,8 +88,13 @@ const char *sim_run(const struct sim_list *list, uint64_t count[SIM_PATHS], char
         abort();
     sim->count = count;
     sim->memory_limit = SIM_MEMORY;
+    sim->slots = SIM_SLOTS;
+    sim->drain_node = sim->drain_segment = -1;
+    for (unsigned i = 0; i < SIM_NODES; i++)
+        sim->node_room[i] = SIM_NODE;
     sim_daemon_start(sim);
     for (*at = 0; *at < list->n && !sim->error[0]; ++*at) {
+        sim->clock++;
         sim_step_run(sim, &list->step[*at]);
         if (sim->engine && !sim->depth)
             sim_daemon_settle(sim);
@@ -90,7 +109,7 @@ const char *sim_run(const struct sim_list *list, uint64_t count[SIM_PATHS], char
     memcpy(error, sim->error, sizeof(sim->error));
     for (unsigned i = 0; i < SIM_MMS; i++) /* after a failure its memory is there still */
         for (uint32_t k = 0; k < SIM_PAGES; k++)
-            if (sim->mm[i].page[k].anon)
+            if (sim_is_mapped(&sim->mm[i].page[k]))
                 sim_unmap(&sim->mm[i], k);
     sp_engine_free(sim->engine);
     free(sim);

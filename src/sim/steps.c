@@ -7,6 +7,8 @@
 
 #include <string.h>
 
+#include "advisor.h"
+
 static struct sim_mm *living(struct sim *sim, uint32_t a)
 {
     for (unsigned i = 0; i < SIM_MMS; i++) {
@@ -284,6 +286,206 @@ static void do_engine_memory(struct sim *sim, const struct sim_step *s)
             s->c & 1 ? 0 : sim->engine->memory_used + (uint64_t)(s->b % 400) * 1024;
 }
 
+/* ---- nodes, the store, and the rest of the rules ---- */
+
+static void touch(struct sim_mm *mm, uint32_t page)
+{
+    (void)sim_touch(mm, page);
+}
+
+static void do_touch(struct sim *sim, const struct sim_step *s)
+{
+    on_run(sim, s, touch);
+}
+
+static void do_lock(struct sim *sim, const struct sim_step *s)
+{
+    on_run(sim, s, sim_lock);
+}
+
+static void do_unlock(struct sim *sim, const struct sim_step *s)
+{
+    on_run(sim, s, sim_unlock);
+}
+
+static void do_balance(struct sim *sim, const struct sim_step *s)
+{
+    struct sim_mm *mm = living(sim, s->a);
+
+    for (uint32_t i = 0; mm && i < length_of(s->c) && s->b % SIM_PAGES + i < SIM_PAGES; i++)
+        sim_balance(mm, s->b % SIM_PAGES + i, s->a / SIM_MMS);
+}
+
+/* a: frames; b: the group, 0: all; c: what programs do meanwhile. */
+static void do_reclaim(struct sim *sim, const struct sim_step *s)
+{
+    struct sp_reclaimed out;
+
+    if (!sim->engine)
+        return;
+    draw_from(sim, s);
+    sim->stepped = true;
+    sim->depth++;
+    if (sp_engine_reclaim(sim->engine, 1 + s->a % 24, s->b % (SIM_GROUPS + 1), &out) != 0)
+        sim_took(sim, SIM_P_H2_WAITED);
+    sim->depth--;
+    sim_daemon_settle(sim);
+}
+
+/* b: the slot; c: how it fails; most often all that fails to be read is well again. */
+static void do_store(struct sim *sim, const struct sim_step *s)
+{
+    struct sim_slot *slot = &sim->slot[s->b % SIM_SLOTS];
+
+    sim->store_fails = s->c % 7 == 0;
+    sim->slots = s->c % 5 == 0 ? 1 + s->a % SIM_SLOTS : SIM_SLOTS;
+    if (slot->state == SIM_SLOT_STORED && s->c % 3 == 0)
+        slot->broken = 1;
+    else if (slot->state == SIM_SLOT_STORED && s->c % 3 == 1)
+        slot->corrupt = 1;
+    for (unsigned i = 0; s->c % 3 == 2 && i < SIM_SLOTS; i++)
+        sim->slot[i].broken = 0;
+}
+
+/* The kernel moves a frame (N3). a: the frame; b: the node. */
+static void do_move_frame(struct sim *sim, const struct sim_step *s)
+{
+    unsigned node = s->b % SIM_NODES;
+
+    for (uint32_t i = 0; i < SIM_FRAMES; i++) {
+        struct sim_frame *frame = &sim->frame[(s->a + i) % SIM_FRAMES];
+
+        if (frame->state != SIM_FILLED || frame->out || frame->node == node ||
+            sim->node_off[node] || sim->drain_node == (int)node ||
+            sim->node_used[node] >= sim->node_room[node])
+            continue;
+        sim_frame_migrate(sim, frame, node);
+        frame->moved = 1;
+        sim->news++;
+        sim_took(sim, SIM_P_N3_MOVED);
+        break;
+    }
+    sim_daemon_settle(sim);
+}
+
+static void do_node_room(struct sim *sim, const struct sim_step *s)
+{
+    unsigned node = s->a % SIM_NODES;
+
+    sim->node_room[node] = s->c & 1 ? SIM_NODE : sim->node_used[node] + s->b % 8;
+}
+
+static void do_drain(struct sim *sim, const struct sim_step *s)
+{
+    draw_from(sim, s);
+    sim_drain_begin(sim, s->a, s->a / 2);
+}
+
+static void do_drain_step(struct sim *sim, const struct sim_step *s)
+{
+    draw_from(sim, s);
+    sim_drain_step(sim);
+    if (sim->engine)
+        sim_daemon_settle(sim);
+}
+
+static void do_drain_end(struct sim *sim, const struct sim_step *s)
+{
+    sim_drain_finish(sim, s->c % 4 != 0);
+}
+
+static void do_online(struct sim *sim, const struct sim_step *s)
+{
+    sim_online(sim);
+}
+
+static void do_across(struct sim *sim, const struct sim_step *s)
+{
+    bool across = s->c & 1, before;
+    int status;
+
+    if (!sim->engine)
+        return;
+    before = sim->engine->merge_across_nodes;
+    sim->stepped = true;
+    status = sp_engine_set_merge_across_nodes(sim->engine, across);
+    if (status && across == before)
+        sim_fail(sim, "N2: the value that it has cannot be written");
+    if (!status && across != before && sim->engine->nnodes)
+        sim_fail(sim, "N2: changed while there are stable nodes");
+    if (status)
+        sim_took(sim, SIM_P_N2_BUSY);
+    else if (across != before)
+        sim_took(sim, SIM_P_N2_CHANGED);
+    sim_daemon_settle(sim);
+}
+
+/* T4: run 2, then the other value, then run 1: no trace of the old stable nodes. */
+static void do_turn(struct sim *sim, const struct sim_step *s)
+{
+    if (!sim->engine)
+        return;
+    draw_from(sim, s);
+    sim_daemon_run2(sim, 400);
+    do_across(sim, s);
+    if (!sim->engine->nnodes && !sim->engine->drain.on)
+        sim_took(sim, SIM_P_T4_OTHER);
+    sp_engine_set_run(sim->engine, SP_RUN_MERGE);
+}
+
+static void do_sharing(struct sim *sim, const struct sim_step *s)
+{
+    static const uint32_t limits[] = {0, 2, 3, 5, 8};
+    int status;
+
+    if (!sim->engine)
+        return;
+    status = sp_engine_set_max_page_sharing(sim->engine, limits[s->c % 5]);
+    if (status)
+        sim_took(sim, SIM_P_K14_BUSY);
+    else if (sim->engine->nshared && sim->engine->max_page_sharing != limits[s->c % 5])
+        sim_fail(sim, "K14: changed while there are shared frames");
+}
+
+static void do_zero_pages(struct sim *sim, const struct sim_step *s)
+{
+    if (sim->engine && sp_engine_set_use_zero_pages(sim->engine, s->c & 1))
+        sim_fail(sim, "K15: zero pages cannot be used");
+}
+
+static void do_smart(struct sim *sim, const struct sim_step *s)
+{
+    if (sim->engine)
+        sp_engine_set_smart_scan(sim->engine, s->c & 3);
+}
+
+/* a: pages that a pass looks at; b: microseconds for each; c: the time wanted. The pass comes to
+ * take that, or to a limit. */
+static void do_advise(struct sim *sim, const struct sim_step *s)
+{
+    uint64_t pages = 1000 + s->a % 10000000, cost = s->b % 20, pass = 0, cpu = 0;
+    struct sp_advisor advisor;
+    uint32_t target = 1000 + s->c % 300000;
+
+    sp_advisor_init(&advisor, 100);
+    (void)sp_advisor_set_mode(&advisor, SP_ADVISOR_SCAN_TIME);
+    (void)sp_advisor_set_limits(&advisor, target, 70, 500, 30000);
+    for (unsigned i = 0; i < 60; i++) {
+        cpu = pages * cost / 1000;
+        pass = cpu + pages * 20 / advisor.pages_to_scan; /* it sleeps 20 ms after each portion */
+        sp_advisor_pass_done(&advisor, pass, cpu);
+    }
+    if (advisor.pages_to_scan < 500 || advisor.pages_to_scan > 30000)
+        sim_fail(sim, "K16: %u pages to scan", advisor.pages_to_scan);
+    if (pass > target + target / 4 && advisor.pages_to_scan < 29999 && cpu * 100 < pass * 66)
+        sim_fail(sim, "K16: a pass takes %u ms, not %u", (unsigned)pass, target);
+    if (pass < target - target / 4 && advisor.pages_to_scan > 501)
+        sim_fail(sim, "K16: a pass takes %u ms, not %u", (unsigned)pass, target);
+    if (sp_advisor_set_pages_to_scan(&advisor, 1000) == 0)
+        sim_fail(sim, "K16: pages_to_scan is written though the advisor says it");
+    sim_took(sim, SIM_P_K16_ADVISED);
+}
+
 static const struct {
     const char *name;
     void (*run)(struct sim *sim, const struct sim_step *s);
@@ -321,6 +523,24 @@ static const struct {
     {"pool-fails", do_pool_fails, 3, 0},
     {"memory", do_memory, 6, 0},
     {"engine-memory", do_engine_memory, 5, 0},
+    {"touch", do_touch, 20, 12},
+    {"lock", do_lock, 5, 3},
+    {"unlock", do_unlock, 6, 2},
+    {"balance", do_balance, 8, 4},
+    {"reclaim", do_reclaim, 40, 0},
+    {"store", do_store, 8, 1},
+    {"move-frame", do_move_frame, 6, 0},
+    {"node-room", do_node_room, 4, 0},
+    {"drain", do_drain, 6, 0},
+    {"drain-step", do_drain_step, 18, 0},
+    {"drain-end", do_drain_end, 24, 0},
+    {"online", do_online, 4, 0},
+    {"across", do_across, 5, 0},
+    {"turn", do_turn, 3, 0},
+    {"sharing", do_sharing, 6, 0},
+    {"zero-pages", do_zero_pages, 3, 0},
+    {"smart", do_smart, 2, 0},
+    {"advise", do_advise, 1, 0},
 };
 
 const unsigned sim_step_kinds = sizeof(kinds) / sizeof(kinds[0]);

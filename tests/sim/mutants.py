@@ -41,7 +41,56 @@ MUTANTS = (
     ("D4", "the candidates of a process that ended stay", "engine.c",
      "    sp_item_forget_range(mm, 0, UINT64_MAX, SP_ITEM_UNKNOWN);\n    sp_item_free_mm(mm);\n",
      "    sp_item_forget_range(mm, 0, UINT64_MAX, SP_ITEM_SITE);\n    sp_item_free_mm(mm);\n"),
+    ("T3", "a process forked behind the un-merge cursor is not reached: a stale node", None, None, None, (
+        ("engine.c", "engine->run == SP_RUN_UNMERGE ? NULL : engine->cursor", "engine->first"),
+        ("run.c", "    if (!engine->unmerge_cursor)\n        engine->unmerge_cursor = mm;\n", ""),
+        ("run.c", "    if (mm)\n        mm->unmerge_from = 0;\n    return mm;\n", "    return NULL;\n"))),
+    ("T1", "nodes whose frames linger survive run 2: a stale node", "run.c",
+     "    sp_stable_sweep(engine, true);\n", "    sp_stable_sweep(engine, false);\n"),
+    ("S11", "a frame is faulted back in behind the un-merge cursor: a stale node", "swap.c",
+     "node && node->nsites && engine->run != SP_RUN_UNMERGE", "node && node->nsites"),
+    ("S4", "an evicted frame is freed with a locked site", "swap.c",
+     "ops->frame_locked(engine->ctx, frame)", "false"),
+    ("S8", "bytes that failed to read are handed out", "merge.c",
+     "    if (status == 0 && sp_stable_holds", "    if (sp_stable_holds"),
+    ("K6", "a frame found by its hash is taken without comparing", "merge.c",
+     "page[i].result < SP_RESULTS ? page[i].result : SP_CHANGED;\n        engine->merges[target",
+     "page[i].result == SP_CHANGED ? SP_MERGED : page[i].result;\n        engine->merges[target"),
+    ("S2", "a frame that was used gets no second chance", "swap.c",
+     "ops->frame_referenced(engine->ctx, frame, group)", "false"),
+    ("S3", "a frame whose sites could not all let go counts as evicted", "swap.c",
+     "    case SP_EVICTED_AGAIN:\n", "    case SP_EVICTED_AGAIN:\n        sp_stable_set_evicted(engine, frame, true);\n"),
+    ("S10", "a frame in the store is never forgotten, and its slot stays", "stable.c",
+     "        if (!node->live || node->nsites)\n            continue;\n        if (!node->idle",
+     "        if (!node->live || node->nsites || node->evicted)\n            continue;\n        if (!node->idle"),
+    ("N1", "pages of all nodes merge with one another", "nodes.c",
+     "    if (engine->merge_across_nodes)\n        return fingerprint;\n    return fingerprint ^ node * UINT64_C(0x9e3779b97f4a7c15);",
+     "    return fingerprint;"),
+    ("N2", "merge_across_nodes changes while stable nodes are left", "nodes.c",
+     "    if (engine->nnodes)\n        return -EBUSY;\n", ""),
+    ("N3", "a frame that moved is filed where it was", "nodes.c",
+     "    if (sp_stable_node(engine, frame) && node < SP_NODES_MAX)\n        sp_stable_refile(engine, frame, node);\n", ""),
+    ("H2", "pages are scanned while a drain runs", "engine.c",
+     " || budget == 0 || engine->drain.on)", " || budget == 0)"),
+    ("H3", "sites keep the number that their frame had before it moved", "drain.c",
+     "    sp_item_renumber(engine, engine->drain.what, moved);\n", ""),
+    ("H4", "nodes whose frames vanished are not pruned", "drain.c",
+     "        (void)sp_stable_each(engine, SP_NONE, sp_drain_prune, NULL);\n", "        ;\n"),
+    ("H5", "a drain that failed keeps everything locked out", "drain.c",
+     "    if (status != 0) {\n        *drain = (struct sp_drain){0};\n", "    if (status != 0) {\n"),
+    ("T2", "a frame that is mapped where no site is known is given up", "stable.c",
+     "        if (sp_stable_is_mapped(engine, first + i))\n            continue;\n", ""),
+    ("K14", "pages of one batch are not counted against the limit", "stable.c",
+     "        sites += sp_reserved(engine->batch, frame);\n", "        sites += 0;\n"),
+    ("K15", "a zero page that was written stays counted", "item.c",
+     "            chunk->mm->zero_pages--;\n", ""),
+    ("K16", "the advisor minds no limits", "advisor.c",
+     "    advisor->pages_to_scan = within(advisor, pages);\n", "    advisor->pages_to_scan = (uint32_t)pages;\n"),
 )
+
+
+def edits(mutant):
+    return mutant[5] if len(mutant) > 5 else (mutant[2:5],)
 
 
 def build(folder, mutant):
@@ -49,11 +98,11 @@ def build(folder, mutant):
     shutil.rmtree(engine, ignore_errors=True)
     shutil.copytree(ROOT / "src" / "engine", engine)
     if mutant:
-        _, what, name, old, new = mutant
-        text = (engine / name).read_text()
-        if text.count(old) != 1:
-            sys.exit(f"mutants: src/engine/{name} has not, or not once, what {what!r} changes")
-        (engine / name).write_text(text.replace(old, new))
+        for name, old, new in edits(mutant):
+            text = (engine / name).read_text()
+            if text.count(old) != 1:
+                sys.exit(f"mutants: src/engine/{name} has not, or not once, what {mutant[1]!r} changes")
+            (engine / name).write_text(text.replace(old, new))
     sources = [*engine.glob("*.c"), *(ROOT / "src" / "sim").glob("*.c")]
     program = folder / "sim"
     subprocess.run([os.environ.get("CC") or "cc", "-std=gnu17", "-D_GNU_SOURCE", "-O1", "-w",

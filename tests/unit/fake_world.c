@@ -186,7 +186,7 @@ static int fake_unmerge(void *ctx, void *ref, uint64_t start, uint64_t end, uint
     return 0;
 }
 
-static sp_frame fake_frame_alloc(void *ctx, unsigned want, unsigned *got)
+static sp_frame fake_frame_alloc(void *ctx, unsigned *node, unsigned want, unsigned *got)
 {
     struct fake_world *world = ctx;
     uint32_t first;
@@ -361,7 +361,8 @@ static void fake_check_nodes(struct fake_world *world, const uint32_t *sites)
         assert_int_equal(node ? node->nsites : 0, sites[f]);
         assert_int_equal(node != NULL, world->frame[f].state == FAKE_FILLED);
         if (node)
-            assert_int_equal(node->fingerprint, fake_hash(world->frame[f].content).lo);
+            assert_int_equal(sp_node_key(world->engine, node->fingerprint, node->node),
+                             fake_hash(world->frame[f].content).lo);
         frames += node != NULL;
         shared += sites[f] != 0;
     }
@@ -389,8 +390,8 @@ void fake_check(struct fake_world *world)
             if (chunk->item[i].state == SP_ITEM_CANDIDATE)
                 assert_int_equal(sp_item_candidate(engine, sp_item_key(engine, first + i)),
                                  first + i);
-            if (chunk->item[i].state != SP_ITEM_SITE)
-                continue;
+            if (chunk->item[i].state != SP_ITEM_SITE || chunk->item[i].key_low == 0)
+                continue; /* frame 0 is the kernel's zero page (K15) */
             nsites++;
             sites[(SP_FRAME_SEGMENT(chunk->item[i].key_low) - 1) * FAKE_SEGMENT +
                   SP_FRAME_INDEX(chunk->item[i].key_low)]++;
