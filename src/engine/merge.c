@@ -321,6 +321,7 @@ static bool sp_merge_present(struct sp_engine *engine, struct sp_plan *plan)
         return true;
     if (status == -ENOMEM)
         sp_merge_reject(engine, plan->item, SP_OUT_OF_MEMORY);
+    sp_policy_retry_later(engine->batch->mm); /* there may be other frames with its content */
     plan->kind = status == -ENOMEM ? SP_PLAN_NOTHING : SP_PLAN_SETTLE;
     return false;
 }
