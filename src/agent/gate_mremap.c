@@ -6,18 +6,16 @@
  * The agent says whether it would be one mapping but for us, and what attributes it has. If so, what
  * the kernel does for one is done for all of them: mappings are moved, not copied, with all that they
  * have, by one call that kernels since 6.17 carry out for many mappings, if none is tracked. Older ones
- * refuse it, and then the bytes are copied. What is added has the attributes of the rest.
+ * refuse it, and then they are moved one by one. What is added has the attributes of the rest.
  *
  * If it would be many mappings without us, too, the call is the kernel's.
  */
 #include <errno.h>
 
 #include <linux/mman.h>
-#include <linux/uio.h>
 
 #include "attributes.h"
 #include "gate_inside.h"
-#include "mem.h"
 #include "sitemap.h"
 #include "sys.h"
 
@@ -65,29 +63,6 @@ static bool is_refused(const struct remap *r)
                      (r->to < r->end && r->addr < r->to + r->length));
 }
 
-/* Copies old bytes to a new place through the kernel, which answers with an error where old turns
- * out not to be readable. Kernels without that call: plainly. */
-static long copy_bytes(uint64_t to, uint64_t from, uint64_t length)
-{
-    long pid = sp_sys(__NR_getpid);
-
-    while (length) {
-        struct iovec local = {(void *)to, length}, remote = {(void *)from, length};
-        long n = sp_sys(__NR_process_vm_readv, pid, &local, 1, &remote, 1, 0);
-
-        if (n == -ENOSYS || n == -EPERM) {
-            memcpy((void *)to, (const void *)from, length);
-            return 0;
-        }
-        if (n <= 0)
-            return n ? n : -EFAULT;
-        to += (uint64_t)n;
-        from += (uint64_t)n;
-        length -= (uint64_t)n;
-    }
-    return 0;
-}
-
 /* What was at [addr, end) is at to now: merged pages, too. */
 static void carry_sites(uint64_t addr, uint64_t end, uint64_t to)
 {
@@ -103,27 +78,40 @@ static void carry_sites(uint64_t addr, uint64_t end, uint64_t to)
     sp_gate_forget_tcb(addr, end);
 }
 
-/* Kernels that move one mapping only: fresh memory and a copy. Nothing is merged there then. */
-static long move_by_copy(const struct remap *r, uint64_t to, uint64_t end)
+/*
+ * Moves [from, from + length) mapping by mapping, for kernels that move one only, and where one is tracked
+ * by an agent that died. Where a mapping ends is found by halving. *done is how much is at its new place.
+ * Never by copying the bytes: the pages themselves may lie in a pipe (gate_splice.c), or be pinned.
+ */
+static long move_pieces(uint64_t from, uint64_t length, long flags, uint64_t to, uint64_t *done)
 {
-    long ret = sp_map_with(to, end - r->addr, MAP_FIXED, r->attributes | SP_RANGE_RW);
+    uint64_t piece = length;
 
-    if (!sp_is_err(ret))
-        ret = copy_bytes(to, r->addr, end - r->addr);
-    if (!sp_is_err(ret) && (r->attributes & SP_RANGE_RW) != SP_RANGE_RW)
-        ret = sp_sys(__NR_mprotect, to, end - r->addr,
-                     (r->attributes & SP_RANGE_READ ? PROT_READ : 0) |
-                         (r->attributes & SP_RANGE_EXEC ? PROT_EXEC : 0));
-    if (sp_is_err(ret))
-        return ret;
-    if (r->flags & MREMAP_DONTUNMAP)
-        ret = sp_map_with(r->addr, end - r->addr, MAP_FIXED, r->attributes);
-    else
-        ret = sp_sys(__NR_munmap, r->addr, end - r->addr);
-    sp_sitemap_clear(to, to + (end - r->addr));
-    sp_sitemap_clear(r->addr, end);
-    sp_gate_forget_tcb(r->addr, end);
-    return sp_is_err(ret) ? ret : (long)to;
+    *done = 0;
+    while (*done < length) {
+        long ret = sp_sys(__NR_mremap, from + *done, piece, piece, flags, to + *done);
+
+        if (ret == -EFAULT && piece > sp_gate.page_size) {
+            piece = (piece / 2) & ~((uint64_t)sp_gate.page_size - 1);
+            continue;
+        }
+        if (sp_is_err(ret))
+            return ret;
+        *done += piece;
+        piece = length - *done;
+    }
+    return (long)to;
+}
+
+/* What cannot be moved as a whole stays where it was. */
+static long move_each(const struct remap *r, uint64_t to, uint64_t end)
+{
+    uint64_t done, back;
+    long ret = move_pieces(r->addr, end - r->addr, MOVE | (r->flags & MREMAP_DONTUNMAP), to, &done);
+
+    if (sp_is_err(ret) && done)
+        move_pieces(to, done, MOVE, r->addr, &back);
+    return ret;
 }
 
 /* The old place of MREMAP_DONTUNMAP is empty: where a written page was in a mapping of the pool, that
@@ -146,7 +134,7 @@ static long move_all(const struct remap *r, uint64_t to, uint64_t end)
                       MOVE | (r->flags & MREMAP_DONTUNMAP), to);
 
     if (ret == -EFAULT && !(r->attributes & SP_RANGE_OTHER))
-        return move_by_copy(r, to, end);
+        ret = move_each(r, to, end);
     if (sp_is_err(ret))
         return ret;
     if (r->flags & MREMAP_DONTUNMAP)

@@ -38,6 +38,13 @@ def finish(program, partner):
     partner.must_finish(0)
 
 
+def kill_agents(program):
+    agents = program.agents()
+    for agent in agents:
+        os.kill(agent, signal.SIGKILL)
+    wait_for("the agent lives", lambda: not any(proc.exists(agent) for agent in agents))
+
+
 def wait_pinned(daemon, program):
     """Explain counts the pages in the pipe with those that I/O refers to."""
     def pinned():
@@ -47,13 +54,13 @@ def wait_pinned(daemon, program):
     wait_for(lambda: f"{pinned()} pages are pinned", lambda: pinned() == SPLICED)
 
 
-@pytest.mark.parametrize("row", ["before", "after"])
+@pytest.mark.parametrize("row", ["before", "after", "move", "move-after"])
 def test_x_vmsplice_unmerged(daemon, compiled, row):
     """What the other tests expect is what the program sees without samepage."""
     program = daemon.plain(compiled("vmsplice", "-fexceptions"), row)
     program.region()
     program.say()
-    if row == "after":
+    if row.endswith("after"):
         assert program.line() == "spliced"
         program.say()
     assert program.line() == "ok"
@@ -87,6 +94,19 @@ def test_x_vmsplice_then_mremap(daemon, compiled):
     finish(program, partner)
 
 
+@pytest.mark.parametrize("agent", ["agent", "no-agent"])
+def test_x_vmsplice_of_merged_pages_then_mremap(daemon, compiled, agent):
+    """Un-merging leaves pieces, and written pages stay where they are: the pages move all the same."""
+    program, partner = pair(daemon, compiled, "move-after")
+    daemon.wait_merged(program, program.area, share=1)
+    if agent == "no-agent":
+        kill_agents(program)
+    program.say()
+    assert program.line() == "spliced"
+    wait_passes(daemon)
+    finish(program, partner)
+
+
 def test_x_vmsplice_dropped_pages_merge_again(daemon, compiled):
     program, partner = pair(daemon, compiled, "again")
     daemon.wait_merged(program, program.area, share=1)
@@ -116,10 +136,7 @@ def test_x_vmsplice_without_agent(daemon, compiled):
     """What was merged by an agent that was killed is the program's own before it goes into a pipe."""
     program, partner = pair(daemon, compiled, "after")
     daemon.wait_merged(program, program.area, share=1)
-    agents = program.agents()
-    for agent in agents:
-        os.kill(agent, signal.SIGKILL)
-    wait_for("the agent lives", lambda: not any(proc.exists(agent) for agent in agents))
+    kill_agents(program)
     program.say()
     assert program.line() == "spliced"
     finish(program, partner)

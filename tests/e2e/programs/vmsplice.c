@@ -118,8 +118,8 @@ static void row_after(void)
     check_others();
 }
 
-/* The pages move between splicing and writing. */
-static void row_move(void)
+/* The pages that go into the pipe move. */
+static void splice_and_move(void)
 {
     char *to = region_map(NPAGES) + FIRST * PAGE; /* with neighbours: alone they are too few */
 
@@ -127,11 +127,33 @@ static void row_move(void)
     must(mremap(place, COUNT * PAGE, COUNT * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, to) == to,
          "mremap failed");
     place = to;
+}
+
+/* They move between splicing and writing. */
+static void row_move(void)
+{
+    splice_and_move();
     printf("ready %p %zu\n", (void *)region, (size_t)NPAGES * PAGE);
     fflush(stdout);
     listen_line();
     write_pages(1);
     read_pages(1, "read from the pipe");
+}
+
+/* The same on the first line, when all is merged, and half of it written since; written on the second. */
+static void row_move_after(void)
+{
+    printf("ready %p %zu\n", (void *)region, (size_t)NPAGES * PAGE);
+    fflush(stdout);
+    listen_line();
+    for (size_t i = 0; i < COUNT; i += 2)
+        pattern_fill(place + i * PAGE, FIRST + i, 0);
+    splice_and_move();
+    say("spliced");
+    listen_line();
+    write_pages(1);
+    read_pages(1, "read from the pipe");
+    check_others();
 }
 
 /* What was dropped since is merged again. */
@@ -243,8 +265,8 @@ static const struct row {
     const char *name;
     void (*run)(void);
 } rows[] = {
-    {"before", row_before},   {"after", row_after},   {"move", row_move}, {"again", row_again},
-    {"garbage", row_garbage}, {"cancel", row_cancel}, {"cost", row_cost},
+    {"before", row_before}, {"after", row_after},   {"move", row_move},     {"move-after", row_move_after},
+    {"again", row_again},   {"garbage", row_garbage}, {"cancel", row_cancel}, {"cost", row_cost},
 };
 
 int main(int argc, char **argv)
