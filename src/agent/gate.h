@@ -93,7 +93,7 @@ struct sp_gate_advice {
 
 enum sp_gate_request_kind {
     SP_GATE_UNMERGE = 1, /* give [addr, end) private anonymous pages with the same bytes */
-    SP_GATE_RELEASE = 2, /* the same, and leave the range alone from now on (its own userfaultfd) */
+    SP_GATE_RELEASE = 2, /* UNMERGE_WRITTEN, and leave the range alone (its own userfaultfd) */
     SP_GATE_GIVE_BACK = 3, /* the program is out of mappings: un-merge runs, merge no more here */
     SP_GATE_ATTRIBUTES = 4, /* what it has (attributes.h), if it could be one mapping, but for us */
     SP_GATE_UNTRACK = 5,    /* end its tracking until sp_gate.moving is 0 */

@@ -37,6 +37,7 @@
 
 #define EVERYTHING (~(uint64_t)0)
 #define SET_MASK 2 /* of rt_sigprocmask */
+#define RELEASES 20u  /* times that a range is asked to be left alone: some thread was in the gate */
 #define GIVE_BACKS 2u /* times that a call which lacks mappings is tried again */
 
 static bool is_gated_prctl(const long *a)
@@ -431,8 +432,9 @@ static long call_uffd_register(struct sp_gate_pass *pass, const long *a)
         addr = reg->range.start;
         end = range_end(addr, reg->range.len);
         sp_gate_note(addr, end);
-        if (end > addr)
-            sp_gate_ask(pass, SP_GATE_RELEASE, addr, end);
+        for (unsigned n = 0; n < RELEASES && end > addr; n++)
+            if (sp_gate_ask(pass, SP_GATE_RELEASE, addr, end) != -EAGAIN)
+                break;
     }
     return native(__NR_ioctl, a);
 }

@@ -204,10 +204,22 @@ static int64_t give_back(void)
     return given ? 0 : -ENOMEM;
 }
 
+/* For a userfaultfd of the program's own, which is to be told of what is missing: nothing ever is in a
+ * mapping of the pool, so what was written since its merge does not stay in one either. */
+static int release(uint64_t start, uint64_t end)
+{
+    struct uffdio_range range = {.start = start, .len = end - start};
+    int ret = sp_unmerge_written(start, end);
+
+    sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_UNREGISTER, &range);
+    sp_released_add(start, end);
+    sp_ranges_refresh(true);
+    return ret;
+}
+
 static int64_t serve_request(const struct sp_gate_request *r)
 {
     uint64_t next = 0, npages;
-    int ret;
 
     if (r->kind == SP_GATE_GIVE_BACK)
         return give_back();
@@ -221,15 +233,9 @@ static int64_t serve_request(const struct sp_gate_request *r)
         return sp_unmerge_written(r->addr, r->end);
     if (r->kind == SP_GATE_ZERO)
         return sp_zero_sites(r->addr, r->end);
-    ret = sp_unmerge(r->addr, r->end, ~0ull, &next, &npages);
-    if (r->kind == SP_GATE_RELEASE) {
-        struct uffdio_range range = {.start = r->addr, .len = r->end - r->addr};
-
-        sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_UNREGISTER, &range);
-        sp_released_add(r->addr, r->end);
-        sp_ranges_refresh(true);
-    }
-    return ret;
+    if (r->kind == SP_GATE_RELEASE)
+        return release(r->addr, r->end);
+    return sp_unmerge(r->addr, r->end, ~0ull, &next, &npages);
 }
 
 /*

@@ -4,6 +4,7 @@
 #define SP_E2E_X_CALLS_OTHER_H
 
 #include <linux/mempolicy.h>
+#include <linux/userfaultfd.h>
 #include <sys/prctl.h>
 
 #include "x_calls.h"
@@ -171,10 +172,39 @@ static void named(struct area *a)
     usable(a, 0, AREA_PAGES, "named");
 }
 
+/* Its own userfaultfd is told of what is missing, and gives it. */
+static void own_userfaultfd(struct area *a)
+{
+    int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | 1 /* UFFD_USER_MODE_ONLY */);
+    struct uffdio_api api = { .api = UFFD_API };
+    struct uffdio_register range = { .range = { (uintptr_t)place(a, 7), 60 * PAGE },
+                                     .mode = UFFDIO_REGISTER_MODE_MISSING };
+    static char page[PAGE] __attribute__((aligned(4096)));
+
+    must(fd >= 0 && !ioctl(fd, UFFDIO_API, &api), "userfaultfd");
+    same(a, 0, AREA_PAGES, "before anybody reads what is missing");
+    CALL(ioctl, fd, UFFDIO_REGISTER, &range);
+    same(a, 0, AREA_PAGES, "registered with a userfaultfd");
+    CALL(madvise, place(a, 7), 40 * PAGE, MADV_DONTNEED);
+    ask("merge");
+    for (size_t i = 7; i < 47; i++) {
+        struct uffdio_copy copy = { .dst = (uintptr_t)place(a, i), .src = (uintptr_t)page,
+                                    .len = PAGE };
+
+        pattern_fill(page, i, 5);
+        must(!ioctl(fd, UFFDIO_COPY, &copy), "UFFDIO_COPY");
+        pattern_check(place(a, i), i, 5, "given by a userfaultfd");
+    }
+    same(a, 47, AREA_PAGES - 47, "above what a userfaultfd gave");
+    close(fd);
+    usable(a, 7, 60, "of no userfaultfd any more");
+}
+
 #define OTHER_ROWS                                                                                 \
     { "mbind", mbind_bind }, { "mbind-interleave", mbind_interleave },                             \
         { "mbind-refused", mbind_refused }, { "set-mempolicy-home-node", home_node },              \
         { "migrate-pages", migrate }, { "move-pages", move_some }, { "msync", msync_all },         \
-        { "mincore", mincore_all }, { "remap-file-pages", remap_pages }, { "prctl-set-vma", named }
+        { "mincore", mincore_all }, { "remap-file-pages", remap_pages }, { "prctl-set-vma", named },  \
+        { "userfaultfd", own_userfaultfd }
 
 #endif
