@@ -47,6 +47,13 @@ static uint64_t old_length(const struct remap *r)
     return r->end - r->addr;
 }
 
+/* Would the kernel, which knows the last mapping as one of the pool, add to it what follows in its file:
+ * other frames? */
+static bool grows_frames(const struct remap *r)
+{
+    return r->length > old_length(r) && sp_sitemap_any(r->end - sp_gate.page_size, r->end);
+}
+
 /* Will the kernel refuse it, whatever lies there? */
 static bool is_refused(const struct remap *r)
 {
@@ -201,7 +208,7 @@ static long grow(const struct remap *r)
  */
 static long move_natively(const struct remap *r)
 {
-    long ret = native(r);
+    long ret = grows_frames(r) ? -ENOMEM : native(r);
 
     if (sp_is_err(ret))
         return ret;
@@ -226,11 +233,15 @@ static long shrink(const struct remap *r)
     return ret;
 }
 
-/* Many mappings without us, too: what the kernel makes of them. It moves them if none is tracked. */
+/* Many mappings without us, too: what the kernel makes of them. It moves them if none is tracked; more
+ * than one does not grow. */
 static long move_many(const struct remap *r)
 {
-    long ret = native(r);
+    long ret;
 
+    if (grows_frames(r))
+        sp_merged_unmerge(r->pass, SP_GATE_UNMERGE, r->addr, r->end);
+    ret = grows_frames(r) ? -EFAULT : native(r);
     if (sp_is_err(ret))
         return ret;
     if (r->flags & MREMAP_DONTUNMAP)

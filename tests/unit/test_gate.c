@@ -484,7 +484,7 @@ static void merged_pages_are_protected_without_agent(void)
     CHECK(munmap(p - PAGE, 6 * PAGE) == 0 && sp_sitemap_pages() == 0);
 }
 
-static unsigned served[4];
+static unsigned served[SP_GATE_ZERO + 1];
 
 /* Plays the agent: un-merges by copying. */
 static void *serve(void *arg)
@@ -543,6 +543,42 @@ static void requests_are_served(void)
     CHECK(pthread_join(thread, NULL) == 0);
     CHECK(sp_gate.posted == 0 && sp_gate.waiters == 0 && inside() == 0);
     CHECK(munmap(p - PAGE, 6 * PAGE) == 0);
+}
+
+/* An agent that can do nothing. */
+static void *refuse(void *arg)
+{
+    while (!__atomic_load_n(&stop, __ATOMIC_SEQ_CST)) {
+        struct sp_gate_request *request = sp_gate_next_request();
+
+        if (request)
+            sp_gate_request_done(request, -EFAULT);
+        else
+            sched_yield();
+    }
+    return arg;
+}
+
+/* X: the kernel, which knows a file's mapping, would add what follows in it. */
+static void frames_do_not_grow(void)
+{
+    char *p = merged_pages(4);
+    pthread_t thread;
+
+    CHECK(munmap(p + 4 * PAGE, PAGE) == 0);
+    sp_gate.agent = SP_GATE_FILTERED;
+    CHECK(mremap(p, 4 * PAGE, 5 * PAGE, 0) == MAP_FAILED && errno == ENOMEM);
+    CHECK(mremap(p, 4 * PAGE, 3 * PAGE, 0) == p);
+    stop = 0;
+    CHECK(pthread_create(&thread, NULL, refuse, NULL) == 0);
+    sp_gate.agent = SP_GATE_AGENT;
+    CHECK(mremap(p, 3 * PAGE, 4 * PAGE, 0) == MAP_FAILED && errno == EFAULT);
+    CHECK(mremap(p, 3 * PAGE, 4 * PAGE, MREMAP_MAYMOVE) == MAP_FAILED && errno == EFAULT);
+    sp_gate.agent = SP_GATE_NO_AGENT;
+    __atomic_store_n(&stop, 1, __ATOMIC_SEQ_CST);
+    CHECK(pthread_join(thread, NULL) == 0);
+    CHECK(all_bytes(p, 3 * PAGE, 'f') && munmap(p - PAGE, 5 * PAGE) == 0);
+    CHECK(sp_sitemap_pages() == 0);
 }
 
 /* D2: whoever waits at the gate of a dead agent goes on when the daemon says so. */
@@ -611,6 +647,7 @@ int main(void)
     pieces_are_moved();
     merged_pages_are_protected_without_agent();
     requests_are_served();
+    frames_do_not_grow();
     abandoned_gate_opens();
     puts("ok");
     return 0;
