@@ -50,10 +50,14 @@ static long map_anonymous(uint64_t addr, uint64_t length, int flags)
 
 void sp_merged_unmerge(struct sp_gate_pass *pass, uint32_t kind, uint64_t addr, uint64_t end)
 {
-    /* What is left when it was done was written after its merge. */
-    for (unsigned n = 0; n < UNMERGE_TRIES && sp_sitemap_any(addr, end); n++)
-        if (sp_gate_ask(pass, kind, addr, end) != -EAGAIN)
+    /* What is left when it was done was written after its merge, and stays unless that is to be
+     * un-merged, too. */
+    for (unsigned n = 0; n < UNMERGE_TRIES && sp_sitemap_any(addr, end); n++) {
+        long ret = sp_gate_ask(pass, kind, addr, end);
+
+        if (ret != -EAGAIN && (ret != 0 || kind != SP_GATE_UNMERGE_WRITTEN))
             break;
+    }
     /* The gate was open meanwhile: the agent must not think that it knows the range. */
     sp_gate_note(addr, end);
 }
@@ -176,17 +180,45 @@ static long free_pages(const long *a, uint64_t addr, uint64_t end)
     return ret;
 }
 
-/* A guard is put on anonymous memory: what it covers is lost anyway. */
-static long install_guards(const long *a, uint64_t addr, uint64_t end)
+/* Empty memory in place of sites that have something of their own. What that is the agent knows; without
+ * it, it is lost: better than to show a frame. */
+static void empty_anew(struct sp_gate_pass *pass, uint64_t start, uint64_t stop)
+{
+    uint64_t next;
+
+    for (; start < stop; start = next) {
+        long attributes = sp_gate_ask(pass, SP_GATE_ATTRIBUTES, start, stop);
+
+        next = stop;
+        if (attributes == -EFAULT) { /* not all of it has the same */
+            next = start + sp_gate.page_size;
+            attributes = sp_gate_ask(pass, SP_GATE_ATTRIBUTES, start, next);
+        }
+        if (sp_is_err(attributes))
+            attributes = sp_gate.attributes | SP_RANGE_RW;
+        if (!sp_is_err(sp_map_with(start, next - start, MAP_FIXED, (uint32_t)attributes)))
+            sp_sitemap_clear(start, next);
+        sp_gate_note(start, next);
+    }
+}
+
+/* A guard is put on anonymous memory: what it covers is lost anyway, if it is not refused. */
+static long install_guards(struct sp_gate_pass *pass, const long *a, uint64_t addr, uint64_t end)
 {
     uint64_t start, stop, at = addr;
+    long ret;
 
     while (may_map_anew() && sp_sitemap_next(at, end, &start, &stop)) {
         if (!sp_is_err(map_anonymous(start, stop - start, MAP_FIXED)))
             sp_sitemap_clear(start, stop);
         at = stop;
     }
-    return native(__NR_madvise, a);
+    ret = native(__NR_madvise, a);
+    if (ret != 0 || agent_state() == SP_GATE_FILTERED)
+        return ret;
+    for (at = addr; sp_sitemap_next(at, end, &start, &stop); at = stop)
+        empty_anew(pass, start, stop);
+    return at > addr ? native(__NR_madvise, a) : ret;
 }
 
 static bool is_drop(long advice)
@@ -213,7 +245,7 @@ long sp_merged_madvise(struct sp_gate_pass *pass, const long *a, uint64_t addr, 
     case MADV_FREE:
         return free_pages(a, addr, end);
     case SP_MADV_GUARD_INSTALL:
-        return install_guards(a, addr, end);
+        return install_guards(pass, a, addr, end);
     case MADV_REMOVE: /* anonymous private memory refuses it */
         return -EINVAL;
     case MADV_NORMAL:

@@ -49,7 +49,7 @@ static void read_flags(struct sp_mapping *m, const char *p, const char *end)
             m->dontfork = true;
         } else if (!sp_vmflag_kept(p)) {
             m->merge_keeps = false;
-            if (!attribute)
+            if (!attribute && !(p[0] == 'g' && p[1] == 'u')) /* guards: of pages, which move with them */
                 m->given |= SP_RANGE_OTHER;
             if (!m->lost)
                 m->lost = why_not_kept(p);

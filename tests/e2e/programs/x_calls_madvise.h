@@ -233,6 +233,22 @@ static void madvise_guard(struct area *a)
     same(a, 67, AREA_PAGES - 67, "above guards");
 }
 
+/* Where a guard was is nothing, whatever may be done to the memory. */
+static void madvise_guard_readonly(struct area *a)
+{
+    CALL(mprotect, place(a, 7), 60 * PAGE, PROT_READ);
+    CALL(mprotect, place(a, 20), 20 * PAGE, PROT_NONE);
+    CALL(madvise, place(a, 7), 60 * PAGE, MADV_GUARD_INSTALL);
+    told_access(place(a, 0), AREA_PAGES);
+    CALL(madvise, place(a, 7), 60 * PAGE, MADV_GUARD_REMOVE);
+    told_access(place(a, 0), AREA_PAGES);
+    told_smaps(place(a, 0), AREA_PAGES);
+    if (CALL(mprotect, place(a, 7), 60 * PAGE, PROT_READ | PROT_WRITE) == 0)
+        zero(a, 7, 60, "where a guard was");
+    same(a, 0, 7, "below guards");
+    same(a, 67, AREA_PAGES - 67, "above guards");
+}
+
 static void madvise_readonly(struct area *a)
 {
     must(!mprotect(place(a, 7), 40 * PAGE, PROT_READ), "mprotect");
@@ -383,6 +399,7 @@ static void process_madvise_refused(struct area *a)
         { "madvise-free-hole", madvise_free_hole }, { "madvise-hole", madvise_hole },              \
         { "madvise-refused", madvise_refused }, { "madvise-wipeonfork", madvise_wipeonfork },      \
         { "madvise-dontfork", madvise_dontfork }, { "madvise-guard", madvise_guard },              \
+        { "madvise-guard-readonly", madvise_guard_readonly },                                      \
         { "madvise-readonly", madvise_readonly }, { "process-madvise", process_madvise_keeping },  \
         { "process-madvise-dontneed", process_madvise_dontneed },                                  \
         { "process-madvise-free", process_madvise_free },                                          \
