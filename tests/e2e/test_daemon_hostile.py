@@ -11,7 +11,7 @@ import time
 import pytest
 
 from lib import fake_agent as fa
-from lib.place import wait_for
+from lib.place import A_SECOND, wait_for
 
 BASE = 0x10000000
 
@@ -278,7 +278,7 @@ def test_clients_die_at_any_instant(daemon):
         time.sleep(0.01 * i)
         end(children)
     wait_for(lambda: f"not gone: {ask(daemon, {'op': 'ps'})}",
-             lambda: not ask(daemon, {"op": "ps"})["processes"], 2)
+             lambda: not ask(daemon, {"op": "ps"})["processes"], A_SECOND)
     still_answers(daemon)
 
 

@@ -218,7 +218,7 @@ def test_interrupted(make_daemon, make_programs):
     wait_for("it does not wait", lambda: b"hrtimer" in _wchan(process.pid) or
              b"nanosleep" in _wchan(process.pid))
     process.send_signal(signal.SIGINT)
-    out = process.communicate(timeout=30 * place.SLACK)[0]
+    out = process.communicate(timeout=place.patient(30))[0]
     assert process.returncode == 130
     said = json.loads(out)
     assert not said["complete"] and said["pages_sharing"] > 3 * 5500

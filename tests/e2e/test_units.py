@@ -208,7 +208,7 @@ def test_notify(make_daemon):
     daemon = make_daemon()
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(str(daemon.directory / "notify"))
-        notify.settimeout(10 * place.SLACK)
+        notify.settimeout(place.patient(10))
         daemon.prefix = ["env", f"NOTIFY_SOCKET={daemon.directory}/notify"]
         daemon.start()
         assert b"READY=1" in notify.recv(1000)

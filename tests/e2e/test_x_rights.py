@@ -113,8 +113,10 @@ def test_x_rights_given_up_no_frame_is_left(daemon, compiled, what):
     assert pool and devices(partner.pid, areas[1]) == pool
     program.say()
     dropped = int(program.line().split()[1])
-    wait_for(lambda: f"frames are left: {devices(dropped)}, pool: {pool}",
-             lambda: not devices(dropped) & pool, 5)
+    wait_for(lambda: f"frames are left: {devices(dropped)}, pool: {pool}, agents: "
+                     f"{program.agents()}, ps: {daemon.cli('ps').stdout} {program.stderr()} "
+                     f"{pathlib.Path(f'/proc/{dropped}/maps').read_text()}",
+             lambda: not devices(dropped) & pool)
     for one in (program, partner):
         one.say()
     partner.line()

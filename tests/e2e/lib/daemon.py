@@ -13,7 +13,7 @@ import time
 import pytest
 
 from lib import proc
-from lib.place import A_SECOND, BUILD, SLACK, need_build, wait_for
+from lib.place import A_SECOND, BUILD, PATIENCE, need_build, patient, wait_for
 from lib.program import Progress, Program, become
 
 
@@ -51,7 +51,7 @@ class Daemon:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.directory,
                 start_new_session=True, preexec_fn=become(self.uid, self.cgroup))
         wait_for(lambda: f"samepaged does not answer (status {self.popen.poll()}): {self.log()}",
-                 self._answers, 10)
+                 self._answers)
         return self
 
     def _answers(self):
@@ -73,23 +73,23 @@ class Daemon:
         """An ordinary stop (D5): exit status 0."""
         self.popen.terminate()
         try:
-            status = self.popen.wait(10 * SLACK)
+            status = self.popen.wait(patient(PATIENCE))
         except subprocess.TimeoutExpired:
             pytest.fail(f"samepaged does not end on TERM: {self.log()}")
         assert status == 0, f"samepaged ended with status {status}: {self.log()}"
 
     # The commands.
 
-    def cli(self, *args, check=True, uid=None, timeout=60.0):
+    def cli(self, *args, check=True, uid=None, timeout=PATIENCE):
         uid = self.uid if uid is None else uid
         try:
             done = subprocess.run(
                 [self.build / "samepage", *[str(a) for a in args]], capture_output=True, text=True,
-                timeout=timeout * SLACK, env={**os.environ, **self.env}, cwd=self.directory,
+                timeout=patient(timeout), env={**os.environ, **self.env}, cwd=self.directory,
                 stdin=subprocess.DEVNULL, preexec_fn=become(uid), check=False)
         except subprocess.TimeoutExpired:
             pytest.fail(f"samepage {' '.join(map(str, args))} still runs after "
-                        f"{timeout * SLACK:g} s; daemon: {self.log()}")
+                        f"{patient(timeout):g} s; daemon: {self.log()}")
         if check:
             died = self.popen and self.popen.poll()
             assert done.returncode == 0, \
@@ -117,10 +117,10 @@ class Daemon:
     def set_full_speed(self):
         self.set(pages_to_scan=100000, sleep_millisecs=0)
 
-    def wait(self, timeout=30):
+    def wait(self, timeout=60):
         self.cli("wait", "--timeout", timeout, timeout=timeout + 10)
 
-    def wait_sharing(self, more_than=1000, timeout=30.0):
+    def wait_sharing(self, more_than=1000, timeout=PATIENCE):
         def enough():
             return self.status("pages_sharing") > more_than
 
@@ -154,7 +154,7 @@ class Daemon:
     def merged_pages(self, program, area, pid=None):
         return proc.pages_from_files(pid or program.pid, *area)
 
-    def wait_merged(self, program, area, share=0.9, timeout=30.0, pid=None):
+    def wait_merged(self, program, area, share=0.9, timeout=PATIENCE, pid=None):
         """Waits until so large a share of the area's pages is mapped from frames."""
         def enough():
             return self.merged_pages(program, area, pid) >= share * area[1] / 4096

@@ -11,6 +11,8 @@ import platform
 import socket
 import struct
 
+from lib.place import PATIENCE, patient
+
 MAGIC, VERSION = 0x31475053, 3
 (HELLO, WELCOME, REFUSE, SEGMENT, DROP_SEGMENT, SITES, SCAN, FILL, MERGE, UNMERGE, QUIT,
  DONE) = range(1, 13)
@@ -43,10 +45,10 @@ def userfaultfd():
     return fd
 
 
-def connect(path, timeout=10):
+def connect(path, timeout=PATIENCE):
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     sock.connect(str(path))  # waits where the backlog is full
-    sock.settimeout(timeout)
+    sock.settimeout(patient(timeout))
     return sock
 
 

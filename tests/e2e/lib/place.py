@@ -40,6 +40,8 @@ LONG = os.environ.get("SAMEPAGE_TEST_LONG") == "1"
 SLACK = float(os.environ.get("SAMEPAGE_TEST_SLACK", "1"))
 # D4: what is dead leaves nothing after a second; a second more for a machine that is busy.
 A_SECOND = 2.0 * SLACK
+# All other deadlines are at least so long, whatever a test says: they matter only when it fails.
+PATIENCE = 60.0
 
 
 def longer(short, long):
@@ -47,16 +49,23 @@ def longer(short, long):
     return long if LONG else short
 
 
-def wait_for(what, predicate, timeout=20.0, every=0.03):
-    """Waits until predicate() is true and returns its value; fails the test after timeout seconds,
+def patient(timeout):
+    """The seconds that are really waited: what a rule limits (A_SECOND) so long, else PATIENCE
+    at least, and SLACK times as long."""
+    return timeout if timeout == A_SECOND else max(timeout, PATIENCE) * SLACK
+
+
+def wait_for(what, predicate, timeout=PATIENCE, every=0.03):
+    """Waits until predicate() is true and returns its value; fails the test after patient(timeout),
     saying what was waited for and, if what is callable, how things stood."""
-    deadline = time.monotonic() + timeout * SLACK
+    timeout = patient(timeout)
+    deadline = time.monotonic() + timeout
     while True:
         value = predicate()
         if value:
             return value
         if time.monotonic() > deadline:
-            pytest.fail(f"after {timeout * SLACK:g} s: {what() if callable(what) else what}")
+            pytest.fail(f"after {timeout:g} s: {what() if callable(what) else what}")
         time.sleep(every)
 
 

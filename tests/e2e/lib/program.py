@@ -12,7 +12,7 @@ import uuid
 import pytest
 
 from lib import proc
-from lib.place import A_SECOND, SLACK, wait_for
+from lib.place import A_SECOND, PATIENCE, patient, wait_for
 
 MARK = "SAMEPAGE_TEST_PROGRAM"
 
@@ -79,36 +79,36 @@ class Program:
         self.popen.stdin.write(text.encode() + b"\n")
         self.popen.stdin.flush()
 
-    def line(self, timeout=30.0):
+    def line(self, timeout=PATIENCE):
         """The next line on stdout; fails the test when the program ends or says nothing."""
-        deadline = time.monotonic() + timeout * SLACK
+        deadline = time.monotonic() + patient(timeout)
         while b"\n" not in self._buffer:
             left = deadline - time.monotonic()
             ready = left > 0 and select.select([self.popen.stdout], [], [], left)[0]
             data = os.read(self.popen.stdout.fileno(), 65536) if ready else b""
             if not data:
-                how = "ended" if ready else f"said nothing for {timeout * SLACK:g} s"
+                how = "ended" if ready else f"said nothing for {patient(timeout):g} s"
                 pytest.fail(f"{self.name} (pid {self.popen.pid}, status {self.popen.poll()}) {how}: "
                             f"{self._buffer!r} {self.stderr()}")
             self._buffer += data
         line, self._buffer = self._buffer.split(b"\n", 1)
         return line.decode()
 
-    def region(self, word="ready", timeout=30.0):
+    def region(self, word="ready", timeout=PATIENCE):
         """Reads "WORD ADDRESS BYTES" and returns the two numbers."""
         said, address, length = self.line(timeout).split()
         assert said == word
         return int(address, 16), int(length)
 
-    def finish(self, timeout=30.0):
+    def finish(self, timeout=PATIENCE):
         """Waits for the end and returns the exit status (negative: the signal)."""
         try:
-            return self.popen.wait(timeout * SLACK)
+            return self.popen.wait(patient(timeout))
         except subprocess.TimeoutExpired:
-            pytest.fail(f"{self.name} (pid {self.popen.pid}) still runs after {timeout * SLACK:g} s: "
+            pytest.fail(f"{self.name} (pid {self.popen.pid}) still runs after {patient(timeout):g} s: "
                         f"{self.stderr()} {_where(self.pid)}")
 
-    def must_finish(self, status=0, timeout=30.0):
+    def must_finish(self, status=0, timeout=PATIENCE):
         got = self.finish(timeout)
         assert got == status, f"{self.name}: status {got}, not {status}: {self.stderr()}"
         assert "WRONG BYTES" not in self.stderr()
@@ -166,7 +166,7 @@ class Progress:
             data = b""
         return struct.unpack(f"{self.threads}Q", data.ljust(8 * self.threads, b"\0"))
 
-    def wait_all_go_on(self, whose="the checker", timeout=20.0):
+    def wait_all_go_on(self, whose="the checker", timeout=PATIENCE):
         """Every thread counts on: none waits for ever (D1, D2)."""
         before = self.read()
         wait_for(lambda: f"threads of {whose} hang: {before} then {self.read()}",

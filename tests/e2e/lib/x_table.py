@@ -32,7 +32,7 @@ def check_list(path, program):
 
 
 def ask(daemon, **request):
-    sock = fake_agent.connect(daemon.socket, timeout=20)
+    sock = fake_agent.connect(daemon.socket)
     sock.send(json.dumps(request).encode())
     answer = json.loads(sock.recv(65536))
     sock.close()
