@@ -321,6 +321,18 @@ uint32_t sp_item_candidate(const struct sp_engine *engine, uint64_t fingerprint)
     return item;
 }
 
+void sp_item_prefetch(const struct sp_engine *engine, uint64_t fingerprint, bool last)
+{
+    uint32_t item = sp_table_first(&engine->candidates, fingerprint);
+
+    if (item == SP_NONE)
+        return;
+    if (last)
+        __builtin_prefetch(sp_item(engine, item));
+    else
+        __builtin_prefetch(&engine->chunk[item >> SP_CHUNK_SHIFT]);
+}
+
 void sp_item_reclaim(struct sp_engine *engine)
 {
     while (engine->empty_chunks != SP_NONE) {

@@ -22,6 +22,7 @@
 #define SP_STRETCH_LEAST     8u
 #define SP_STRETCH_PER_FRAME 4u
 #define SP_LADDER_MAX        32u
+#define SP_AHEAD             8u /* plans */
 
 static bool sp_hash_equal(const struct sp_hash *a, const struct sp_hash *b)
 {
@@ -335,6 +336,26 @@ void sp_match_recount(struct sp_batch *batch)
     }
 }
 
+/* What plan i looks up lies anywhere in memory, and a miss takes longer than all that is done with it:
+ * it is asked for some plans ahead, step by step. */
+static void sp_match_prefetch(struct sp_engine *engine, uint32_t i)
+{
+    const struct sp_batch *batch = engine->batch;
+    const struct sp_plan *plan = &batch->plan[i];
+    uint32_t left = batch->nplans - i;
+
+    if (left > 3 * SP_AHEAD) {
+        sp_table_prefetch(&engine->nodes, plan[3 * SP_AHEAD].hash.lo);
+        sp_table_prefetch(&engine->candidates, plan[3 * SP_AHEAD].hash.lo);
+    }
+    if (left > 2 * SP_AHEAD)
+        sp_item_prefetch(engine, plan[2 * SP_AHEAD].hash.lo, false);
+    if (left > SP_AHEAD) {
+        sp_stable_prefetch(engine, plan[SP_AHEAD].hash.lo);
+        sp_item_prefetch(engine, plan[SP_AHEAD].hash.lo, true);
+    }
+}
+
 void sp_match_batch(struct sp_engine *engine, struct sp_mm *mm, const struct sp_scan *scan)
 {
     struct sp_batch *batch = engine->batch;
@@ -355,8 +376,10 @@ void sp_match_batch(struct sp_engine *engine, struct sp_mm *mm, const struct sp_
         n = sp_match_stretch(engine, i);
         if (n >= SP_STRETCH_LEAST && sp_match_ladder(engine, i, n))
             continue;
-        for (uint32_t k = 0; k < n; k++)
+        for (uint32_t k = 0; k < n; k++) {
+            sp_match_prefetch(engine, i + k);
             sp_match_page(engine, i + k);
+        }
     }
     sp_match_recount(batch);
     sp_policy_apply(engine);

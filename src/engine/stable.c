@@ -46,6 +46,14 @@ static const struct sp_table_kind sp_nodes = {
     .longest = 512,
 };
 
+void sp_stable_prefetch(const struct sp_engine *engine, uint64_t fingerprint)
+{
+    uint32_t frame = sp_table_first(&engine->nodes, fingerprint);
+
+    if (frame != SP_NONE)
+        __builtin_prefetch(&sp_stable_chunk(engine, frame)->node[frame & (SP_CHUNK_PAGES - 1)]);
+}
+
 static int sp_stable_grow_directory(struct sp_engine *engine, uint32_t segment)
 {
     uint32_t size = segment + segment / 2 + 8;

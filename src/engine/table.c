@@ -9,7 +9,8 @@
 #include <errno.h>
 
 #define SP_TABLE_LEAST 64u
-#define SP_TABLE_LOAD  2u /* entries for each head at most: two to four bytes of heads an entry */
+#define SP_TABLE_AHEAD 16u /* heads: what they lead to lies anywhere in memory */
+#define SP_TABLE_LOAD  2u  /* entries for each head at most: two to four bytes of heads an entry */
 
 static size_t sp_table_bytes(uint32_t size)
 {
@@ -19,6 +20,12 @@ static size_t sp_table_bytes(uint32_t size)
 uint32_t sp_table_first(const struct sp_table *table, uint64_t key)
 {
     return table->size ? table->head[key & (table->size - 1)] : SP_NONE;
+}
+
+void sp_table_prefetch(const struct sp_table *table, uint64_t key)
+{
+    if (table->size)
+        __builtin_prefetch(&table->head[key & (table->size - 1)]);
 }
 
 static int sp_table_start(struct sp_engine *engine, struct sp_table *table)
@@ -49,6 +56,8 @@ static void sp_table_grow(struct sp_engine *engine, struct sp_table *table,
     for (uint32_t i = 0; i < size; i++) {
         uint32_t number = head[i], next;
 
+        if (i + SP_TABLE_AHEAD < size && head[i + SP_TABLE_AHEAD] != SP_NONE)
+            __builtin_prefetch(kind->link(engine, head[i + SP_TABLE_AHEAD]));
         head[i] = SP_NONE;
         head[i + size] = SP_NONE;
         for (; number != SP_NONE; number = next) {

@@ -301,6 +301,8 @@ void sp_table_remove(struct sp_engine *engine, struct sp_table *table,
                      const struct sp_table_kind *kind, uint32_t number);
 /* The first of the chain that key belongs to, or SP_NONE. */
 uint32_t sp_table_first(const struct sp_table *table, uint64_t key);
+/* The head of a key's chain is asked for soon. */
+void sp_table_prefetch(const struct sp_table *table, uint64_t key);
 void sp_table_free(struct sp_engine *engine, struct sp_table *table);
 
 /* item.c */
@@ -369,7 +371,13 @@ void sp_item_reclaim(struct sp_engine *engine);
 /* Frees all chunks of an mm whose items are unknown. */
 void sp_item_free_mm(struct sp_mm *mm);
 
+/* Pages with this fingerprint are looked up soon: what stands first in its chain, in two steps for what
+ * a step loads must be there for the next. */
+void sp_item_prefetch(const struct sp_engine *engine, uint64_t fingerprint, bool last);
+
 /* stable.c */
+/* As sp_item_prefetch(). */
+void sp_stable_prefetch(const struct sp_engine *engine, uint64_t fingerprint);
 /* The node of a frame, or NULL. */
 struct sp_node *sp_stable_node(const struct sp_engine *engine, sp_frame frame);
 /* There is a node of this frame, with this fingerprint. */
