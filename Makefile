@@ -9,6 +9,7 @@
 #   make torture    tortures merged programs (as root); MINUTES=20 SEED=n, TORTURE="--help" for more
 #   make sim        the engine on a simulated machine: SEEDS=100000 of them, or SEED=n; make sim-mutants
 #                   plants bugs in the engine, which the simulator must find; make coverage: what it reaches
+#   make scale      the engine's time and bytes on up to 100 million pages, beside a red-black tree
 #   make install    PREFIX=/usr/local, DESTDIR for packages
 #   make clean      removes the build folders
 
@@ -23,7 +24,7 @@ MINUTES ?=
 SEED ?=
 TORTURE ?=
 
-.PHONY: all deps demo bench test test-suites torture sim sim-mutants coverage install clean format format-check
+.PHONY: all deps demo bench test test-suites torture sim sim-mutants coverage scale install clean format format-check
 .NOTPARALLEL:
 
 all: deps
@@ -60,6 +61,9 @@ sim: all
 
 sim-mutants: all
 	@CC="$(CC)" /usr/bin/python3 tests/sim/mutants.py
+
+scale: all
+	@$(BUILD)/samepage-scale
 
 coverage:
 	@scripts/coverage.sh $(SEEDS)
