@@ -358,6 +358,9 @@ void sim_step_run(struct sim *sim, const struct sim_step *step);
 void sim_programs(struct sim *sim);
 extern const unsigned sim_step_kinds;
 
+/* advise.c: one of the steps. */
+void sim_advise(struct sim *sim, const struct sim_step *step);
+
 /* run.c: runs a list from an empty machine. Returns NULL, or what failed (in error, 256 bytes) and
  * *at, the step; *at is n for what fails at the end. */
 const char *sim_run(const struct sim_list *list, uint64_t count[SIM_PATHS], char *error,
