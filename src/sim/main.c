@@ -325,7 +325,7 @@ static int search(uint64_t first, uint64_t seeds, uint32_t steps, unsigned jobs)
     wait_workers(shared, pids, n, isatty(STDERR_FILENO), seeds);
     if (shared->failed)
         return report_failure(shared->failed, steps, shared->rule);
-    return report_counts(shared, n, seeds, seeds >= 1000);
+    return report_counts(shared, n, seeds, seeds >= 5000);
 }
 
 static void usage(FILE *out)

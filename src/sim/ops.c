@@ -57,13 +57,14 @@ static void scan_page(struct sim_mm *mm, uint32_t i, struct sp_scan *scan)
 {
     struct sim_page *page = &mm->page[i];
     uint64_t addr = sim_addr(i);
+    bool written = page->kept && page->dirty; /* the site that it was is none any more */
 
-    if (page->left || (page->tracked && !sim_is_tracked(page) && !page->kept))
+    if (!written && (page->left || (page->tracked && !sim_is_tracked(page) && !page->kept)))
         add_run(scan->gone, &scan->ngone, addr);
     page->left = 0;
     page->tracked = sim_is_tracked(page);
-    if (page->kept && page->dirty)
-        add_run(scan->changed, &scan->nchanged, addr); /* the site that it was is none any more */
+    if (written)
+        add_run(scan->changed, &scan->nchanged, addr);
     if (page->kept)
         page->dirty = page->reported = 0;
     if (!page->tracked)

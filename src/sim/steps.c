@@ -281,7 +281,7 @@ static void do_engine_memory(struct sim *sim, const struct sim_step *s)
 {
     if (sim->engine)
         sim->engine->memory_limit =
-            s->c & 1 ? 0 : sim->engine->memory_used + (uint64_t)(s->b % 400) * 1024;
+            s->c & 1 ? 0 : sim->engine->memory_used + (uint64_t)(s->b % (s->a & 1 ? 4 : 400)) * 1024;
 }
 
 /* ---- nodes, the store, and the rest of the rules ---- */
@@ -493,7 +493,7 @@ static const struct {
     {"limit", do_limit, 4, 0},
     {"pool-fails", do_pool_fails, 3, 0},
     {"memory", do_memory, 6, 0},
-    {"engine-memory", do_engine_memory, 5, 0},
+    {"engine-memory", do_engine_memory, 8, 0},
     {"touch", do_touch, 20, 12},
     {"lock", do_lock, 5, 3},
     {"unlock", do_unlock, 6, 2},

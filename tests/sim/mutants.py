@@ -17,8 +17,6 @@ LONGEST = 60  # seconds to find one
 
 # (rule, what is wrong, file of the engine, the line as it is, as it is made)
 MUTANTS = (
-    ("K5", "a page that was written stays known as it was", "engine.c",
-     "    sp_engine_forget_runs(mm, scan.changed, scan.nchanged);\n", ""),
     ("K7", "a frame goes back to the pool though the answer was lost, and it may be mapped", "merge.c",
      "if (!job->frame || job->maybe_mapped || sp_job_sites(engine, job))",
      "if (!job->frame || sp_job_sites(engine, job))"),
@@ -41,6 +39,8 @@ MUTANTS = (
     ("D4", "the candidates of a process that ended stay", "engine.c",
      "    sp_item_forget_range(mm, 0, UINT64_MAX, SP_ITEM_UNKNOWN);\n    sp_item_free_mm(mm);\n",
      "    sp_item_forget_range(mm, 0, UINT64_MAX, SP_ITEM_SITE);\n    sp_item_free_mm(mm);\n"),
+    ("K5", "a page that was written stays known as it was", "engine.c",
+     "    sp_engine_forget_runs(mm, scan.changed, scan.nchanged);\n", ""),
     ("T3", "a process forked behind the un-merge cursor is not reached: a stale node", None, None, None, (
         ("engine.c", "engine->run == SP_RUN_UNMERGE ? NULL : engine->cursor", "engine->first"),
         ("run.c", "    if (!engine->unmerge_cursor)\n        engine->unmerge_cursor = mm;\n", ""),
