@@ -226,11 +226,11 @@ static long call_mremap(struct sp_gate_pass *pass, const long *a)
     uint64_t addr = (uint64_t)a[0], end = range_end(addr, (uint64_t)a[1]);
     long ret;
 
+    sp_gate_note(addr, end);
     /* Several mappings by our doing, which the kernel would refuse, or, if only some of them are
      * tracked, move in part. */
     if (sp_sitemap_any(addr, end) || ((a[3] & MREMAP_FIXED) && addr < end))
         return sp_merged_mremap(pass, a, addr, end);
-    sp_gate_note(addr, end);
     ret = with_mappings(pass, __NR_mremap, a);
     if (ret == -EFAULT && addr < end)
         return sp_merged_mremap(pass, a, addr, end);
