@@ -420,6 +420,7 @@ static void sp_merge_wait(struct sp_engine *engine, uint32_t item, const struct 
 static void sp_undo_one(struct sp_engine *engine, const struct sp_target *target)
 {
     struct sp_job *job = sp_target_job(engine, target);
+    unsigned row;
 
     sp_item_forget(engine, target->item);
     sp_merge_wait(engine, target->item, &job->hash, SP_REFUSED_LIKE);
@@ -433,6 +434,8 @@ static void sp_undo_one(struct sp_engine *engine, const struct sp_target *target
     sp_stable_remove(engine, job->frame);
     engine->ops->frame_forget(engine->ctx, job->frame);
     job->frame = 0;
+    if (sp_stable_find(engine, job->hash.lo, 0, &row))
+        sp_policy_retry_later(target->mm); /* of a ladder: another step has the same bytes (K4) */
 }
 
 /* Un-merges n neighbouring targets. What cannot be un-merged stays a site: nothing is lost. */
