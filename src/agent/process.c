@@ -13,6 +13,8 @@
 #include "sys.h"
 
 #define LOOK_US 200000u   /* between two looks whether the program is still there */
+#define LEAVE_TRIES   200u
+#define LEAVE_WAIT_MS 10u
 #define CLEAN_US 2000u    /* between two tries to clean what mlockall() filled */
 #define REJOIN_US 500000u /* between two tries to find a daemon */
 #define PATIENCE_MS 10000u /* that a forked child's agent waits for a daemon's userfaultfd */
@@ -84,13 +86,23 @@ static void wait_ms(uint32_t ms)
         sp_sys(__NR_exit_group, 0);
 }
 
+/* A thread that is in one call after another keeps the gate open for as long as it likes, and memory
+ * may be short for a while: the program is left with frames only when all tries are used up. */
 static void unmerge_all(void)
 {
     uint64_t next = 0, npages;
+    int ret;
 
-    sp_ranges_refresh(true);
-    while (!sp_unmerge(next, ~0ull, ~0ull, &next, &npages) && next)
-        ;
+    for (unsigned tries = 0; tries < LEAVE_TRIES; tries++) {
+        sp_ranges_refresh(true);
+        do
+            ret = sp_unmerge(next, ~0ull, ~0ull, &next, &npages);
+        while (!ret && next);
+        if (!ret)
+            break;
+        sp_serve_gate();
+        wait_ms(LEAVE_WAIT_MS);
+    }
 }
 
 static bool is_guarded_site(void *arg, const struct sp_mapping *m)
