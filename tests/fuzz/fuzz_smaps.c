@@ -9,12 +9,14 @@
 
 #include "fuzz.h"
 #include "agent.h"
+#include "gate.h"
 #include "maps.h"
 
 #define BUFFER   65536u /* the reader's; the text is put across its end */
 #define MAPPINGS 4096u
 
 struct sp_agent sp_agent;
+struct sp_gate sp_gate;
 
 struct found {
     struct sp_mapping mapping[MAPPINGS];
