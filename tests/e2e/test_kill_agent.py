@@ -11,7 +11,7 @@ from lib import proc
 from lib.place import A_SECOND, longer, wait_for
 
 KILLS = longer(5, 20)
-FRESH = 6  # kills after which new programs share: what the old ones wrote is private for good
+SHARED = 1000  # pages at least, at each kill
 
 
 def sharers(daemon, compiled):
@@ -24,6 +24,16 @@ def end(programs):
         program.popen.terminate()
     for program in programs:
         program.must_finish(0)
+
+
+def still_sharing(daemon, compiled, others):
+    """Programs that share enough: new ones where those there are do not. What they wrote after a merge is
+    private for good, so they share less and less."""
+    if daemon.status("pages_sharing") < 1.5 * SHARED:
+        end(others)
+        others = sharers(daemon, compiled)
+    daemon.wait_sharing(SHARED)
+    return others
 
 
 def survives(daemon, program, others, dead=()):
@@ -49,11 +59,9 @@ def test_d2_agent_dies_in_a_lift(fault_daemon, compiled, point, step):
     mapped, after the gate was closed."""
     daemon = fault_daemon
     others = sharers(daemon, compiled)
+    daemon.wait_sharing(2 * SHARED)
     for kill in range(KILLS):
-        if kill and kill % FRESH == 0:
-            end(others)
-            others = sharers(daemon, compiled)
-        daemon.wait_sharing(1000)
+        others = still_sharing(daemon, compiled, others)
         program = daemon.checker(compiled, mib=16, env={"SAMEPAGE_FAULT": f"{point}:{1 + kill * step}"})
         wait_for(lambda: f"no fault at {point}: {daemon.ps(program.pid)} {program.stderr()}",
                  lambda: not program.agents(), 20)
@@ -61,18 +69,16 @@ def test_d2_agent_dies_in_a_lift(fault_daemon, compiled, point, step):
     assert point == "gate-closed" or daemon.status("repairs") >= 1, daemon.status()
     for other in others:
         assert other.alive(), other.stderr()
-    daemon.wait_sharing(1000)
+    still_sharing(daemon, compiled, others)
 
 
 def test_d2_agent_killed_at_random(daemon, compiled):
     """KILL from outside, whenever it comes; and TERM, INT and HUP, which are not to kill it in a
     lift."""
     others = sharers(daemon, compiled)
+    daemon.wait_sharing(2 * SHARED)
     for kill in range(KILLS):
-        if kill and kill % FRESH == 0:
-            end(others)
-            others = sharers(daemon, compiled)
-        daemon.wait_sharing(1000)
+        others = still_sharing(daemon, compiled, others)
         program = daemon.checker(compiled, mib=16)
         agents = wait_for("no agent", program.agents)
         sites = 300 * (kill % 8)
@@ -84,7 +90,7 @@ def test_d2_agent_killed_at_random(daemon, compiled):
         survives(daemon, program, others, agents)
     for other in others:
         assert other.alive(), other.stderr()
-    daemon.wait_sharing(1000)
+    still_sharing(daemon, compiled, others)
 
 
 def test_d3_both_die(fault_daemon, compiled):
