@@ -7,12 +7,12 @@
  * process a copy of its own of every page that fork or KSM shares.
  */
 #include "estimate.h"
+#include "kernel.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <linux/ioctl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
@@ -23,19 +23,6 @@
 #endif
 #include <xxhash.h>
 
-/* <linux/fs.h> of Linux 6.7; Debian 12's is older. */
-struct page_region {
-    uint64_t start, end, categories;
-};
-struct pm_scan_arg {
-    uint64_t size, flags, start, end, walk_end, vec, vec_len, max_pages;
-    uint64_t category_inverted, category_mask, category_anyof_mask, return_mask;
-};
-#define PAGEMAP_SCAN    _IOWR('f', 16, struct pm_scan_arg)
-#define PAGE_IS_FILE    (1u << 2)
-#define PAGE_IS_PRESENT (1u << 3)
-#define PAGE_IS_SWAPPED (1u << 4)
-#define PAGE_IS_PFNZERO (1u << 5)
 /* Bits of an entry of pagemap. */
 #define PAGEMAP_EXCLUSIVE (UINT64_C(1) << 56) /* mapped here only */
 #define PAGEMAP_FILE      (UINT64_C(1) << 61)
@@ -54,7 +41,7 @@ struct reader {
     size_t page_size;
     uint64_t zero; /* hash of a page of zeros */
     char *buffer;  /* BATCH pages */
-    struct page_region region[REGIONS];
+    struct sp_page_region region[REGIONS];
 };
 
 void sp_estimate_process_free(struct sp_estimate_process *process)
@@ -256,12 +243,12 @@ static int look_at_batch(struct reader *r, uint64_t addr, size_t n, bool pool)
     return 0;
 }
 
-static int look_at_region(struct reader *r, const struct page_region *region, bool pool)
+static int look_at_region(struct reader *r, const struct sp_page_region *region, bool pool)
 {
     uint64_t addr = region->start;
     int err = 0;
 
-    if (region->categories & PAGE_IS_SWAPPED) {
+    if (region->categories & SP_PAGE_SWAPPED) {
         r->process->swapped += (region->end - addr) / r->page_size;
         return 0;
     }
@@ -282,18 +269,18 @@ static int look_at_plain(struct reader *r, uint64_t start, uint64_t end)
     int err = 0;
 
     while (!err && start < end && !r->gone && !*r->scan->stop) {
-        struct pm_scan_arg arg = {
+        struct sp_pm_scan_arg arg = {
             .size = sizeof(arg),
             .start = start,
             .end = end - start > BATCH_WINDOW ? start + BATCH_WINDOW : end,
             .vec = (uintptr_t)r->region,
             .vec_len = REGIONS,
-            .category_mask = PAGE_IS_FILE | PAGE_IS_PFNZERO,
-            .category_inverted = PAGE_IS_FILE | PAGE_IS_PFNZERO,
-            .category_anyof_mask = PAGE_IS_PRESENT | PAGE_IS_SWAPPED,
-            .return_mask = PAGE_IS_SWAPPED,
+            .category_mask = SP_PAGE_FILE | SP_PAGE_PFNZERO,
+            .category_inverted = SP_PAGE_FILE | SP_PAGE_PFNZERO,
+            .category_anyof_mask = SP_PAGE_PRESENT | SP_PAGE_SWAPPED,
+            .return_mask = SP_PAGE_SWAPPED,
         };
-        int n = ioctl(r->pagemap, PAGEMAP_SCAN, &arg);
+        int n = ioctl(r->pagemap, SP_PAGEMAP_SCAN, &arg);
 
         if (n < 0)
             return errno == ESRCH ? 0 : -errno;
@@ -309,7 +296,7 @@ static int look_at_plain(struct reader *r, uint64_t start, uint64_t end)
 /* Frames are in memory whether the process touched them since or not. */
 static int look_at_range(struct reader *r, const struct sp_estimate_range *range)
 {
-    const struct page_region all = {.start = range->start, .end = range->end};
+    const struct sp_page_region all = {.start = range->start, .end = range->end};
 
     return range->pool ? look_at_region(r, &all, true) : look_at_plain(r, range->start, range->end);
 }
