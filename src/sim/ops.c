@@ -36,6 +36,15 @@ static int answer_lost(struct sim_mm *mm, int err)
     return err;
 }
 
+/* All is done; whether the engine hears of it is another matter. */
+static int answered(struct sim_mm *mm)
+{
+    if (!mm->lose_answer)
+        return 0;
+    mm->lose_answer = false;
+    return answer_lost(mm, -ETIMEDOUT);
+}
+
 static bool page_of(struct sim *sim, uint64_t addr, uint32_t *page)
 {
     *page = (uint32_t)((addr - SIM_BASE) / SIM_PAGE);
@@ -235,10 +244,7 @@ static int op_merge(void *ctx, void *ref, struct sp_merge_page *ask, unsigned n)
         ask[i].result = merge_page(mm, page, &ask[i]);
         count_result(sim, ask[i].result);
     }
-    if (!mm->lose_answer)
-        return 0;
-    mm->lose_answer = false;
-    return answer_lost(mm, -ETIMEDOUT);
+    return answered(mm);
 }
 
 static uint8_t zero_page(struct sim_mm *mm, uint32_t i)
@@ -275,10 +281,7 @@ static int op_zero(void *ctx, void *ref, struct sp_merge_page *ask, unsigned n)
         ask[i].result = zero_page(mm, page);
         sim_took(sim, ask[i].result == SP_MERGED ? SIM_P_K15_ZERO : SIM_P_K15_REFUSED);
     }
-    if (!mm->lose_answer)
-        return 0;
-    mm->lose_answer = false;
-    return answer_lost(mm, -ETIMEDOUT);
+    return answered(mm);
 }
 
 /* Where the frame is in the store, its entry may stay and be no site any more (S11). */

@@ -55,17 +55,24 @@ static void use_memory(double seconds, bool mapping)
     } while (mapping ? seconds_now() < end : round < rounds);
 }
 
-/* Does it here, or in the loop in a child. */
-static void for_ever(void (*give_up)(void))
+/* Here, or in the loop in a child, which is waited for; true where it is to be done. */
+static bool starts(void)
 {
     pid_t child = x_looping ? fork() : 0;
 
     if (child) {
         x_wait_child(child, "the child ended badly");
-        return;
+        return false;
     }
     if (x_looping)
         use_memory(BEFORE_S, true);
+    return true;
+}
+
+static void for_ever(void (*give_up)(void))
+{
+    if (!starts())
+        return;
     give_up();
     use_memory(seconds_after(), true);
     x_check_all("at the end");
@@ -126,14 +133,8 @@ static void end_bare(const char *word)
 
 static void go_bare(void (*give_up)(void))
 {
-    pid_t child = x_looping ? fork() : 0;
-
-    if (child) {
-        x_wait_child(child, "the child ended badly");
+    if (!starts())
         return;
-    }
-    if (x_looping)
-        use_memory(BEFORE_S, true);
     fflush(stdout);
     give_up();
     use_memory(seconds_after(), false);
