@@ -73,6 +73,7 @@ struct sp_agent {
     bool arena_filled; /* mlockall() filled staging or the wait page: sp_arena_clean() */
     bool running; /* the agent process is up: its program's threads may be doing anything */
     bool serving; /* in sp_serve_gate() */
+    bool daemon_unmerges; /* it knows which pages are no sites any more */
 
     /* Ranges. */
     struct sp_range *range; /* SP_AGENT_RANGES of them, in the arena, ascending */
@@ -244,7 +245,8 @@ void sp_released_read_end(void);
 uint64_t sp_track_bytes(void);
 void sp_track_init(void);
 void sp_track_restart(void);
-/* Marks pages as new: they are looked at again from the start (K3). */
+/* Marks pages as new: they are looked at again from the start (K3). Those that were sites are not any
+ * more, which the next report tells unless the daemon knows (K12). */
 void sp_track_pending(uint64_t addr, uint64_t npages);
 /* Pages merged: not looked at any more until they change. */
 void sp_track_merged(uint64_t addr, uint64_t npages);

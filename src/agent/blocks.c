@@ -8,7 +8,7 @@
 
 static struct sp_block *table;
 static uint32_t used;
-static struct sp_run gone[SP_GONE_MAX];
+static struct sp_run gone[SP_GONE_MAX]; /* only what is used is ever in memory */
 static uint32_t ngone;
 
 uint64_t sp_track_pass;
@@ -73,19 +73,45 @@ void sp_track_restart(void)
     }
 }
 
+/* For the next report: the daemon is to forget what it knows of these pages. */
+static void note_gone(uint64_t addr, uint64_t end)
+{
+    struct sp_run *last = ngone ? &gone[ngone - 1] : NULL;
+    uint64_t last_end = last ? last->addr + (last->npages << sp_agent.page_shift) : 0;
+
+    if (last && last_end == addr) {
+        last->npages += (end - addr) >> sp_agent.page_shift;
+        return;
+    }
+    if (ngone < SP_GONE_MAX) {
+        gone[ngone++] = (struct sp_run){addr, (end - addr) >> sp_agent.page_shift};
+        return;
+    }
+    /* No room to say it exactly: the last entry grows over the gap. Pages in it that are still there
+     * are reported again when they are looked at. */
+    if (addr < last->addr)
+        last->addr = addr;
+    if (end > last_end)
+        last_end = end;
+    last->npages = (last_end - last->addr) >> sp_agent.page_shift;
+}
+
 void sp_track_pending(uint64_t addr, uint64_t npages)
 {
     sp_quiet_disturb();
     for (; npages; npages--, addr += sp_agent.page_size) {
         struct sp_block *b = sp_block_find(addr, true);
+        uint32_t i = sp_block_index(addr);
 
         if (!b)
             return;
-        sp_bit_set(b->fresh, sp_block_index(addr));
+        if (sp_bit(b->site, i) && !sp_agent.daemon_unmerges)
+            note_gone(addr, addr + sp_agent.page_size);
+        sp_bit_set(b->fresh, i);
         b->calm = sp_track_pass + 1; /* it is not protected any more, which looks like a write */
-        sp_bit_clear(b->hot, sp_block_index(addr));
-        sp_bit_clear(b->hashed, sp_block_index(addr));
-        sp_bit_clear(b->site, sp_block_index(addr));
+        sp_bit_clear(b->hot, i);
+        sp_bit_clear(b->hashed, i);
+        sp_bit_clear(b->site, i);
     }
 }
 
@@ -160,32 +186,19 @@ void sp_track_gone(uint64_t addr, uint64_t end)
             gone_page(b, sp_block_index(p));
         at = stop;
     }
-    if (ngone < SP_GONE_MAX) {
-        gone[ngone++] = (struct sp_run){addr, (end - addr) >> sp_agent.page_shift};
-    } else {
-        /* No room to say it exactly: the last entry grows over the gap. Pages in it that are still
-         * there are reported again when they are looked at. */
-        struct sp_run *last = &gone[SP_GONE_MAX - 1];
-        uint64_t last_end = last->addr + (last->npages << sp_agent.page_shift);
-
-        if (addr < last->addr)
-            last->addr = addr;
-        if (end > last_end)
-            last_end = end;
-        last->npages = (last_end - last->addr) >> sp_agent.page_shift;
-    }
+    note_gone(addr, end);
 }
 
-uint32_t sp_block_take_gone(struct sp_run *run)
+uint32_t sp_block_take_gone(struct sp_run *run, uint32_t most)
 {
-    uint32_t n = ngone;
+    uint32_t n = ngone < most ? ngone : most;
 
-    memcpy(run, gone, n * sizeof(*gone));
-    ngone = 0;
+    ngone -= n;
+    memcpy(run, &gone[ngone], n * sizeof(*gone));
     return n;
 }
 
-bool sp_block_any_gone(void)
+uint32_t sp_block_gone(void)
 {
     return ngone;
 }

@@ -27,10 +27,11 @@ extern uint64_t sp_track_pass; /* number of the present pass */
 struct sp_block *sp_block_find(uint64_t addr, bool make);
 /* The block is looked at: what was fresh in an earlier pass is pending now. */
 void sp_block_roll(struct sp_block *b);
-/* The pages that went, as runs in no order, at most SP_GONE_MAX; they are forgotten here. */
-#define SP_GONE_MAX 512u
-uint32_t sp_block_take_gone(struct sp_run *run);
-bool sp_block_any_gone(void);
+/* The pages that went, as runs in no order, at most `most`; they are forgotten here. */
+#define SP_GONE_MAX 65536u
+uint32_t sp_block_take_gone(struct sp_run *run, uint32_t most);
+/* How many runs are not told yet. */
+uint32_t sp_block_gone(void);
 
 /* track.c: one block's pages in memory that are the process' own (present, or swapped out too), and
  * those whose mapping is the pool's. [start, end) lies in one block. */

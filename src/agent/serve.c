@@ -96,7 +96,9 @@ static void serve_unmerge(const struct sp_msg *msg, const struct sp_unmerge_ask 
 
     if (ask->flags & SP_UNMERGE_STAY)
         sp_agent.stay_unmerged = true;
+    sp_agent.daemon_unmerges = true;
     u.status = sp_unmerge(ask->start, ask->end, ask->max_pages, &u.next, &u.npages);
+    sp_agent.daemon_unmerges = false;
     u.mappings = sp_agent.mappings;
     sp_link_answer(msg, SP_MSG_UNMERGE, &u, sizeof(u));
 }
@@ -317,9 +319,13 @@ void sp_serve_gate(void)
     do {
         drain_events();
         while ((r = sp_gate_next_request())) {
+            bool daemon_unmerges = sp_agent.daemon_unmerges;
+
+            sp_agent.daemon_unmerges = false; /* not these pages */
             sp_gate_parked = r->owner;
             sp_gate_request_done(r, serve_request(r));
             sp_gate_parked = 0;
+            sp_agent.daemon_unmerges = daemon_unmerges;
         }
         zero.zeropage = 0;
         sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_ZEROPAGE, &zero);

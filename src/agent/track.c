@@ -293,7 +293,7 @@ static uint32_t tidy(struct sp_run *run, uint32_t n)
 
 static void give_gone(struct sp_report_out *out)
 {
-    out->head.ngone = tidy(out->gone, sp_block_take_gone(out->gone));
+    out->head.ngone = tidy(out->gone, sp_block_take_gone(out->gone, SP_REPORT_RUNS));
     out->head.nchanged = tidy(out->changed, out->head.nchanged);
 }
 
@@ -312,6 +312,11 @@ void sp_track_scan(const struct sp_scan_ask *ask, struct sp_report_out *out)
         skip = sp_quiet_pass(sp_ranges_refresh(false));
         sp_agent.mappings_at_pass = sp_agent.mappings;
     }
+    /* What went is told first: what is found now may lie at the same addresses. */
+    if (sp_block_gone() > SP_REPORT_RUNS) {
+        out->head.next = at + sp_agent.page_size;
+        skip = true;
+    }
     for (uint32_t i = 0; i < sp_agent.nranges && !skip; i++) {
         const struct sp_range *r = &sp_agent.range[i];
         uint64_t from = r->start > at ? r->start : at, stopped;
@@ -325,9 +330,9 @@ void sp_track_scan(const struct sp_scan_ask *ask, struct sp_report_out *out)
             break;
         }
     }
-    if (out->head.npages || out->head.nchanged || sp_block_any_gone())
+    if (out->head.npages || out->head.nchanged || sp_block_gone())
         sp_quiet_disturb();
-    if (skip)
+    if (skip && !out->head.next)
         out->head.passed = sp_agent.tracked;
     else if (!out->head.next)
         sp_quiet_pass_done();
