@@ -33,6 +33,8 @@
 #define SP_AGENT_SEGMENTS 4096u /* segments one client can map: 64 GiB of frames */
 #define SP_AGENT_RANGES 16384u
 
+struct sp_mapping;
+
 struct sp_view {
     uint64_t base; /* the agent's read-only view of the segment, 0: none */
     uint64_t inode;
@@ -216,7 +218,6 @@ bool sp_mappings_short(void);
 /*
  * code_watch.c: programs whose calls do not all go through the gate (DESIGN.md, The gate).
  */
-struct sp_mapping;
 /* Before the mappings are read: with no gated call under way since the epoch began. */
 void sp_code_look_begin(void);
 /* While they are read, for each executable mapping of a file. */
@@ -305,6 +306,8 @@ void sp_views_drop_all(void);
 uint64_t sp_view_frame(uint32_t id, uint32_t index);
 /* Segment that a mapping with this inode belongs to, 0: none. */
 uint32_t sp_view_by_inode(uint64_t inode);
+/* Is it a mapping of the pool? Also where there is no view yet, or none any more: then the sites tell. */
+bool sp_view_is_pool(const struct sp_mapping *m);
 
 /* sites.c: answers SP_MSG_SITES. */
 void sp_sites_report(const struct sp_msg *msg, uint64_t from);

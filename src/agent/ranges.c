@@ -174,7 +174,7 @@ static bool add_mapping(void *arg, const struct sp_mapping *mapping)
     struct build *b = arg;
     struct sp_mapping cut = *mapping;
     const struct sp_mapping *m = &cut;
-    bool pool = m->inode && sp_view_by_inode(m->inode), eligible;
+    bool pool = sp_view_is_pool(m), eligible;
     enum sp_left left = SP_LEFT_NOT;
 
     if (m->executable && m->inode)
@@ -378,7 +378,7 @@ struct alike {
 
 static bool alike_mapping(void *arg, const struct sp_mapping *m)
 {
-    bool pool = m->inode && !m->shared && sp_view_by_inode(m->inode);
+    bool pool = !m->shared && sp_view_is_pool(m);
     uint32_t attributes = m->given & ~NOT_OF_POOL, anonymous = m->given & NOT_OF_POOL;
     struct alike *p = arg;
 

@@ -10,7 +10,9 @@
 
 #include "agent.h"
 #include "kernel.h"
+#include "maps.h"
 #include "mem.h"
+#include "sitemap.h"
 #include "sys.h"
 
 #define PROT_READ_BIT        1
@@ -90,4 +92,18 @@ uint32_t sp_view_by_inode(uint64_t inode)
         if (sp_agent.view[id].base && sp_agent.view[id].inode == inode)
             return id;
     return 0;
+}
+
+/* A forked child's agent has no views before the daemon sends them, and one whose daemon died has none:
+ * the program's calls want its memory all the same. */
+bool sp_view_is_pool(const struct sp_mapping *m)
+{
+    uint64_t start, stop;
+
+    if (!m->inode)
+        return false;
+    if (sp_view_by_inode(m->inode))
+        return true;
+    return !m->shared && sp_sitemap_next(m->start, m->end, &start, &stop) && start == m->start &&
+           stop >= m->end;
 }
