@@ -18,6 +18,7 @@
 #include "wire.h"
 
 struct sp_gate sp_gate;
+uint32_t sp_gate_agent_tid = 1;
 bool sp_gate_no_ksm;
 uint64_t sp_gate_brk;
 
@@ -439,8 +440,15 @@ static struct sp_gate_request *take_request(void)
     return NULL;
 }
 
+/* One that was killed before any daemon knew it leaves the wait page to nobody: the word that the kernel
+ * clears tells. */
 static bool agent_there(void)
 {
+    uint32_t there = SP_GATE_AGENT;
+
+    if (!sp_load(&sp_gate_agent_tid))
+        __atomic_compare_exchange_n(&sp_gate.agent, &there, SP_GATE_NO_AGENT, false, __ATOMIC_SEQ_CST,
+                                    __ATOMIC_SEQ_CST);
     return sp_load(&sp_gate.agent) == SP_GATE_AGENT;
 }
 

@@ -148,6 +148,8 @@ struct sp_gate {
 
 /* The one gate of this address space (a deliberate singleton: patched code needs its address). */
 extern struct sp_gate sp_gate;
+/* Of the agent that was started last: the kernel clears it when that ends, however it ends. */
+extern uint32_t sp_gate_agent_tid;
 
 /*
  * Patches every gated site of libc and ld.so, after checking all of them: on any doubt nothing is

@@ -17,7 +17,7 @@
 #define MSG_NOSIGNAL_FLAG 0x4000
 #define MSG_CMSG_CLOEXEC_FLAG 0x40000000
 #define MADV_DONTFORK_ADVICE 10
-#define JOIN_TIMEOUT_S 1
+#define JOIN_TIMEOUT_US 1000000u
 
 struct header {
     void *name;
@@ -153,15 +153,23 @@ struct reply {
 /* The reply's bytes, -1: none in time, and why. */
 static long receive_reply(struct reply *in, int *fd, struct sp_text *why)
 {
-    struct pollfd p = {.fd = sp_agent.sock, .events = POLLIN};
-    struct __kernel_timespec limit = {.tv_sec = JOIN_TIMEOUT_S};
+    struct pollfd p[2] = {{.fd = sp_agent.sock, .events = POLLIN},
+                          {.fd = sp_agent.running ? sp_agent.uffd : -1, .events = POLLIN}};
+    uint64_t until = sp_now_us() + JOIN_TIMEOUT_US, now;
 
     *fd = -1;
-    if (sp_sys(__NR_ppoll, &p, 1, &limit, 0, 8) <= 0) {
-        sp_text_str(why, "samepaged does not answer; see \"samepage status\"");
-        return -1;
+    while ((now = sp_now_us()) < until) {
+        struct __kernel_timespec limit = {.tv_sec = (int64_t)((until - now) / 1000000),
+                                          .tv_nsec = (int64_t)((until - now) % 1000000 * 1000)};
+
+        if (sp_sys(__NR_ppoll, p, 2, &limit, 0, 8) <= 0)
+            break;
+        if (p[0].revents)
+            return sp_link_receive(in, sizeof(*in), fd);
+        sp_serve_gate(); /* the program's threads do not wait for the daemon */
     }
-    return sp_link_receive(in, sizeof(*in), fd);
+    sp_text_str(why, "samepaged does not answer; see \"samepage status\"");
+    return -1;
 }
 
 /* Is it of this type, with a body of so many bytes? */

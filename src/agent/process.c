@@ -36,10 +36,10 @@ __attribute__((noreturn)) static void leave(enum sp_gate_agent state)
     uint64_t wait = (uint64_t)sp_gate.wait_page;
     struct uffdio_copy copy = {.dst = wait, .src = sp_agent.staging, .len = sp_agent.page_size};
 
+    set_gate_agent(state);
     if (sp_agent.uffd >= 0) {
         struct uffdio_range staging = {sp_agent.staging, SP_LIFT_PAGES << sp_agent.page_shift};
 
-        set_gate_agent(state);
         sp_serve_gate();
         sp_link_drop(); /* and with it the views of all frames, which the program has, too */
         sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_UNREGISTER, &staging);
@@ -76,14 +76,20 @@ static void rejoin(void)
         sp_track_restart();
 }
 
-/* Waits so long, or until the program is dead: then this ends too. */
-static void wait_ms(uint32_t ms)
+/* Waits so long, or until the program is dead: then this ends too. True at once when fd can be read. */
+static bool wait_for(int fd, uint32_t ms)
 {
-    struct pollfd p = {.fd = sp_agent.pidfd, .events = POLLIN};
+    struct pollfd p[2] = {{.fd = sp_agent.pidfd, .events = POLLIN}, {.fd = fd, .events = POLLIN}};
     struct __kernel_timespec t = {.tv_nsec = ms * 1000000ll};
 
-    if (sp_sys(__NR_ppoll, &p, 1, &t, 0, 8) > 0)
+    if (sp_sys(__NR_ppoll, p, 2, &t, 0, 8) > 0 && p[0].revents)
         sp_sys(__NR_exit_group, 0);
+    return p[1].revents;
+}
+
+static void wait_ms(uint32_t ms)
+{
+    wait_for(-1, ms);
 }
 
 /* A thread that is in one call after another keeps the gate open for as long as it likes, and memory
@@ -107,7 +113,7 @@ static void unmerge_all(void)
 
 static bool is_guarded_site(void *arg, const struct sp_mapping *m)
 {
-    if (m->inode && !m->shared && sp_view_by_inode(m->inode) && !(m->readable && m->writable))
+    if (!m->shared && sp_view_is_pool(m) && !(m->readable && m->writable))
         *(bool *)arg = true;
     return true;
 }
@@ -230,17 +236,15 @@ __attribute__((noreturn)) static void loop(void)
     }
 }
 
-/* What a forked child's agent does first: nothing, for a moment. Most children exec at once, and
- * then all of this would be for nothing. */
+/* What a forked child's agent does first: nothing, for a moment, unless it is asked. Most children exec
+ * at once, and then all of this would be for nothing. */
 static void settle(void)
 {
     uint32_t execs = sp_gate.execs;
 
-    for (uint32_t ms = 1; ms < SETTLE_MS; ms *= 2) {
-        wait_ms(ms);
+    for (uint32_t ms = 1; ms < SETTLE_MS && !wait_for(sp_agent.uffd, ms) && !sp_gate.posted; ms *= 2)
         if (sp_gate.execs != execs && !sp_program_here())
             sp_sys(__NR_exit_group, 0);
-    }
     if (!sp_program_here())
         sp_sys(__NR_exit_group, 0);
 }
@@ -268,27 +272,42 @@ static void acquire_forked(void)
         give_up();
     if (sp_setup_uffd_own())
         sp_agent.uffd = -1;
+    else if (sp_setup_areas())
+        give_up();
     if (sp_agent.address)
         return;
-    if (sp_agent.uffd < 0 && sp_setup_uffd_passed(why, sizeof(why)))
+    if (sp_agent.uffd < 0 && (sp_setup_uffd_passed(why, sizeof(why)) || sp_setup_areas()))
         give_up();
     if (sp_link_dial())
         sp_link_drop();
 }
 
-/* Where the daemon must give the userfaultfd, and none is there now, one may come (D1). */
-static int wait_uffd(void)
+/* From now on the program's threads may ask. */
+static void begin_serving(void)
+{
+    sp_gate_is_ghost = sp_pass_is_ghost;
+    sp_agent.running = true;
+    set_gate_agent(SP_GATE_AGENT);
+}
+
+/* Where the daemon must give the userfaultfd, and none is there now, one may come (D1). Meanwhile nobody
+ * waits for what may never come. */
+static void wait_uffd(void)
 {
     char why[256];
-    int ret = sp_agent.uffd < 0 ? sp_setup_uffd_passed(why, sizeof(why)) : 0;
+    int ret = sp_setup_uffd_passed(why, sizeof(why));
 
+    if (ret)
+        set_gate_agent(SP_GATE_NO_AGENT);
     for (uint32_t ms = 0; ret == -11 && ms < PATIENCE_MS; ms += REJOIN_US / 1000) {
         wait_ms(REJOIN_US / 1000);
         if (!sp_program_here())
             sp_sys(__NR_exit_group, 0);
         ret = sp_setup_uffd_passed(why, sizeof(why));
     }
-    return ret;
+    if (ret || sp_setup_areas())
+        leave(SP_GATE_NO_AGENT);
+    begin_serving();
 }
 
 static void start_forked(void)
@@ -296,11 +315,12 @@ static void start_forked(void)
     char why[256];
 
     settle();
-    if (wait_uffd() || sp_setup_areas())
-        sp_sys(__NR_exit_group, 0);
+    if (sp_agent.uffd < 0)
+        wait_uffd();
     sp_track_init();
     if (sp_program_changed())
         leave_changed(); /* it gave up what we still have */
+    sp_serve_gate(); /* who asked already does not wait for the daemon, too */
     sp_link_join(SP_HELLO_FORKED, why, sizeof(why)); /* without a daemon: tried again in the loop */
 }
 
@@ -318,14 +338,6 @@ static void forget_parent(void)
     sp_fault_set("");
 }
 
-/* From now on the program's threads may ask. */
-static void begin_serving(void)
-{
-    sp_gate_is_ghost = sp_pass_is_ghost;
-    sp_agent.running = true;
-    set_gate_agent(SP_GATE_AGENT);
-}
-
 void sp_agent_main(bool forked)
 {
     int confined;
@@ -340,14 +352,12 @@ void sp_agent_main(bool forked)
     sp_peek_init();
     confined = sp_confine();
     /* Before the program goes on: its first call may be one that needs an answer. */
-    if (!confined && !forked)
+    if (!confined)
         begin_serving();
     sp_agent_spawned();
     if (confined)
         leave(SP_GATE_NO_AGENT);
-    if (forked) {
+    if (forked)
         start_forked();
-        begin_serving();
-    }
     loop();
 }

@@ -30,33 +30,35 @@ struct start {
 
 static struct start start;
 
-/* clone(2) with CLONE_VM onto a stack of its own; fn never returns. */
+/* clone(2) with CLONE_VM onto a stack of its own; fn never returns. tid: for the flags that name it. */
 #if defined(__x86_64__)
-static long clone_vm(unsigned long flags, uint64_t stack, void (*fn)(void))
+static long clone_vm(unsigned long flags, uint64_t stack, uint32_t *tid, void (*fn)(void))
 {
     long ret;
 
     __asm__ volatile("mov %[stack], %%rsi\n\t"
-                     "xor %%edx, %%edx\n\t"
-                     "xor %%r10d, %%r10d\n\t"
+                     "mov %[tid], %%rdx\n\t"
+                     "mov %[tid], %%r10\n\t"
+                     "mov %[fn], %%r9\n\t"
                      "xor %%r8d, %%r8d\n\t"
                      "syscall\n\t"
                      "test %%rax, %%rax\n\t"
                      "jnz 1f\n\t"
                      "xor %%ebp, %%ebp\n\t"
                      "and $-16, %%rsp\n\t"
-                     "call *%[fn]\n\t"
+                     "call *%%r9\n\t"
                      "hlt\n\t"
                      "1:"
                      : "=a"(ret)
-                     : "a"(__NR_clone), "D"(flags), [stack] "r"(stack), [fn] "r"(fn)
-                     : "rsi", "rdx", "r10", "r8", "rcx", "r11", "memory");
+                     : "a"(__NR_clone), "D"(flags), [stack] "r"(stack), [tid] "r"(tid),
+                       [fn] "r"(fn)
+                     : "rsi", "rdx", "r10", "r8", "r9", "rcx", "r11", "memory");
     return ret;
 }
 #else
-static long clone_vm(unsigned long flags, uint64_t stack, void (*fn)(void))
+static long clone_vm(unsigned long flags, uint64_t stack, uint32_t *tid, void (*fn)(void))
 {
-    (void)flags, (void)stack, (void)fn;
+    (void)flags, (void)stack, (void)tid, (void)fn;
     return -38;
 }
 #endif
@@ -92,7 +94,8 @@ static void helper_entry(void)
         sp_sys(__NR_close_range, 0, ~0u, 0);
         sp_sys(__NR_chdir, "/");
     }
-    start.agent = clone_vm(CLONE_VM | CLONE_UNTRACED, sp_agent.stack_top, agent_entry);
+    start.agent = clone_vm(CLONE_VM | CLONE_UNTRACED | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID,
+                           sp_agent.stack_top, &sp_gate_agent_tid, agent_entry);
     if (!sp_is_err(start.agent))
         wait_spawned();
     sp_sys(__NR_exit, 0);
@@ -105,7 +108,7 @@ int sp_agent_spawn(void)
 
     start.agent = -11;
     start.spawned = 0;
-    pid = clone_vm(CLONE_VM | CLONE_VFORK | CLONE_UNTRACED, sp_agent.helper_stack_top,
+    pid = clone_vm(CLONE_VM | CLONE_VFORK | CLONE_UNTRACED, sp_agent.helper_stack_top, NULL,
                    helper_entry);
     if (sp_is_err(pid))
         return (int)pid;
@@ -126,7 +129,8 @@ void sp_agent_finish_plain(void)
 
 void sp_agent_forked(void)
 {
-    /* By the copy of the parent's state: had it an agent? Until the child's is up, none serves. */
+    /* By the copy of the parent's state: had it an agent? Until the child's is up, none serves: it is
+     * before fork returns. */
     bool had = sp_gate.agent == SP_GATE_AGENT;
 
     sp_gate.agent = SP_GATE_NO_AGENT;

@@ -267,8 +267,9 @@ int sp_unmerge(uint64_t start, uint64_t end, uint64_t max_pages, uint64_t *next,
 
     *npages = 0;
     *next = 0;
-    /* The program may have said just now that fork is to copy it, or not. */
-    while (sp_gate.dontfork && !sp_ranges_refresh(true))
+    /* The program may have said just now that fork is to copy it, or not; a forked child's agent may not
+     * know yet what anything has. */
+    while ((sp_gate.dontfork || !sp_agent.ranges_at_us) && !sp_ranges_refresh(true))
         if (++tries > GATE_TRIES)
             return -EAGAIN;
     tries = 0;

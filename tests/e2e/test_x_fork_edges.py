@@ -2,26 +2,53 @@
 """X: corners of fork, threads and locking, while the program's memory is merged."""
 
 import os
+import signal
 import time
 
 from lib.place import SLACK, wait_for
 
 
-def start(daemon, compiled, case):
+def start_all(daemon, compiled, case, before=lambda: None):
     """Two of them, so that they have partners; merged, and the first told to go on."""
     programs = [daemon.run(compiled("fork_edges"), case) for _ in range(2)]
     for program in programs:
         program.area = program.region()
     for program in programs:
         daemon.wait_merged(program, program.area)
+    before()
     programs[0].say()
-    return programs[0]
+    return programs
+
+
+def start(daemon, compiled, case):
+    return start_all(daemon, compiled, case)[0]
 
 
 def test_fork_while_the_agent_serves_another_thread(daemon, compiled):
     """The child's agent begins anew: it serves the child, though the parent's was just serving."""
     program = start(daemon, compiled, "fork_while_served")
     assert program.line().startswith("done")
+    program.must_finish(0)
+
+
+def test_first_calls_of_a_child(daemon, compiled):
+    """The agent of a forked child answers its first call, though it does nothing else for a moment."""
+    program = start(daemon, compiled, "child_asks_at_once")
+    assert program.line(60).startswith("done")
+    program.must_finish(0)
+
+
+def test_child_whose_agent_no_daemon_knows_is_killed(daemon, compiled):
+    """D2: nobody but the kernel tells the child that its agent is dead; it does not wait for it."""
+    program = start_all(daemon, compiled, "child_loses_agent", daemon.kill)[0]
+    child = int(float(program.line().split()[1]))
+    agents = [pid for pid in program.agents() if pid > child]
+    assert agents, "the child has no agent"
+    for agent in agents:
+        os.kill(agent, signal.SIGKILL)
+    wait_for("the agent does not die", lambda: not set(agents) & set(program.agents()), 60)
+    program.say()
+    assert program.line(60).startswith("done")
     program.must_finish(0)
 
 

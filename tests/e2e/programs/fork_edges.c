@@ -5,7 +5,11 @@
  */
 #include <errno.h>
 #include <pthread.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
 #include <signal.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "pattern.h"
@@ -160,6 +164,65 @@ static int first_thread_ends(void)
     pthread_exit(NULL);
 }
 
+/* Gives merged pages to a userfaultfd of its own: what is dropped is missing, and comes from there. */
+static void own_userfaultfd(char *at, size_t length)
+{
+    struct uffdio_api api = {.api = UFFD_API};
+    struct uffdio_register range = {.range = {(uintptr_t)at, length},
+                                    .mode = UFFDIO_REGISTER_MODE_MISSING};
+    struct uffdio_copy copy = {.dst = (uintptr_t)at, .src = (uintptr_t)region + HALF, .len = length};
+    int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC);
+
+    if (fd < 0 || ioctl(fd, UFFDIO_API, &api) || ioctl(fd, UFFDIO_REGISTER, &range))
+        die("a userfaultfd");
+    if (madvise(at, length, MADV_DONTNEED))
+        die("MADV_DONTNEED");
+    if (ioctl(fd, UFFDIO_COPY, &copy))
+        die("a page that was dropped is there");
+    if (memcmp(at, region + HALF, length))
+        die("other bytes than the userfaultfd gave");
+}
+
+/* A child's first calls need what only an agent can do, and come as soon as fork returns. */
+static int child_asks_at_once(void)
+{
+    for (unsigned i = 0; i < 5; i++) {
+        pid_t child = fork();
+        int status;
+
+        if (!child) {
+            if (i % 2)
+                own_userfaultfd(region, 16 * PAGE);
+            *(volatile char *)&region[(32 + i) * PAGE] ^= 0; /* written, it stays in a mapping of the pool */
+            if (madvise(region + 32 * PAGE, 16 * PAGE, MADV_WIPEONFORK))
+                die("MADV_WIPEONFORK");
+            _exit(0);
+        }
+        if (waitpid(child, &status, 0) != child || status)
+            return 3;
+    }
+    region_check(region, PAGES, 0, "after the children");
+    said("done", 0);
+    return 0;
+}
+
+/* A child whose agent is killed while nobody knows it: what the child asks for is not waited for. */
+static int child_loses_agent(void)
+{
+    pid_t child = fork();
+    int status;
+
+    if (!child) {
+        said("child", getpid());
+        wait_for_line();
+        make_read_only(region);
+        region_check(region, PAGES, 0, "read-only, without an agent");
+        said("done", 0);
+        _exit(0);
+    }
+    return waitpid(child, &status, 0) != child || status ? 3 : 0;
+}
+
 int main(int argc, char **argv)
 {
     static const struct {
@@ -167,7 +230,9 @@ int main(int argc, char **argv)
         int (*run)(void);
     } cases[] = {{"fork_while_served", fork_while_served}, {"pipe_end", pipe_end},
                  {"child_gives_up_root", child_gives_up_root}, {"lock_all", lock_all},
-                 {"first_thread_ends", first_thread_ends}};
+                 {"first_thread_ends", first_thread_ends},
+                 {"child_asks_at_once", child_asks_at_once},
+                 {"child_loses_agent", child_loses_agent}};
 
     ready();
     for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
