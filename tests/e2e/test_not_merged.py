@@ -8,6 +8,7 @@ import pathlib
 import pytest
 
 from lib import place, proc
+from lib.place import wait_for
 
 NOBODY = 65534
 
@@ -74,9 +75,11 @@ def test_mappings_nearly_used_up(daemon, compiled):
     """X: a program that has nearly all mappings that the kernel allows keeps its room: it is left
     alone, or merged within what is left, and none of its own calls fails."""
     count = max_map_count() - 300
-    programs = [daemon.run(compiled("many_maps"), "before", count, 3) for _ in range(2)]
+    programs = [daemon.run(compiled("many_maps"), "before", count, -3) for _ in range(2)]
     for program in programs:
-        program.must_finish(0, timeout=40)
+        wait_for(f"nothing is said about {program.pid}", program.samepage_lines)
+        program.say("end")
+        program.must_finish(0)
         assert program.stderr().splitlines() == program.samepage_lines(), program.stderr()
         assert len(program.samepage_lines()) == 1, program.stderr()
         assert "max_map_count" in program.samepage_lines()[0]

@@ -50,7 +50,7 @@ def sites(daemon, program, pid=None):
 def test_60000_mappings(daemon, compiled):
     """It is merged, then makes 60,000 mappings of its own, for which merging makes room, works on
     them, gives them back, and is merged again."""
-    programs = [daemon.run(compiled("mappings_own"), 60000, SECONDS) for _ in range(2)]
+    programs = [daemon.run(compiled("mappings_own"), 60000, -SECONDS) for _ in range(2)]
     for program in programs:
         program.area = program.region("held")
     for program in programs:
@@ -59,6 +59,7 @@ def test_60000_mappings(daemon, compiled):
     for program in programs:
         program.region(timeout=60)
         assert len(open(f"/proc/{program.pid}/maps", encoding="ascii").readlines()) > 59000
+        program.say("enough")
     for program in programs:
         assert program.line(SECONDS + 60).startswith("ok")
         assert program.line() == "given back"
@@ -83,7 +84,7 @@ def test_200_threads_that_map(daemon, compiled):
 def test_100_forks_a_second(daemon, compiled):
     """It forks 100 times a second (as often as the machine lets it); children see what they must."""
     programs = pair(daemon, compiled("fork_rate"), -SECONDS)
-    assert min(must_end_right(programs, "forks")) >= SECONDS * 5
+    assert min(must_end_right(programs, "forks")) >= 100
 
 
 def test_stopped_while_its_threads_map(daemon, compiled):

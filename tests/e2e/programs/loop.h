@@ -4,7 +4,7 @@
  *
  * Beside what it does, each holds a region that is equal in every program, and checks parts of it
  * in every round, the whole of it at the end.
- * usage: PROGRAM SECONDS; -SECONDS: at least so long, and until there is a word on stdin
+ * usage: PROGRAM SECONDS; -SECONDS: at least so long, and until there is a line on stdin, which is read
  */
 #ifndef SP_E2E_LOOP_H
 #define SP_E2E_LOOP_H
@@ -43,6 +43,14 @@ static inline bool loop_told(void)
     return poll(&input, 1, 0) != 0;
 }
 
+static inline void loop_take_line(void)
+{
+    int c;
+
+    while ((c = getchar()) != EOF && c != '\n')
+        ;
+}
+
 static inline int loop_run(int argc, char **argv, loop_round round)
 {
     double seconds = argc > 1 ? atof(argv[1]) : 5;
@@ -58,6 +66,8 @@ static inline int loop_run(int argc, char **argv, loop_round round)
         loop_check_some(rounds++);
         pause_ms(1);
     } while (seconds_now() < end || (seconds < 0 && !loop_told()));
+    if (seconds < 0)
+        loop_take_line();
     region_check(loop_region, LOOP_PAGES, 0, "at the end");
     printf("ok %u\n", rounds);
     return 0;

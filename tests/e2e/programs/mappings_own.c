@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Holds equal memory; on a word it makes many mappings of its own (two for three pages of data, of
- * different protections) and works on them: checks, makes some of them anew, all the time. On the next
- * word it gives them back.
+ * different protections) and works on them: checks, makes some of them anew, all the time, for SECONDS
+ * (loop.h). Then it gives them back, and ends on a word.
  * usage: mappings_own MAPPINGS SECONDS
  */
 #include "loop.h"
