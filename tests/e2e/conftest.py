@@ -32,7 +32,7 @@ def compiled():
         if not target.exists():
             subprocess.run(["gcc", "-std=gnu17", "-D_GNU_SOURCE", "-O2", "-g", "-pthread", *flags,
                             "-o", target, place.HERE / "programs" / f"{name}.c", "-ldl"],
-                           check=True, timeout=60)
+                           check=True, timeout=place.patient(60))
         return target
 
     yield get

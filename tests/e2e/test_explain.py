@@ -20,11 +20,7 @@ EXPLAIN = 13  # SP_MSG_EXPLAIN
 
 def explain(daemon, program):
     """The answer about a program; what it counts must add up to what is tracked."""
-    done = daemon.cli("explain", "--json", program.pid)
-    assert done.returncode == 0, done.stdout + done.stderr
-    answer = json.loads(done.stdout)
-    if "pages" not in answer:
-        return answer  # its agent could not be asked just now
+    answer = daemon.explain(program.pid)
     pages = dict(answer["pages"])
     assert pages.pop("tracked") == sum(pages.values()), answer
     return answer
@@ -45,16 +41,17 @@ def start(daemon, compiled, what, other=None, all=True):
 
 def wait_counted(daemon, program, reason, least, most=None, where="pages"):
     """Waits until the reason counts as many; returns the answer then."""
-    found = []
+    return wait_explained(daemon, program, lambda answer: least <= answer[where][reason] <=
+                          (most or 10 * least + PAGES), f"{least} {reason}")
 
-    def counted():
+
+def wait_explained(daemon, program, right, what):
+    """Waits for an answer about the program of which right(answer) is true; returns it."""
+    def found():
         answer = explain(daemon, program)
-        if where in answer and least <= answer[where][reason] <= (most or 10 * least + PAGES):
-            found.append(answer)
-        return found
+        return right(answer) and answer
 
-    wait_for(lambda: f"not {least} {reason}: {explain(daemon, program)}", counted)
-    return found[-1]
+    return wait_for(lambda: f"not {what}: {explain(daemon, program)}", found)
 
 
 def finish(*programs):
@@ -69,12 +66,13 @@ def test_k6_pinned_buffer(daemon, compiled):
     """A registered buffer of io_uring: pinned for as long as the ring is there."""
     pinned, other = start(daemon, compiled, "uring", "equal")
     daemon.wait_merged(pinned, (pinned.area[0] + PART * 4096, pinned.area[1] - PART * 4096))
-    answer = wait_counted(daemon, pinned, "pinned", PART * 0.9, PART + 64)
-    assert answer["pages"]["merged"] >= 0.9 * (PAGES - PART)
+    wait_explained(daemon, pinned, lambda answer: PART * 0.9 <= answer["pages"]["pinned"] <= PART + 64 and
+                   answer["pages"]["merged"] >= 0.9 * (PAGES - PART), "a part pinned, the rest merged")
     assert daemon.merged_pages(pinned, (pinned.area[0], PART * 4096)) == 0
     assert "pinned: device or kernel I/O" in daemon.cli("explain", pinned.pid).stdout
     # Of the other program the like of these pages cannot be merged.
-    assert wait_counted(daemon, other, "partner_refused", PART * 0.9)["pages"]["pinned"] < 64
+    wait_explained(daemon, other, lambda answer: answer["pages"]["partner_refused"] >= PART * 0.9 and
+                   answer["pages"]["pinned"] < 64, "a part whose partner was refused")
     finish(pinned, other)
 
 
@@ -82,8 +80,8 @@ def test_k3_volatile_pages(daemon, compiled):
     daemon.set(sleep_millisecs=50)  # it writes between any two looks
     written, other = start(daemon, compiled, "written", "equal")
     daemon.wait_merged(written, (written.area[0] + PART * 4096, written.area[1] - PART * 4096))
-    answer = wait_counted(daemon, written, "volatile", PART * 0.5)
-    assert answer["pages"]["no_partner"] + answer["pages"]["pinned"] < PART / 4, answer
+    wait_explained(daemon, written, lambda answer: answer["pages"]["volatile"] >= PART * 0.5 and
+                   answer["pages"]["no_partner"] + answer["pages"]["pinned"] < PART / 4, "a part volatile")
     assert "volatile: changed within the last passes" in daemon.cli("explain", written.pid).stdout
     finish(written, other)
 
@@ -92,10 +90,11 @@ def test_k5_pages_without_a_partner(daemon, compiled):
     programs = start(daemon, compiled, "alone")
     daemon.wait()
     for program in programs:
-        answer = wait_counted(daemon, program, "no_partner", PART * 0.95)
-        assert answer["pages"]["merged"] >= 0.9 * (PAGES - PART), answer
-        assert answer["pages"]["partner_refused"] < 64, answer
-        assert answer["state"] == "merging" and answer["because"] == []
+        answer = wait_explained(
+            daemon, program, lambda answer: answer["pages"]["no_partner"] >= PART * 0.95 and
+            answer["pages"]["merged"] >= 0.9 * (PAGES - PART) and
+            answer["pages"]["partner_refused"] < 64 and answer["state"] == "merging", "a part alone")
+        assert answer["because"] == []
     assert "no partner" in daemon.cli("explain", programs[0].pid).stdout
     finish(*programs)
 
@@ -115,10 +114,15 @@ def test_exhausted_budget(daemon, compiled):
         wait_for(lambda: f"{explain(daemon, program)}",
                  lambda: of_budget(program) >= (PAGES / 2 - 100) * 0.9)
     # In one of the two it is the program's own budget that made it so.
-    assert max(explain(daemon, p)["pages"]["mappings"] + explain(daemon, p)["pages"]["short_run"]
-               for p in programs) >= PAGES / 4
-    assert explain(daemon, programs[0])["pages"]["no_partner"] >= PAGES / 2 * 0.9
-    assert any("budget:" in daemon.cli("explain", p.pid).stdout for p in programs)
+    def own(program):
+        pages = explain(daemon, program)["pages"]
+        return pages["mappings"] + pages["short_run"]
+
+    wait_for(lambda: f"{[explain(daemon, p) for p in programs]}",
+             lambda: max(map(own, programs)) >= PAGES / 4)
+    wait_counted(daemon, programs[0], "no_partner", PAGES / 2 * 0.9)
+    wait_for("no budget is named",
+             lambda: any("budget:" in daemon.cli("explain", p.pid).stdout for p in programs))
     finish(*programs)
 
 
@@ -130,7 +134,8 @@ def test_k10_limit(daemon, compiled):
     wait_for(lambda: f"{[explain(daemon, p) for p in programs]}",
              lambda: sum(explain(daemon, p)["pages"]["limit"] for p in programs) >= PAGES * 0.9 - 100)
     for program in programs:
-        assert explain(daemon, program)["because"] == ["limit_reached"]
+        wait_explained(daemon, program, lambda answer: answer["because"] == ["limit_reached"],
+                       "at the limit")
     assert "raise max_kernel_pages" in daemon.cli("explain", programs[0].pid).stdout
     finish(*programs)
 
@@ -284,7 +289,7 @@ def test_unmerged_on_request_and_stopped(daemon, compiled):
     daemon.wait_merged(programs[0], programs[0].area)
     daemon.cli("unmerge", programs[0].pid)
     answer = explain(daemon, programs[0])
-    assert "unmerged_on_request" in answer["because"] and answer["pages"]["merged"] == 0
+    assert "unmerged_on_request" in answer["because"] and answer["pages"]["merged"] == 0, answer
     daemon.set(run=0)
     assert "stopped" in explain(daemon, programs[1])["because"]
     finish(*programs)

@@ -86,7 +86,7 @@ def merges_again(daemon, compiled, program):
              lambda: daemon.merged_pages(program, program.area) * 4096 >= program.area[1] * 0.98)
     scans = daemon.status("full_scans")
     wait_for("no passes", lambda: daemon.status("full_scans") >= scans + 3)
-    assert daemon.ps(program.pid)["state"] == "merging"
+    daemon.wait_state(program.pid, "merging")
 
 
 @pytest.mark.parametrize("case", ["wait-cancel", "wait-jump"])

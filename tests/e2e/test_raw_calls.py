@@ -2,17 +2,12 @@
 """X: a program whose system calls do not all go through the gate is recognised: it runs right, nothing
 is merged in it (any more), and explain says why. Programs that only look like one are merged."""
 
-import json
 import shutil
 import subprocess
 
 import pytest
 
 from lib.place import wait_for
-
-
-def because(daemon, program):
-    return json.loads(daemon.cli("explain", "--json", program.pid).stdout)["because"]
 
 
 def partner(daemon, compiled):
@@ -41,8 +36,8 @@ def test_raw_calls_at_start(daemon, compiled, how):
     scans = daemon.status("full_scans")
     wait_for("no passes", lambda: daemon.status("full_scans") >= scans + 4)
     assert daemon.merged_pages(program, program.area) == 0
-    assert daemon.ps(program.pid)["state"] == "unprotected"
-    assert because(daemon, program) == ["own_system_calls"]
+    daemon.wait_state(program.pid, "unprotected")
+    assert daemon.explain(program.pid)["because"] == ["own_system_calls"]
     assert "makes system calls of its own" in daemon.cli("explain", program.pid).stdout
     lines = program.samepage_lines()
     assert len(lines) == 1 and "makes system calls of its own (at 0x" in lines[0], lines
@@ -59,12 +54,12 @@ def test_raw_calls_loaded_later(daemon, compiled):
     program = daemon.run(compiled("raw_calls"), "late", library)
     program.area = program.region()
     daemon.wait_merged(program, program.area)
-    assert daemon.ps(program.pid)["state"] == "merging"
+    daemon.wait_state(program.pid, "merging")
     program.say()
     assert program.line() == "done"
     wait_unmerged(daemon, program)
-    wait_for("the state", lambda: daemon.ps(program.pid)["state"] == "unprotected")
-    assert because(daemon, program) == ["own_system_calls"]
+    daemon.wait_state(program.pid, "unprotected")
+    assert daemon.explain(program.pid)["because"] == ["own_system_calls"]
     wait_for(lambda: f"no line: {program.stderr()}",
              lambda: any("system calls of its own" in line for line in program.samepage_lines()))
     finish(program)
@@ -79,8 +74,8 @@ def test_raw_calls_of_made_code(daemon, compiled):
     program.say()
     assert program.line() == "done"
     wait_unmerged(daemon, program)
-    wait_for("the state", lambda: daemon.ps(program.pid)["state"] == "unprotected")
-    assert because(daemon, program) == ["changed_unseen"]
+    daemon.wait_state(program.pid, "unprotected")
+    assert daemon.explain(program.pid)["because"] == ["changed_unseen"]
     finish(program)
 
 
@@ -108,7 +103,7 @@ def test_raw_calls_go(daemon, compiled):
                    env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "CGO_ENABLED": "1"})
     program = daemon.run(folder / "prog")
     assert program.line() == "ready"
-    wait_for("the state", lambda: (daemon.ps(program.pid) or {}).get("state") == "unprotected")
+    daemon.wait_state(program.pid, "unprotected")
     finish(program)
 
 
@@ -133,9 +128,8 @@ def test_raw_calls_not_taken_for_it(daemon, name):
         assert program.line() == "up"
     scans = daemon.status("full_scans")
     wait_for("no passes", lambda: daemon.status("full_scans") >= scans + 4)
-    wait_for(lambda: f"{daemon.ps(program.pid)}",
-             lambda: (daemon.ps(program.pid) or {}).get("state") == "merging")
-    assert daemon.ps(program.pid)["pages_tracked"] > 0
+    daemon.wait_state(program.pid, "merging")
+    wait_for(lambda: f"{daemon.ps(program.pid)}", lambda: daemon.ps(program.pid)["pages_tracked"] > 0)
     assert program.samepage_lines() == []
     program.destroy()  # redis writes its title over its environment, by which kill() finds processes
 
@@ -146,6 +140,6 @@ def test_raw_calls_asan_not_taken_for_it(daemon, compiled):
     program.area = program.region()
     partner(daemon, compiled)
     daemon.wait_merged(program, program.area)
-    assert daemon.ps(program.pid)["state"] == "merging"
+    daemon.wait_state(program.pid, "merging")
     program.say()
     program.must_finish(0)

@@ -50,7 +50,7 @@ def test_redis_saves_65_percent(loaded, data):
     before = used_after_reading(cgroup, servers, data)
     digests = [server.digest() for server in servers]
     daemon.set(run=1)
-    daemon.wait(timeout=90)
+    daemon.wait()
     after = used_after_reading(cgroup, servers, data)
     print(f"before {before >> 20} MiB, after {after >> 20} MiB: {1 - after / before:.1%} less; "
           f"{daemon.status()}")

@@ -2,7 +2,6 @@
 """X: what a program writes to pages that it gave to a pipe (vmsplice) shows in the pipe, as it does
 on anonymous memory, however much is merged around them."""
 
-import json
 import os
 import signal
 
@@ -48,8 +47,7 @@ def kill_agents(program):
 def wait_pinned(daemon, program):
     """Explain counts the pages in the pipe with those that I/O refers to."""
     def pinned():
-        answer = json.loads(daemon.cli("explain", "--json", program.pid).stdout)
-        return answer["pages"]["pinned"]
+        return daemon.explain(program.pid)["pages"]["pinned"]
 
     wait_for(lambda: f"{pinned()} pages are pinned", lambda: pinned() == SPLICED)
 

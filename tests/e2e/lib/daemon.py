@@ -8,12 +8,11 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 
 import pytest
 
 from lib import proc
-from lib.place import A_SECOND, BUILD, PATIENCE, need_build, patient, wait_for
+from lib.place import A_SECOND, BUILD, PATIENCE, NotInTime, need_build, patient, wait_for
 from lib.program import Progress, Program, become
 
 
@@ -107,6 +106,21 @@ class Daemon:
         lines = answer["processes"] if isinstance(answer, dict) else answer
         return next((line for line in lines if line["pid"] == pid), None)
 
+    def wait_state(self, pid, state):
+        """Waits until `samepage ps` says so of the process: on a busy machine it may be "stalled" first."""
+        wait_for(lambda: f"the state is not {state}: {self.ps(pid)}",
+                 lambda: (self.ps(pid) or {}).get("state") == state)
+
+    def explain(self, pid):
+        """What `samepage explain` says when the agent could be asked, without what is so for a moment."""
+        def asked():
+            answer = json.loads(self.cli("explain", "--json", pid).stdout)
+            return "pages" in answer and answer
+
+        answer = wait_for(lambda: f"its agent does not answer: {self.ps(pid)}", asked)
+        answer["because"] = [why for why in answer["because"] if why not in ("rests", "stalled")]
+        return answer
+
     def get(self, key):
         return self.cli("get", key).stdout.strip()
 
@@ -117,8 +131,9 @@ class Daemon:
     def set_full_speed(self):
         self.set(pages_to_scan=100000, sleep_millisecs=0)
 
-    def wait(self, timeout=60):
-        self.cli("wait", "--timeout", timeout, timeout=timeout + 10)
+    def wait(self, timeout=PATIENCE):
+        timeout = int(2 * patient(timeout))
+        self.cli("wait", "--timeout", timeout, timeout=timeout + PATIENCE)
 
     def wait_sharing(self, more_than=1000, timeout=PATIENCE):
         def enough():
@@ -194,15 +209,17 @@ class Daemon:
         assert not left, f"left after every program was killed: {left}; log: {log}"
 
     def _gone_after_a_second(self, agents, keeper=False):
-        deadline = time.monotonic() + A_SECOND
-        while True:
+        def left():
             for program in self.programs:
                 program.popen.poll()
-            left = [(p.pid, p.comm, p.state) for p in self.left(keeper)]
-            left += [(pid, "agent", "zombie?") for pid in agents if proc.exists(pid)]
-            if not left or time.monotonic() > deadline:
-                return left
-            time.sleep(0.03)
+            return [(p.pid, p.comm, p.state) for p in self.left(keeper)] + \
+                [(pid, "agent", "zombie?") for pid in agents if proc.exists(pid)]
+
+        try:
+            wait_for("", lambda: not left(), A_SECOND)
+        except NotInTime:
+            pass
+        return left()
 
 
 def _kill(pid):
