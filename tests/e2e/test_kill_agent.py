@@ -7,33 +7,10 @@ import signal
 
 import pytest
 
-from lib import proc
+from lib import proc, sharers
 from lib.place import A_SECOND, longer, wait_for
 
 KILLS = longer(5, 20)
-SHARED = 1000  # pages at least, at each kill
-
-
-def sharers(daemon, compiled):
-    return [daemon.checker(compiled, mib=16) for _ in range(2)]
-
-
-def end(programs):
-    for program in programs:
-        assert program.alive(), program.stderr()
-        program.popen.terminate()
-    for program in programs:
-        program.must_finish(0)
-
-
-def still_sharing(daemon, compiled, others):
-    """Programs that share enough: new ones where those there are do not. What they wrote after a merge is
-    private for good, so they share less and less."""
-    if daemon.status("pages_sharing") < 1.5 * SHARED:
-        end(others)
-        others = sharers(daemon, compiled)
-    daemon.wait_sharing(SHARED)
-    return others
 
 
 def survives(daemon, program, others, dead=()):
@@ -58,27 +35,25 @@ def test_d2_agent_dies_in_a_lift(fault_daemon, compiled, point, step):
     """The agent kills itself at a point of a lift: after the pages were moved, after frames were
     mapped, after the gate was closed."""
     daemon = fault_daemon
-    others = sharers(daemon, compiled)
-    daemon.wait_sharing(2 * SHARED)
+    others = sharers.start(daemon, compiled)
     for kill in range(KILLS):
-        others = still_sharing(daemon, compiled, others)
+        others = sharers.still(daemon, compiled, others)
         program = daemon.checker(compiled, mib=16, env={"SAMEPAGE_FAULT": f"{point}:{1 + kill * step}"})
         wait_for(lambda: f"no fault at {point}: {daemon.ps(program.pid)} {program.stderr()}",
                  lambda: not program.agents(), 20)
         survives(daemon, program, others)
     assert point == "gate-closed" or daemon.status("repairs") >= 1, daemon.status()
+    sharers.still(daemon, compiled, others)
     for other in others:
         assert other.alive(), other.stderr()
-    still_sharing(daemon, compiled, others)
 
 
 def test_d2_agent_killed_at_random(daemon, compiled):
     """KILL from outside, whenever it comes; and TERM, INT and HUP, which are not to kill it in a
     lift."""
-    others = sharers(daemon, compiled)
-    daemon.wait_sharing(2 * SHARED)
+    others = sharers.start(daemon, compiled)
     for kill in range(KILLS):
-        others = still_sharing(daemon, compiled, others)
+        others = sharers.still(daemon, compiled, others)
         program = daemon.checker(compiled, mib=16)
         agents = wait_for("no agent", program.agents)
         sites = 300 * (kill % 8)
@@ -88,9 +63,9 @@ def test_d2_agent_killed_at_random(daemon, compiled):
             os.kill(agents[0], number)
         os.kill(agents[0], signal.SIGKILL)
         survives(daemon, program, others, agents)
+    sharers.still(daemon, compiled, others)
     for other in others:
         assert other.alive(), other.stderr()
-    still_sharing(daemon, compiled, others)
 
 
 def test_d3_both_die(fault_daemon, compiled):

@@ -11,7 +11,7 @@ KILLS = longer(5, 20)
 def test_d1_kill_daemon(daemon, compiled):
     programs = [daemon.checker(compiled) for _ in range(2)]
     for kill in range(KILLS):
-        daemon.wait_sharing(1000)
+        daemon.wait_sharing(500)
         dead = daemon.pid
         daemon.kill()
         for program in programs:
@@ -24,10 +24,12 @@ def test_d1_kill_daemon(daemon, compiled):
         daemon.set_full_speed()
         for program in programs:
             program.progress.wait_all_go_on(f"checker, kill {kill}, new daemon")
-    daemon.wait_sharing(1000)
+    daemon.wait_sharing(500)
     # Merging goes on in memory that is new, not only in what was taken over.
-    programs.append(daemon.checker(compiled))
-    daemon.wait_sharing(6000)
+    fresh = [daemon.checker(compiled) for _ in range(2)]
+    for program in fresh:
+        daemon.wait_merged(program, program.area, share=0.5)
+    programs += fresh
     for program in programs:
         program.popen.terminate()
     for program in programs:

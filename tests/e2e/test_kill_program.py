@@ -5,7 +5,7 @@ on."""
 import os
 import signal
 
-from lib import place, proc
+from lib import place, proc, sharers
 from lib.place import A_SECOND, longer, wait_for
 from lib.redis import Data, Redis
 
@@ -13,16 +13,15 @@ KILLS = longer(5, 20)
 
 
 def test_d4_kill_program(daemon, compiled):
-    others = [daemon.checker(compiled, mib=16) for _ in range(2)]
-    daemon.wait_sharing(1000)
+    others = sharers.start(daemon, compiled)
     for kill in range(KILLS):
-        daemon.wait_sharing(1000)
+        others = sharers.still(daemon, compiled, others)
         descriptors = proc.descriptors(daemon.pid)
         program = daemon.checker(compiled, mib=16)
         pid, agents = program.pid, wait_for("no agent", program.agents)
         sites = 300 * (kill % 8)
-        wait_for("not merged", lambda: daemon.merged_pages(program, program.area) >= sites, 20,
-                 every=0.001)
+        wait_for(lambda: f"not merged: {daemon.merged_pages(program, program.area)}",
+                 lambda: daemon.merged_pages(program, program.area) >= sites, every=0.001)
         program.kill()
         wait_for(lambda: f"agents left: {[proc.look(a) for a in agents]}",
                  lambda: not any(proc.exists(a) for a in agents), A_SECOND)
@@ -32,9 +31,7 @@ def test_d4_kill_program(daemon, compiled):
                  proc.descriptors(daemon.pid) <= descriptors + 2, A_SECOND)  # segments come and go
         for other in others:
             other.progress.wait_all_go_on("another checker")
-    for other in others:
-        other.popen.terminate()
-        other.must_finish(0)
+    sharers.end(others)
 
 
 def test_d4_term_to_the_group_saves_redis(daemon):
