@@ -3,8 +3,10 @@
 puts itself under a strict seccomp filter, and overwrites the code of its agent (which shares its
 memory), so that the agent does what it can for it."""
 
+import itertools
 import pathlib
 import socket
+import time
 
 import pytest
 
@@ -49,11 +51,14 @@ def attack(daemon, compiled, roots, when, delay, env=None):
 
 def tried(daemon, compiled, roots, when, env=None):
     """What the attacker printed, once it had the agent."""
-    for delay in DELAYS_MS * 5:
-        lines = attack(daemon, compiled, roots, when, delay, env)
-        if lines[-1] == "done":
-            return lines[:-1]
-    pytest.fail("the agent ended each time before it could be taken over: nothing was tried")
+    delays = itertools.cycle(DELAYS_MS)
+
+    def had():
+        lines = attack(daemon, compiled, roots, when, next(delays), env)
+        return lines[-1] == "done" and lines
+
+    return wait_for("the agent ended each time before it could be taken over: nothing was tried",
+                    had, 180)[:-1]
 
 
 @pytest.mark.parametrize("when", ["early", "late", "forked"])
@@ -113,13 +118,39 @@ def test_x_rights_given_up_no_frame_is_left(daemon, compiled, what):
     assert pool and devices(partner.pid, areas[1]) == pool
     program.say()
     dropped = int(program.line().split()[1])
-    wait_for(lambda: f"frames are left: {devices(dropped)}, pool: {pool}, agents: "
-                     f"{program.agents()}, ps: {daemon.cli('ps').stdout} {program.stderr()} "
-                     f"{pathlib.Path(f'/proc/{dropped}/maps').read_text()}",
-             lambda: not devices(dropped) & pool)
-    for one in (program, partner):
-        one.say()
+    wait_no_frames(program, dropped, pool)
+    end(program, partner)
+
+
+def test_x_rights_given_up_while_a_thread_is_inside(daemon, compiled):
+    """The gate cannot be closed while a thread stays in a call, however long. The agent tries until it can."""
+    program, partner = [daemon.run(compiled("x_drop"), what) for what in ("inside", "filter")]
+    areas = [one.region() for one in (program, partner)]
+    for one, area in zip((program, partner), areas):
+        daemon.wait_merged(one, area)
+    pool = devices(program.pid, areas[0])
+    program.say()
+    assert int(program.line().split()[1]) == program.pid
+    time.sleep(1.5)  # it looks within 0.2 s, and gave up after 0.2 s once
+    assert program.agents() and devices(program.pid) & pool, "it left while the thread was inside"
+    program.say()
+    assert program.line() == "left"
+    wait_no_frames(program, program.pid, pool)
+    wait_for("the agent stays", lambda: not program.agents())
+    end(program, partner)
+
+
+def end(program, partner):
+    """The partner has given up nothing yet."""
+    program.say()
+    program.must_finish(0)
+    partner.say()
     partner.line()
     partner.say()
-    program.must_finish(0)
     partner.must_finish(0)
+
+
+def wait_no_frames(program, pid, pool):
+    wait_for(lambda: f"frames are left: {devices(pid)}, pool: {pool}, agents: {program.agents()} "
+                     f"{program.stderr()} {pathlib.Path(f'/proc/{pid}/maps').read_text()}",
+             lambda: not devices(pid) & pool)
