@@ -385,11 +385,12 @@ static void *make_call(void *arg)
     return (void *)5;
 }
 
-/* Until it waits for a page, and a little longer. */
-static void wait_in_call(void)
+/* Starts a thread that makes the call, until it waits for a page. */
+static void start_call(void)
 {
     char path[64], line[64] = "";
 
+    tid = 0;
     must(!pthread_create(&waiter, NULL, make_call, NULL), "pthread_create");
     while (!strstr(line, "userfault")) {
         FILE *f;
@@ -402,6 +403,11 @@ static void wait_in_call(void)
             fclose(f);
         usleep(1000);
     }
+}
+
+static void wait_in_call(void)
+{
+    start_call();
     printf("waits\n");
     fflush(stdout);
     read_line();
@@ -434,12 +440,10 @@ static void wait_jump_run(void)
         void *answer;
 
         cleaned = 0;
-        tid = 0;
         if (i)
-            must(!pthread_create(&waiter, NULL, make_call, NULL), "pthread_create");
+            start_call();
         else
             wait_in_call();
-        usleep(10000);
         must(!pthread_kill(waiter, SIGUSR1), "pthread_kill");
         if (i < 19)
             must(!pthread_join(waiter, &answer) && answer == (void *)5, "the thread ended otherwise");
