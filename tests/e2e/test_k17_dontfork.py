@@ -6,6 +6,8 @@ import re
 
 import pytest
 
+from lib.place import wait_for
+
 PAGE = 4096
 
 
@@ -24,6 +26,11 @@ def flags(pid, start, end):
                 elif size > 0:
                     other += size
     return kept // PAGE, other // PAGE
+
+
+def wait_flags(pid, start, end, *want):
+    """The mappings are read one after the other, while merging goes on: what is wrong for good counts."""
+    wait_for(lambda: f"{flags(pid, start, end)}, not {want}", lambda: flags(pid, start, end) == want)
 
 
 def do(program, word):
@@ -45,12 +52,12 @@ def test_advised_memory_is_merged_and_no_child_has_it(daemon, two):
     programs, areas = two
     for program, (start, size) in zip(programs, areas):
         half = start + size // 2
-        assert flags(program.pid, start, half) == (size // 2 // PAGE, 0)
-        assert flags(program.pid, half, start + size) == (0, size // 2 // PAGE)
+        wait_flags(program.pid, start, half, size // 2 // PAGE, 0)
+        wait_flags(program.pid, half, start + size, 0, size // 2 // PAGE)
         do(program, "fork")
         do(program, "drop")
         do(program, "fork")
-        assert flags(program.pid, start, half) == (size // 2 // PAGE, 0)
+        wait_flags(program.pid, start, half, size // 2 // PAGE, 0)
     daemon.wait()
     for program in programs:
         do(program, "fork")
@@ -62,8 +69,8 @@ def test_unmerged_it_is_what_it_was(daemon, two):
     for program, (start, size) in zip(programs, areas):
         half = start + size // 2
         assert daemon.merged_pages(program, (start, size)) == 0
-        assert flags(program.pid, start, half) == (size // 2 // PAGE, 0)
-        assert flags(program.pid, half, start + size) == (0, size // 2 // PAGE)
+        wait_flags(program.pid, start, half, size // 2 // PAGE, 0)
+        wait_flags(program.pid, half, start + size, 0, size // 2 // PAGE)
         do(program, "fork")
 
 
@@ -75,11 +82,11 @@ def test_copied_by_fork_again_when_the_program_says_so(daemon, two):
         do(program, "fork")
         do(program, "drop")
         do(program, "fork")
-        assert flags(program.pid, start, start + size // 2) == (1536, 512)
+        wait_flags(program.pid, start, start + size // 2, 1536, 512)
     daemon.set(run=2)
     for program, (start, size) in zip(programs, areas):
         do(program, "fork")
-        assert flags(program.pid, start, start + size // 2) == (1536, 512)
+        wait_flags(program.pid, start, start + size // 2, 1536, 512)
 
 
 SOURCE = """
@@ -109,10 +116,10 @@ def test_with_all_it_is_merged_and_moved_as_what_it_is(daemon):
     areas = [program.region() for program in programs]
     for program, area in zip(programs, areas):
         daemon.wait_merged(program, area)
-        assert flags(program.pid, area[0], sum(area)) == (area[1] // PAGE, 0)
+        wait_flags(program.pid, area[0], sum(area), area[1] // PAGE, 0)
     for program in programs:
         program.say()
         word, to, size = program.line().split()
         assert word == "moved", program.stderr()
         to, size = int(to, 16), int(size)
-        assert flags(program.pid, to, to + size) == (size // PAGE, 0)
+        wait_flags(program.pid, to, to + size, size // PAGE, 0)

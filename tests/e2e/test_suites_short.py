@@ -15,12 +15,14 @@ MODULES = ["test_mmap", "test_resource", "test_gc"]
 
 
 def start(*options):
+    """With Ctrl-C in force: a shell that started us in the background had us ignore it."""
     place.need_root()
     place.need_build()
     place.need_kernel_6_8()
     place.need_userfaultfd()
     return subprocess.Popen(["/usr/bin/python3", SUITES, "--build", place.BUILD, *options],
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
 
 
 def test_cpython(tmp_path):
