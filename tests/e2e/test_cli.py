@@ -35,7 +35,7 @@ def cli(place):
         env.update(options.pop("env", {}))
         return subprocess.run([options.pop("exe", place / "samepage"), *map(str, words)], env=env,
                               stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                              timeout=options.pop("timeout", 30), **options)
+                              timeout=options.pop("timeout", 120), **options)
     return call
 
 
@@ -253,7 +253,7 @@ def counting(daemon, quiet_from=2):
 
 def test_wait_returns_after_three_passes_two_of_them_quiet(cli, daemon):
     counting(daemon)
-    done = cli("wait", "--timeout", "20", "--json")
+    done = cli("wait", "--timeout", "100", "--json")
     last = json.loads(done.stdout)
     assert done.returncode == 0 and not done.stderr
     assert (last["full_scans"], last["quiet_passes"]) == (11, 2)
@@ -286,7 +286,7 @@ def test_wait_starts_anew_with_a_new_daemon(cli, daemon):
         daemon.status["quiet_passes"] = 9
         return daemon.status
     daemon.answers["status"] = answer
-    assert cli("wait", "--timeout", "20").returncode == 0
+    assert cli("wait", "--timeout", "100").returncode == 0
     assert daemon.status["full_scans"] == 3
 
 
@@ -297,7 +297,7 @@ def test_wait_interrupted_is_130(place, daemon):
         time.sleep(0.01)
     time.sleep(0.1)
     waiter.send_signal(signal.SIGINT)
-    assert waiter.wait(10) == 130 and waiter.stderr.read() == b""
+    assert waiter.wait(60) == 130 and waiter.stderr.read() == b""
 
 
 def test_wait_on_a_terminal_shows_progress_and_clears_it(place, daemon):
@@ -305,7 +305,7 @@ def test_wait_on_a_terminal_shows_progress_and_clears_it(place, daemon):
     ours, theirs = os.openpty()
     waiter = subprocess.Popen([place / "samepage", "wait"], stderr=theirs, stdout=subprocess.PIPE,
                               env={**os.environ, "SAMEPAGE_SOCKET": str(place / "sock")})
-    assert waiter.wait(20) == 0 and waiter.stdout.read() == b""
+    assert waiter.wait(60) == 0 and waiter.stdout.read() == b""
     shown = os.read(ours, 65536).decode()
     os.close(ours)
     os.close(theirs)
@@ -322,7 +322,7 @@ def test_run_sets_the_environment_and_keeps_the_pid(place, daemon, agent):
     child = subprocess.Popen([place / "samepage", "run", "--all", "--domain", "blue", "--",
                               *PRINT_ENV], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                              cwd=place, env={"SAMEPAGE_SOCKET": "sock", "PATH": "/usr/bin:/bin"})
-    out, err = child.communicate(timeout=20)
+    out, err = child.communicate(timeout=60)
     pid, env = json.loads(out)
     assert pid == child.pid and err == b""
     assert env["LD_PRELOAD"] == str(agent)
@@ -461,7 +461,7 @@ def test_two_runs_at_once_use_one_daemon(place, agent, startable):
                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             for _ in range(4)]
     for run in runs:
-        out, err = run.communicate(timeout=30)
+        out, err = run.communicate(timeout=60)
         assert (out.strip(), err) == (str(agent), "")
 
 

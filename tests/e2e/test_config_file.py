@@ -25,7 +25,7 @@ def config(tmp_path):
 
 
 def samepaged(*args, env=None):
-    return subprocess.run([place.BUILD / "samepaged", *[str(a) for a in args]], timeout=20,
+    return subprocess.run([place.BUILD / "samepaged", *[str(a) for a in args]], timeout=place.patient(20),
                           capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False,
                           env={**os.environ, **(env or {})})
 
@@ -122,7 +122,7 @@ def test_default_file_of_a_user(tmp_path):
     def check(**env):
         return subprocess.run(
             ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups",
-             place.BUILD / "samepaged", "--check-config"], timeout=20, capture_output=True,
+             place.BUILD / "samepaged", "--check-config"], timeout=place.patient(20), capture_output=True,
             text=True, env={**os.environ, **env}, check=False)
 
     home = pathlib.Path("/nonexistent")

@@ -20,7 +20,7 @@ NAMES = {"daemon", "userfaultfd", "kernel", "UFFDIO_MOVE", "WP_ASYNC", "WP_UNPOP
 
 
 def doctor(daemon, uid=None, prefix=(), env=None):
-    done = subprocess.run([*prefix, daemon.build / "samepage", "doctor", "--json"], timeout=60,
+    done = subprocess.run([*prefix, daemon.build / "samepage", "doctor", "--json"], timeout=place.patient(60),
                           env={**os.environ, **daemon.env, **(env or {})}, capture_output=True,
                           text=True, stdin=subprocess.DEVNULL, preexec_fn=become(uid), check=False,
                           cwd=daemon.directory)

@@ -203,7 +203,7 @@ def test_thread_of_the_kernel(make_daemon):
 
 def test_static_program(make_daemon, compiled):
     daemon = make_daemon()
-    program = daemon.plain(compiled("exit_7", "-static"), 20)
+    program = daemon.plain(compiled("exit_7", "-static"), 600)
     wait_for("the program does not start", lambda: b"exit_7" in proc.look(program.pid).cmdline)
     must_refuse(daemon.cli("estimate", program.pid, check=False), 1)
 

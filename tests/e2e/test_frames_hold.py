@@ -41,7 +41,7 @@ def attack(compiled):
             segment, index = agent.sites[0x20000]
             fd = agent.segments[segment]
             done = subprocess.run([program, str(fd), str(index)], stdout=theirs, stderr=theirs,
-                                  pass_fds=[fd], timeout=30, check=False)
+                                  pass_fds=[fd], timeout=place.patient(30), check=False)
             status = done.returncode
             if agent.frame(segment, index) != SAME:
                 os.write(theirs, b"the frame changed")

@@ -74,7 +74,7 @@ def test_another_user(unchanged, compiled):
 
 def ask(daemon, packet):
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
-        s.settimeout(10)
+        s.settimeout(60)
         s.connect(str(daemon.socket))
         try:
             s.send(packet)
