@@ -305,6 +305,12 @@ static void map_frames(struct lift *l)
     }
 }
 
+/* Maps page i a frame? Also one of an earlier lift: a window that is tried again has both. */
+static bool is_site(const struct lift *l, uint32_t i)
+{
+    return sp_sitemap_any(page_at(l->addr, i), page_at(l->addr, i + 1));
+}
+
 /* Step 6: no waiting any more in the range; what stays anonymous is tracked again; whoever waited
  * looks again (unregistering alone does not wake one whose mapping was replaced). */
 static void settle(struct lift *l)
@@ -320,11 +326,11 @@ static void settle(struct lift *l)
         struct uffdio_register reg = {.mode = UFFDIO_REGISTER_MODE_WP};
         uint32_t n = i;
 
-        if (l->state[i] == MAPPED) {
-            i++;
+        if (is_site(l, i)) {
+            i++; /* who un-merges it registers it otherwise, which cannot be with both */
             continue;
         }
-        while (n < l->npages && l->state[n] != MAPPED)
+        while (n < l->npages && !is_site(l, n))
             n++;
         reg.range.start = page_at(l->addr, i);
         reg.range.len = (uint64_t)(n - i) << sp_agent.page_shift;

@@ -254,9 +254,10 @@ static int unmerge_stretch(uint64_t a, uint64_t b, uint64_t *done)
      * that the program replaced without the gate makes the registration fail: page by page. */
     if (ret == 0 || ret == -ENOMEM || ret == -EAGAIN || npages == 1)
         return ret;
-    for (; a < b; a += sp_agent.page_size)
-        unmerge_run(a, 1, done);
-    return 0;
+    ret = 0;
+    for (; a < b && ret != -ENOMEM && ret != -EAGAIN; a += sp_agent.page_size)
+        ret = unmerge_run(a, 1, done);
+    return ret == -ENOMEM || ret == -EAGAIN ? ret : 0;
 }
 
 int sp_unmerge(uint64_t start, uint64_t end, uint64_t max_pages, uint64_t *next, uint64_t *npages)
