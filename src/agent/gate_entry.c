@@ -163,6 +163,9 @@ long sp_gate_dispatch(struct sp_gate_frame *frame)
     case __NR_execveat:
         __atomic_fetch_add(&sp_gate.execs, 1, __ATOMIC_SEQ_CST);
         return SP_STUB_NATIVE;
+    case __NR_io_uring_register:
+        return sp_gate_ring_register(&frame->pass, frame->a, &frame->nr) ? SP_STUB_DONE
+                                                                         : SP_STUB_NATIVE;
     case __NR_vmsplice:
         sp_gate_before_vmsplice(frame->a);
         return SP_STUB_NATIVE;

@@ -10,6 +10,7 @@
  * gate_merged.c the same calls on merged pages (X)
  * gate_mremap.c mremap of what is many mappings by our doing (X)
  * gate_splice.c what comes before a vmsplice
+ * gate_ring.c   before buffers are registered with an io_uring
  * gate_entry.c  the assembly between a patched site and C; clone and fork
  * gate_install.c, site_check.c, patch.c, elf_objects.c, x86_length.c: putting the gate into libc,
  * once
@@ -19,6 +20,8 @@
 
 #include <stdbool.h>
 #include <stdint.h>
+
+#include <linux/uio.h>
 
 #include "gate.h"
 
@@ -58,6 +61,15 @@ long sp_gate_call(struct sp_gate_pass *pass, long nr, const long *a);
  * and stay so. Outside the gate, which it enters and leaves. */
 void sp_gate_before_vmsplice(const long *a);
 
+/* io_uring_register with the arguments a, if it names buffers: true, and it is done, its result in *ret;
+ * their pages are the program's own before. Outside the gate, which it enters and leaves. */
+bool sp_gate_ring_register(struct sp_gate_pass *pass, const long *a, long *ret);
+
+/* A vector of so many parts that can be read? Outside or inside the gate. */
+bool sp_gate_is_vector(uint64_t vector, uint64_t parts);
+/* The pages of the next part, *start to *stop; false at the end of *left, what one call can move, and at a
+ * part that the kernel will refuse. */
+bool sp_gate_next_part(const struct iovec *part, uint64_t *left, uint64_t *start, uint64_t *stop);
 /* Can the program's memory at [addr, end) be read? Outside or inside the gate. */
 bool sp_gate_can_read(uint64_t addr, uint64_t end);
 

@@ -11,9 +11,8 @@
  */
 #include <errno.h>
 
-#include <linux/uio.h>
-
 #include "gate_inside.h"
+#include "mem.h"
 #include "sitemap.h"
 #include "sys.h"
 
@@ -38,16 +37,14 @@ bool sp_gate_can_read(uint64_t addr, uint64_t end)
     return true;
 }
 
-static bool is_vector(uint64_t vector, uint64_t parts)
+bool sp_gate_is_vector(uint64_t vector, uint64_t parts)
 {
     uint64_t end = vector + parts * sizeof(struct iovec);
 
     return vector && parts && parts <= MAX_PARTS && end > vector && sp_gate_can_read(vector, end);
 }
 
-/* The pages of the next part, *start to *stop; false at the end of what one call can move, and at a
- * part that the kernel will refuse. */
-static bool next_part(const struct iovec *part, uint64_t *left, uint64_t *start, uint64_t *stop)
+bool sp_gate_next_part(const struct iovec *part, uint64_t *left, uint64_t *start, uint64_t *stop)
 {
     uint64_t base = (uint64_t)part->iov_base, length = part->iov_len;
 
@@ -61,13 +58,21 @@ static bool next_part(const struct iovec *part, uint64_t *left, uint64_t *start,
     return *stop >= *start;
 }
 
+/* The parts of which pages lay in a pipe already. */
+struct known {
+    uint64_t part[MAX_PARTS / 64];
+};
+
 /* Notes all pages of the vector; true if any is merged. Inside the gate. */
-static bool note_pages(const struct iovec *vector, uint64_t parts)
+static bool note_pages(const struct iovec *vector, uint64_t parts, struct known *known)
 {
     uint64_t left = MAX_BYTES, start, stop;
     bool merged = false;
 
-    for (uint64_t i = 0; i < parts && next_part(&vector[i], &left, &start, &stop); i++) {
+    memset(known, 0, sizeof(*known));
+    for (uint64_t i = 0; i < parts && sp_gate_next_part(&vector[i], &left, &start, &stop); i++) {
+        if (sp_spliced_any(start, stop))
+            known->part[i / 64] |= 1ull << (i % 64);
         sp_spliced_add(start, stop);
         merged |= sp_sitemap_any(start, stop);
     }
@@ -84,27 +89,28 @@ static void write_to(uint64_t page)
         ;
 }
 
-/* The agent gives plain memory back; where it cannot, or the page was written since it was merged
- * and stays where it is, the page is made private in its mapping. */
-static void make_own(struct sp_gate_pass *pass, uint64_t start, uint64_t stop)
+/* The agent gives plain memory back, also of what was written since it was merged, or another call
+ * would have to take that page away later; unless a pipe may have it already. Where it cannot, the page is
+ * made private in its mapping. */
+static void make_own(struct sp_gate_pass *pass, uint64_t start, uint64_t stop, bool known)
 {
     uint64_t a, b;
 
     if (sp_sitemap_any(start, stop))
-        sp_merged_unmerge(pass, SP_GATE_UNMERGE, start, stop);
+        sp_merged_unmerge(pass, known ? SP_GATE_UNMERGE : SP_GATE_UNMERGE_WRITTEN, start, stop);
     while (sp_sitemap_next(start, stop, &a, &b))
         for (start = a; start < b; start += sp_gate.page_size)
             write_to(start);
 }
 
-static void own_pages(const struct iovec *vector, uint64_t parts)
+static void own_pages(const struct iovec *vector, uint64_t parts, const struct known *known)
 {
     uint64_t left = MAX_BYTES, start, stop;
     struct sp_gate_pass pass;
 
     sp_gate_enter(&pass);
-    for (uint64_t i = 0; i < parts && next_part(&vector[i], &left, &start, &stop); i++)
-        make_own(&pass, start, stop);
+    for (uint64_t i = 0; i < parts && sp_gate_next_part(&vector[i], &left, &start, &stop); i++)
+        make_own(&pass, start, stop, known->part[i / 64] >> (i % 64) & 1);
     sp_gate_leave(&pass);
 }
 
@@ -118,18 +124,19 @@ void sp_gate_before_vmsplice(const long *a)
     const struct iovec *vector = (const struct iovec *)a[1];
     uint64_t all = ~(uint64_t)0, old = 0;
     struct sp_gate_pass pass;
+    struct known known;
     bool merged;
 
     /* An agent that does not serve yet will: only a filter says that none ever comes, and forbids
      * to look at the vector. */
     if (__atomic_load_n(&sp_gate.agent, __ATOMIC_SEQ_CST) == SP_GATE_FILTERED ||
-        !is_vector((uint64_t)vector, (uint64_t)a[2]))
+        !sp_gate_is_vector((uint64_t)vector, (uint64_t)a[2]))
         return;
     sp_sys(__NR_rt_sigprocmask, SET_MASK, &all, &old, sizeof(all));
     sp_gate_enter(&pass);
-    merged = note_pages(vector, (uint64_t)a[2]);
+    merged = note_pages(vector, (uint64_t)a[2], &known);
     sp_gate_leave(&pass);
     if (merged)
-        own_pages(vector, (uint64_t)a[2]);
+        own_pages(vector, (uint64_t)a[2], &known);
     sp_sys(__NR_rt_sigprocmask, SET_MASK, &old, 0, sizeof(old));
 }

@@ -388,6 +388,53 @@ static void row_uring_registered(void)
     close(fd);
 }
 
+/* Advice that only plain memory takes, and takes back: what was merged, and written since, must become
+ * plain for it. */
+static void advise_on_fork(void)
+{
+    x_must(!madvise(x_window, X_BYTES, MADV_WIPEONFORK), "MADV_WIPEONFORK");
+    if (x_looping)
+        pause_ms(3);
+    x_must(!madvise(x_window, X_BYTES, MADV_KEEPONFORK), "MADV_KEEPONFORK");
+}
+
+/* What was written before it was registered stays the ring's page. */
+static void row_uring_registered_advised(void)
+{
+    struct iovec buffer = {x_window, X_BYTES};
+    int fd = make_file(0);
+
+    uring_open();
+    x_fill_pages(x_window, x_first, X_WINDOW, 3);
+    if (uring_register(IORING_REGISTER_BUFFERS, &buffer, 1))
+        x_skip("no buffer can be registered (ulimit -l)");
+    advise_on_fork();
+    x_check_window(3, "what was written");
+    x_fill_pages(x_copy, x_first, X_WINDOW, NEW);
+    all(pwrite(fd, x_copy, X_BYTES, 0), "pwrite");
+    all(uring_do(IORING_OP_READ_FIXED, fd, x_window, X_BYTES), "read");
+    x_check_window(NEW, "what came in");
+    x_must(!uring_register(IORING_UNREGISTER_BUFFERS, NULL, 0), "the buffer stays registered");
+    came_in();
+    close(fd);
+}
+
+/* What was written before it was given to a pipe stays the pipe's page. */
+static void row_vmsplice_advised(void)
+{
+    struct iovec part = {x_window, X_BYTES};
+
+    make_pipe();
+    x_fill_pages(x_window, x_first, X_WINDOW, 3);
+    all(vmsplice(ends[1], &part, 1, 0), "vmsplice");
+    advise_on_fork();
+    x_check_window(3, "what was written");
+    x_fill_pages(x_window, x_first, X_WINDOW, NEW);
+    read_all(ends[0], x_copy);
+    x_check_copy(NEW, "what the pipe has");
+    came_in();
+}
+
 static const struct x_row rows[] = {
     {"pipe", row_pipe, NULL},
     {"file", row_file, NULL},
@@ -397,11 +444,13 @@ static const struct x_row rows[] = {
     {"sendmsg-recvmsg", row_messages, NULL},
     {"sendfile-splice", row_sendfile_splice, NULL},
     {"vmsplice", row_vmsplice, NULL},
+    {"vmsplice-advised", row_vmsplice_advised, NULL},
     {"msg-zerocopy", row_zerocopy, NULL},
     {"o-direct", row_direct, NULL},
     {"aio", row_aio, NULL},
     {"io-uring", row_uring, NULL},
     {"io-uring-registered", row_uring_registered, NULL},
+    {"io-uring-registered-advised", row_uring_registered_advised, NULL},
 };
 
 int main(int argc, char **argv)
