@@ -17,23 +17,10 @@ static uint64_t sp_chain_key_of(const struct sp_engine *engine, uint32_t chain)
     return engine->chain[chain].fingerprint;
 }
 
-static uint32_t *sp_chain_link_of(struct sp_engine *engine, uint32_t chain)
-{
-    return &engine->chain[chain].link;
-}
-
-static const struct sp_table_kind sp_chains = {
-    .key = sp_chain_key_of,
-    .link = sp_chain_link_of,
-    .longest = 512,
-};
-
 static struct sp_chain *sp_chain_find(const struct sp_engine *engine, uint64_t fingerprint,
                                       uint32_t *number)
 {
-    *number = sp_table_first(&engine->chains, fingerprint);
-    while (*number != SP_NONE && engine->chain[*number].fingerprint != fingerprint)
-        *number = engine->chain[*number].link;
+    *number = sp_table_find(engine, &engine->chains, sp_chain_key_of, fingerprint);
     return *number == SP_NONE ? NULL : &engine->chain[*number];
 }
 
@@ -42,9 +29,9 @@ static uint32_t sp_chain_count(const struct sp_engine *engine, uint64_t fingerpr
 {
     uint32_t n = 0;
 
-    for (uint32_t frame = sp_table_first(&engine->nodes, fingerprint); frame != SP_NONE;
+    for (uint32_t frame = sp_stable_first(engine, fingerprint); frame != SP_NONE;
          frame = sp_stable_node(engine, frame)->link)
-        n += sp_stable_holds(engine, frame, fingerprint);
+        n++;
     return n;
 }
 
@@ -76,7 +63,7 @@ static int sp_chain_new(struct sp_engine *engine, uint64_t fingerprint, uint32_t
     chain = &engine->chain[number];
     next = chain->link;
     *chain = (struct sp_chain){.fingerprint = fingerprint, .nframes = nframes};
-    if (sp_table_insert(engine, &engine->chains, &sp_chains, number) != 0) {
+    if (sp_table_insert(engine, &engine->chains, sp_chain_key_of, number) != 0) {
         *chain = (struct sp_chain){.link = next};
         return -ENOMEM;
     }
@@ -114,7 +101,7 @@ void sp_chain_frame_removed(struct sp_engine *engine, uint64_t fingerprint)
         engine->ndups -= chain->nframes == 1 ? 2 : 1;
         return;
     }
-    sp_table_remove(engine, &engine->chains, &sp_chains, number);
+    sp_table_remove(engine, &engine->chains, sp_chain_key_of, number);
     *chain = (struct sp_chain){.link = engine->free_chain};
     engine->free_chain = number;
 }

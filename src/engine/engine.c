@@ -28,6 +28,7 @@ struct sp_engine *sp_engine_new(const struct sp_engine_config *config)
     engine->ops = config->ops;
     engine->ctx = config->ctx;
     engine->page_size = config->page_size;
+    engine->page_shift = (unsigned)__builtin_ctz(config->page_size);
     engine->run = SP_RUN_MERGE;
     engine->memory_used = sizeof(*engine);
     engine->empty_chunks = SP_NONE;

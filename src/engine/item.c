@@ -19,17 +19,6 @@ static uint64_t sp_item_key_of(const struct sp_engine *engine, uint32_t item)
     return sp_item_key(engine, item);
 }
 
-static uint32_t *sp_item_link_of(struct sp_engine *engine, uint32_t item)
-{
-    return &sp_item(engine, item)->link;
-}
-
-static const struct sp_table_kind sp_candidates = {
-    .key = sp_item_key_of,
-    .link = sp_item_link_of,
-    .longest = 64,
-};
-
 static uint64_t sp_chunk_base(const struct sp_engine *engine, uint64_t addr)
 {
     return addr & ~(engine->page_size * SP_CHUNK_PAGES - 1);
@@ -51,9 +40,10 @@ static uint32_t sp_chunk_search(const struct sp_mm *mm, uint64_t base)
     return low;
 }
 
-static uint32_t sp_item_number(const struct sp_chunk *chunk, uint64_t addr, uint64_t page_size)
+static uint32_t sp_item_number(const struct sp_engine *engine, const struct sp_chunk *chunk,
+                               uint64_t addr)
 {
-    return (chunk->id << SP_CHUNK_SHIFT) | (uint32_t)((addr - chunk->base) / page_size);
+    return (chunk->id << SP_CHUNK_SHIFT) | (uint32_t)((addr - chunk->base) >> engine->page_shift);
 }
 
 /* Makes room for one more pointer in an array that grows by half. */
@@ -149,7 +139,7 @@ uint32_t sp_item_find(const struct sp_mm *mm, uint64_t addr)
 
     if (at == mm->nchunks || mm->chunk[at]->base != base)
         return SP_NONE;
-    return sp_item_number(mm->chunk[at], addr, mm->engine->page_size);
+    return sp_item_number(mm->engine, mm->chunk[at], addr);
 }
 
 uint32_t sp_item_get(struct sp_mm *mm, uint64_t addr, bool must)
@@ -162,16 +152,23 @@ uint32_t sp_item_get(struct sp_mm *mm, uint64_t addr, bool must)
         chunk = mm->chunk[at];
     else
         chunk = sp_chunk_add(mm, at, base, must);
-    return chunk ? sp_item_number(chunk, addr, mm->engine->page_size) : SP_NONE;
+    return chunk ? sp_item_number(mm->engine, chunk, addr) : SP_NONE;
+}
+
+uint32_t sp_item_beside(const struct sp_engine *engine, uint32_t item, uint64_t addr)
+{
+    const struct sp_chunk *chunk = item == SP_NONE ? NULL : sp_item_chunk(engine, item);
+
+    if (!chunk || sp_chunk_base(engine, addr) != chunk->base)
+        return SP_NONE;
+    return sp_item_number(engine, chunk, addr);
 }
 
 sp_frame sp_item_frame(const struct sp_mm *mm, uint64_t addr)
 {
     uint32_t item = sp_item_find(mm, addr);
 
-    if (item == SP_NONE || sp_item_state(mm->engine, item) != SP_ITEM_SITE)
-        return 0;
-    return (sp_frame)sp_item_key(mm->engine, item);
+    return item == SP_NONE ? 0 : sp_item_site(mm->engine, item);
 }
 
 void sp_item_forget(struct sp_engine *engine, uint32_t item)
@@ -182,7 +179,7 @@ void sp_item_forget(struct sp_engine *engine, uint32_t item)
     case SP_ITEM_UNKNOWN:
         return;
     case SP_ITEM_CANDIDATE:
-        sp_table_remove(engine, &engine->candidates, &sp_candidates, item);
+        sp_table_remove(engine, &engine->candidates, sp_item_key_of, item);
         chunk->mm->candidates--;
         chunk->mm->met -= sp_item(engine, item)->met;
         break;
@@ -211,7 +208,7 @@ void sp_item_forget_range(struct sp_mm *mm, uint64_t start, uint64_t end, enum s
 
     for (uint32_t at = sp_chunk_search(mm, sp_chunk_base(engine, start)); at < mm->nchunks; at++) {
         struct sp_chunk *chunk = mm->chunk[at];
-        uint64_t from = start > chunk->base ? (start - chunk->base) / size : 0;
+        uint64_t from = start > chunk->base ? (start - chunk->base) >> engine->page_shift : 0;
 
         if (chunk->base >= end)
             return;
@@ -276,7 +273,7 @@ bool sp_item_set_candidate(struct sp_engine *engine, uint32_t item, uint64_t fin
     if (known != SP_NONE)
         return false;
     sp_item_set(engine, item, SP_ITEM_CANDIDATE, fingerprint);
-    if (sp_table_insert(engine, &engine->candidates, &sp_candidates, item) != 0) {
+    if (sp_table_insert(engine, &engine->candidates, sp_item_key_of, item) != 0) {
         sp_item(engine, item)->state = SP_ITEM_UNKNOWN;
         return false;
     }
@@ -313,24 +310,14 @@ bool sp_item_is_other_candidate(const struct sp_engine *engine, uint32_t item, u
 
 uint32_t sp_item_candidate(const struct sp_engine *engine, uint64_t fingerprint)
 {
-    uint64_t key = fingerprint & SP_ITEM_KEY_MASK;
-    uint32_t item = sp_table_first(&engine->candidates, key);
-
-    while (item != SP_NONE && sp_item_key(engine, item) != key)
-        item = sp_item(engine, item)->link;
-    return item;
+    return sp_table_find(engine, &engine->candidates, sp_item_key_of,
+                         fingerprint & SP_ITEM_KEY_MASK);
 }
 
-void sp_item_prefetch(const struct sp_engine *engine, uint64_t fingerprint, bool last)
+void sp_item_prefetch(const struct sp_engine *engine, uint32_t item)
 {
-    uint32_t item = sp_table_first(&engine->candidates, fingerprint);
-
-    if (item == SP_NONE)
-        return;
-    if (last)
-        __builtin_prefetch(sp_item(engine, item));
-    else
-        __builtin_prefetch(&engine->chunk[item >> SP_CHUNK_SHIFT]);
+    __builtin_prefetch(sp_item(engine, item));
+    __builtin_prefetch(sp_item_chunk(engine, item));
 }
 
 void sp_item_reclaim(struct sp_engine *engine)

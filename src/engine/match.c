@@ -95,6 +95,8 @@ static sp_frame sp_match_wanted(const struct sp_engine *engine, uint32_t i)
 
     if (i > 0 && plan[-1].addr == before && plan[-1].kind == SP_PLAN_NODE)
         frame = plan[-1].frame;
+    else if (sp_item_place(plan->item))
+        frame = sp_item_site(engine, plan->item - 1);
     else
         frame = sp_item_frame(batch->mm, before);
     return frame && SP_FRAME_INDEX(frame + 1) != 0 ? frame + 1 : 0;
@@ -280,6 +282,7 @@ static bool sp_match_rests(const struct sp_batch *batch, const struct sp_engine 
 static void sp_match_load(struct sp_engine *engine, const struct sp_scan *scan)
 {
     struct sp_batch *batch = engine->batch;
+    uint32_t item = SP_NONE;
     uint64_t last = 0;
 
     for (uint32_t i = 0; i < scan->npages; i++) {
@@ -287,14 +290,16 @@ static void sp_match_load(struct sp_engine *engine, const struct sp_scan *scan)
         struct sp_plan *plan = &batch->plan[batch->nplans];
         sp_frame frame;
         bool doubtful;
-        uint32_t item;
         uint64_t key;
         uint8_t node;
 
-        if (page->addr <= last || page->addr >= SP_ADDRESS_END || page->addr % engine->page_size)
+        if (page->addr <= last || page->addr >= SP_ADDRESS_END ||
+            (page->addr & (engine->page_size - 1)))
             continue;
         last = page->addr;
-        item = sp_item_get(batch->mm, page->addr, false);
+        item = sp_item_beside(engine, item, page->addr);
+        if (item == SP_NONE)
+            item = sp_item_get(batch->mm, page->addr, false);
         if (item == SP_NONE) {
             sp_policy_retry_later(batch->mm);
             continue;
@@ -302,7 +307,7 @@ static void sp_match_load(struct sp_engine *engine, const struct sp_scan *scan)
         if (sp_match_rests(batch, engine, item))
             continue;
         doubtful = sp_match_was_refused(engine, item);
-        frame = sp_item_frame(batch->mm, page->addr);
+        frame = sp_item_site(engine, item);
         node = page->node & (SP_NODES_MAX - 1);
         key = sp_node_key(engine, page->hash.lo, node);
         if (frame && sp_stable_holds(engine, frame, key))
@@ -336,23 +341,26 @@ void sp_match_recount(struct sp_batch *batch)
     }
 }
 
-/* What plan i looks up lies anywhere in memory, and a miss takes longer than all that is done with it:
- * it is asked for some plans ahead, step by step. */
+/* What plan i looks up lies anywhere in memory, and a miss takes longer than all that is done with
+ * it: it is asked for some plans ahead, step by step. */
 static void sp_match_prefetch(struct sp_engine *engine, uint32_t i)
 {
     const struct sp_batch *batch = engine->batch;
     const struct sp_plan *plan = &batch->plan[i];
     uint32_t left = batch->nplans - i;
 
-    if (left > 3 * SP_AHEAD) {
-        sp_table_prefetch(&engine->nodes, plan[3 * SP_AHEAD].hash.lo);
-        sp_table_prefetch(&engine->candidates, plan[3 * SP_AHEAD].hash.lo);
+    if (left > 2 * SP_AHEAD) {
+        sp_table_prefetch(&engine->nodes, plan[2 * SP_AHEAD].hash.lo);
+        sp_table_prefetch(&engine->candidates, plan[2 * SP_AHEAD].hash.lo);
     }
-    if (left > 2 * SP_AHEAD)
-        sp_item_prefetch(engine, plan[2 * SP_AHEAD].hash.lo, false);
     if (left > SP_AHEAD) {
-        sp_stable_prefetch(engine, plan[SP_AHEAD].hash.lo);
-        sp_item_prefetch(engine, plan[SP_AHEAD].hash.lo, true);
+        uint32_t frame = sp_table_guess(&engine->nodes, plan[SP_AHEAD].hash.lo);
+        uint32_t item = sp_table_guess(&engine->candidates, plan[SP_AHEAD].hash.lo);
+
+        if (frame != SP_NONE)
+            sp_stable_prefetch(engine, frame);
+        if (item != SP_NONE)
+            sp_item_prefetch(engine, item);
     }
 }
 

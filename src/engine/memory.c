@@ -20,6 +20,18 @@ void *sp_memory_get(struct sp_engine *engine, size_t size)
     return memory;
 }
 
+void *sp_memory_get_lines(struct sp_engine *engine, size_t size)
+{
+    void *memory;
+
+    if (!sp_memory_allowed(engine, size))
+        return NULL;
+    memory = aligned_alloc(SP_LINE, size);
+    if (memory)
+        engine->memory_used += size;
+    return memory;
+}
+
 void sp_memory_put(struct sp_engine *engine, void *memory, size_t size)
 {
     if (!memory)

@@ -8,7 +8,8 @@
 
 #include <errno.h>
 
-#define SP_ROW_MAX 32u /* neighbouring frames with equal bytes that are told apart at most */
+#define SP_LINKED_MAX 512u /* frames of one content that are looked through at most */
+#define SP_ROW_MAX    32u  /* neighbouring frames with equal bytes that are told apart at most */
 
 static struct sp_node_chunk *sp_stable_chunk(const struct sp_engine *engine, sp_frame frame)
 {
@@ -35,23 +36,46 @@ static uint64_t sp_stable_key_of(const struct sp_engine *engine, uint32_t frame)
     return sp_stable_chunk(engine, frame)->node[frame & (SP_CHUNK_PAGES - 1)].fingerprint;
 }
 
-static uint32_t *sp_stable_link_of(struct sp_engine *engine, uint32_t frame)
+void sp_stable_prefetch(const struct sp_engine *engine, sp_frame frame)
 {
-    return &sp_stable_chunk(engine, frame)->node[frame & (SP_CHUNK_PAGES - 1)].link;
+    __builtin_prefetch(&sp_stable_chunk(engine, frame)->node[frame & (SP_CHUNK_PAGES - 1)]);
 }
 
-static const struct sp_table_kind sp_nodes = {
-    .key = sp_stable_key_of,
-    .link = sp_stable_link_of,
-    .longest = 512,
-};
-
-void sp_stable_prefetch(const struct sp_engine *engine, uint64_t fingerprint)
+uint32_t sp_stable_first(const struct sp_engine *engine, uint64_t fingerprint)
 {
-    uint32_t frame = sp_table_first(&engine->nodes, fingerprint);
+    return sp_table_find(engine, &engine->nodes, sp_stable_key_of, fingerprint);
+}
 
-    if (frame != SP_NONE)
-        __builtin_prefetch(&sp_stable_chunk(engine, frame)->node[frame & (SP_CHUNK_PAGES - 1)]);
+/* Frames with one content stand in a row, of which the table knows the first. */
+static int sp_stable_file(struct sp_engine *engine, sp_frame frame, struct sp_node *node)
+{
+    uint32_t first = sp_stable_first(engine, node->fingerprint), at = first;
+    unsigned length = 0;
+
+    node->link = SP_NONE;
+    if (first == SP_NONE)
+        return sp_table_insert(engine, &engine->nodes, sp_stable_key_of, frame);
+    for (; at != SP_NONE; at = sp_stable_node(engine, at)->link)
+        if (++length == SP_LINKED_MAX)
+            return -ENOSPC;
+    node->link = first;
+    sp_table_replace(&engine->nodes, node->fingerprint, first, frame);
+    return 0;
+}
+
+static void sp_stable_unfile(struct sp_engine *engine, sp_frame frame, struct sp_node *node)
+{
+    uint32_t at = sp_stable_first(engine, node->fingerprint);
+
+    if (at != frame) {
+        while (sp_stable_node(engine, at)->link != frame)
+            at = sp_stable_node(engine, at)->link;
+        sp_stable_node(engine, at)->link = node->link;
+    } else if (node->link != SP_NONE) {
+        sp_table_replace(&engine->nodes, node->fingerprint, frame, node->link);
+    } else {
+        sp_table_remove(engine, &engine->nodes, sp_stable_key_of, frame);
+    }
 }
 
 static int sp_stable_grow_directory(struct sp_engine *engine, uint32_t segment)
@@ -131,7 +155,7 @@ int sp_stable_add(struct sp_engine *engine, sp_frame frame, uint64_t fingerprint
     if (sp_chain_frame_added(engine, fingerprint) != 0)
         goto no_chain;
     *node = (struct sp_node){.fingerprint = fingerprint, .node = node_id & (SP_NODES_MAX - 1)};
-    if (sp_table_insert(engine, &engine->nodes, &sp_nodes, frame) != 0)
+    if (sp_stable_file(engine, frame, node) != 0)
         goto no_place;
     node->live = node->linked = 1;
     chunk->used++;
@@ -160,7 +184,7 @@ static void sp_stable_meets(struct sp_engine *engine, uint64_t fingerprint)
         sp_policy_retry_later(sp_item_mm(engine, candidate));
 }
 
-/* A node without room leaves the table, so that chains there stay short however many frames a
+/* A node without room leaves the table, so that rows there stay short however many frames a
  * content has; one that has room again comes back. Without memory it stays where it is: who looks
  * for a frame asks for the room anyway. */
 static void sp_stable_link(struct sp_engine *engine, sp_frame frame)
@@ -169,10 +193,10 @@ static void sp_stable_link(struct sp_engine *engine, sp_frame frame)
     bool room = node->nsites < sp_stable_limit(engine) && !node->lost;
 
     if (room && !node->linked) {
-        node->linked = sp_table_insert(engine, &engine->nodes, &sp_nodes, frame) == 0;
+        node->linked = sp_stable_file(engine, frame, node) == 0;
         sp_stable_meets(engine, node->fingerprint);
     } else if (!room && node->linked && sp_chain_make(engine, node->fingerprint)) {
-        sp_table_remove(engine, &engine->nodes, &sp_nodes, frame);
+        sp_stable_unfile(engine, frame, node);
         node->linked = 0;
     }
 }
@@ -221,7 +245,7 @@ void sp_stable_refile(struct sp_engine *engine, sp_frame frame, unsigned node_id
     if (key == old)
         return;
     if (node->linked)
-        sp_table_remove(engine, &engine->nodes, &sp_nodes, frame);
+        sp_stable_unfile(engine, frame, node);
     node->linked = 0;
     sp_chain_frame_removed(engine, old);
     node->fingerprint = key;
@@ -256,7 +280,7 @@ void sp_stable_remove(struct sp_engine *engine, sp_frame frame)
 
     sp_assert(node && node->nsites == 0);
     if (node->linked)
-        sp_table_remove(engine, &engine->nodes, &sp_nodes, frame);
+        sp_stable_unfile(engine, frame, node);
     sp_chain_frame_removed(engine, node->fingerprint);
     engine->nevicted -= node->evicted;
     engine->nlost -= node->lost;
@@ -334,7 +358,7 @@ sp_frame sp_stable_find(const struct sp_engine *engine, uint64_t fingerprint, sp
     *row = 1;
     if (wanted && sp_stable_suits(engine, wanted, fingerprint))
         return wanted;
-    for (uint32_t frame = sp_table_first(&engine->nodes, fingerprint); frame != SP_NONE;
+    for (uint32_t frame = sp_stable_first(engine, fingerprint); frame != SP_NONE;
          frame = sp_stable_node(engine, frame)->link) {
         unsigned length;
 

@@ -2,15 +2,15 @@
 /*
  * The engine's data and what always holds for it. Only src/engine/ and its unit tests include this.
  *
- * Items stand in chunks of 512 neighbouring pages of one mm (12 bytes a page). An item's number is
- * its chunk's number times 512 plus its place, so that chains are 32 bits a link. Chunks are freed
- * at the end of a step, never in the middle: item numbers stay good for as long as a step runs.
+ * Items stand in chunks of 512 neighbouring pages of one mm (8 bytes a page). An item's number is
+ * its chunk's number times 512 plus its place: 32 bits. Chunks are freed at the end of a step,
+ * never in the middle: item numbers stay good for as long as a step runs.
  *
  * Stable nodes stand where their frame's number says (H1): chunks of 512 frames below a directory
  * of segments (16 bytes a frame). A site's item names the frame, so no list of sites is needed.
  *
- * Heads of chains cost each entry two to four bytes. In all a tracked page costs 14 to 16 bytes
- * while it waits for its like, and 21 to 22.3 once it shares a frame with one other page, which is
+ * A table costs each of its entries 10 to 12 bytes. In all a tracked page costs 18 to 20 bytes
+ * while it waits for its like, and 22 to 22.6 once it shares a frame with one other page, which is
  * the worst case (bookkeeping_is_at_most_24_bytes_a_page; where chunks are full).
  *
  * What is kept of a hash, and compared when a page is looked up: its lo; of a candidate, 61 bits of
@@ -20,7 +20,7 @@
  * shares a frame (K6); what a frame is filled with has the whole hash (ops.h, fill).
  *
  * Invariants:
- *  - one candidate for each fingerprint: chains stay short however much equal memory waits;
+ *  - one candidate for each fingerprint: rows stay short however much equal memory waits;
  *  - node.nsites is the number of items in state SITE with that frame;
  *  - chunk.used is the number of its items that are not UNKNOWN;
  *  - the sums in struct sp_engine and struct sp_mm are those of a walk over everything (K12).
@@ -33,7 +33,7 @@
 
 #define SP_CHUNK_SHIFT 9u
 #define SP_CHUNK_PAGES (1u << SP_CHUNK_SHIFT)
-#define SP_NONE        UINT32_MAX /* no item, no frame at the end of a chain */
+#define SP_NONE        UINT32_MAX /* no item, no frame */
 
 #define SP_BATCH_PAGES 2048u /* pages a scan answers, and a merge names, at most */
 #define SP_BATCH_RUNS  1024u /* runs a scan answers at most, of each kind */
@@ -45,7 +45,7 @@
 
 enum sp_item_state {
     SP_ITEM_UNKNOWN = 0,   /* nothing is known of the page */
-    SP_ITEM_CANDIDATE = 1, /* key is the fingerprint, link the chain in the candidates' table */
+    SP_ITEM_CANDIDATE = 1, /* key is the fingerprint; stands in the table of candidates */
     SP_ITEM_SITE = 2,      /* key is the frame */
     SP_ITEM_REFUSED = 3,   /* key is an enum sp_refusal */
 };
@@ -56,7 +56,6 @@ struct sp_item {
     uint32_t key_high : 29;
     uint32_t met : 1; /* a candidate that met its like in vain: for explain, too */
     uint32_t state : 2;
-    uint32_t link;
 };
 #define SP_ITEM_KEY_MASK ((UINT64_C(1) << 61) - 1)
 
@@ -72,7 +71,7 @@ struct sp_chunk {
 
 struct sp_node {
     uint64_t fingerprint; /* lo of the hash */
-    uint32_t link;        /* next frame in the chain */
+    uint32_t link;        /* next linked frame with this fingerprint */
     uint32_t nsites : 21;
     uint32_t node : 6;    /* that the frame lies on (N3); it is part of the fingerprint (N1) */
     uint32_t idle : 1;    /* had no site when the last pass ended */
@@ -89,7 +88,7 @@ struct sp_node {
 struct sp_chain {
     uint64_t fingerprint;
     uint32_t nframes;
-    uint32_t link; /* or the next free one */
+    uint32_t link; /* the next free one, of those that are free */
 };
 
 struct sp_node_chunk {
@@ -103,11 +102,29 @@ struct sp_node_segment {
     struct sp_node_chunk *chunk[SP_SEGMENT_PAGES_MAX >> SP_CHUNK_SHIFT];
 };
 
-/* Heads of chains through items or nodes; a power of two of them, one for two entries when full. */
+/* Numbers of entries, each with some bits of its key, in one line of the processor's caches. */
+#define SP_BUCKET_PLACES 10u
+#define SP_LINE          64u
+struct sp_bucket {
+    uint32_t number[SP_BUCKET_PLACES];
+    uint16_t tag[SP_BUCKET_PLACES];
+    uint32_t used : 4;  /* places, from the first on */
+    uint32_t more : 28; /* the overflowing bucket that it goes on in, and one; 0: none */
+};
+#define SP_OVER_MAX ((1u << 28) - 1)
+
+/* An array of buckets that grows and shrinks at its end; none moves but in a small one. */
+#define SP_SEGMENT_BUCKETS 1024u
+struct sp_buckets {
+    struct sp_bucket **segment;
+    uint32_t nsegments; /* that there are pointers for */
+    uint32_t room, count;
+};
+
 struct sp_table {
-    uint32_t *head;
-    uint32_t size;
-    uint32_t count;
+    struct sp_buckets home, over; /* chosen by the key; where those go on that are full */
+    uint32_t mask;
+    uint32_t count; /* entries */
 };
 
 struct sp_mm {
@@ -236,6 +253,7 @@ struct sp_engine {
     const struct sp_engine_ops *ops;
     void *ctx;
     uint64_t page_size;
+    unsigned page_shift;
     enum sp_engine_run run;
     uint64_t max_kernel_pages;
     uint64_t memory_limit; /* bytes the engine may allocate, 0: no limit; unit tests set it */
@@ -283,26 +301,40 @@ struct sp_engine {
 /* memory.c: malloc with the sum kept. NULL over memory_limit, too. Sizes are the caller's. */
 void *sp_memory_get(struct sp_engine *engine, size_t size) SP_MUST_CHECK;
 void sp_memory_put(struct sp_engine *engine, void *memory, size_t size);
+/* The same, not zeroed, beginning with a line. */
+void *sp_memory_get_lines(struct sp_engine *engine, size_t size) SP_MUST_CHECK;
 /* As realloc: on NULL the old memory stays. */
 void *sp_memory_resize(struct sp_engine *engine, void *memory, size_t old,
                        size_t size) SP_MUST_CHECK;
 
-/* table.c: chains of 32-bit numbers under a 64-bit key; key and link say where each number's are.
- */
-struct sp_table_kind {
-    uint64_t (*key)(const struct sp_engine *engine, uint32_t number);
-    uint32_t *(*link)(struct sp_engine *engine, uint32_t number);
-    uint32_t longest; /* chain: a client that makes hashes collide gets no further */
-};
-/* Puts number in. -ENOMEM: no heads; -ENOSPC: its chain is at its longest. */
-int sp_table_insert(struct sp_engine *engine, struct sp_table *table,
-                    const struct sp_table_kind *kind, uint32_t number) SP_MUST_CHECK;
-void sp_table_remove(struct sp_engine *engine, struct sp_table *table,
-                     const struct sp_table_kind *kind, uint32_t number);
-/* The first of the chain that key belongs to, or SP_NONE. */
-uint32_t sp_table_first(const struct sp_table *table, uint64_t key);
-/* The head of a key's chain is asked for soon. */
+/* buckets.c */
+static inline struct sp_bucket *sp_bucket(const struct sp_buckets *buckets, uint32_t number)
+{
+    return &buckets->segment[number / SP_SEGMENT_BUCKETS][number % SP_SEGMENT_BUCKETS];
+}
+/* One more, which is empty; may move the others. -ENOMEM. */
+int sp_buckets_push(struct sp_engine *engine, struct sp_buckets *buckets) SP_MUST_CHECK;
+/* The last one goes; may move the others. */
+void sp_buckets_pop(struct sp_engine *engine, struct sp_buckets *buckets);
+void sp_buckets_free(struct sp_engine *engine, struct sp_buckets *buckets);
+
+/* table.c: 32-bit numbers under 64-bit keys, each key once; key_of says which one a number's is. */
+typedef uint64_t sp_table_key_of(const struct sp_engine *engine, uint32_t number);
+/* Puts number in, whose key no other has. -ENOMEM; -ENOSPC: too many keys are like it. */
+int sp_table_insert(struct sp_engine *engine, struct sp_table *table, sp_table_key_of *key_of,
+                    uint32_t number) SP_MUST_CHECK;
+/* Takes number out, which is there. */
+void sp_table_remove(struct sp_engine *engine, struct sp_table *table, sp_table_key_of *key_of,
+                     uint32_t number);
+/* Has new stand for old, which is there under this key. */
+void sp_table_replace(struct sp_table *table, uint64_t key, uint32_t old, uint32_t new);
+/* The number with this key, or SP_NONE. */
+uint32_t sp_table_find(const struct sp_engine *engine, const struct sp_table *table,
+                       sp_table_key_of *key_of, uint64_t key);
+/* The key is looked up soon: its bucket is asked for; then, from the bucket alone, the number that
+ * is likely to be found, or SP_NONE. */
 void sp_table_prefetch(const struct sp_table *table, uint64_t key);
+uint32_t sp_table_guess(const struct sp_table *table, uint64_t key);
 void sp_table_free(struct sp_engine *engine, struct sp_table *table);
 
 /* item.c */
@@ -336,11 +368,18 @@ static inline uint64_t sp_item_addr(const struct sp_engine *engine, uint32_t ite
 {
     return sp_item_chunk(engine, item)->base + sp_item_place(item) * engine->page_size;
 }
+/* The frame that it is a site of, 0: none. */
+static inline sp_frame sp_item_site(const struct sp_engine *engine, uint32_t item)
+{
+    return sp_item_state(engine, item) == SP_ITEM_SITE ? (sp_frame)sp_item_key(engine, item) : 0;
+}
 /* The item of a page, or SP_NONE. */
 uint32_t sp_item_find(const struct sp_mm *mm, uint64_t addr);
 /* The same, making its chunk if need be; good until the step ends. SP_NONE: memory is short, or,
  * unless it must be, the mm's items would lie so thin that they cost more than a merge saves. */
 uint32_t sp_item_get(struct sp_mm *mm, uint64_t addr, bool must);
+/* The same, if it stands in the chunk of this item of the mm; otherwise SP_NONE. */
+uint32_t sp_item_beside(const struct sp_engine *engine, uint32_t item, uint64_t addr);
 /* The frame that the page is a site of, 0: none. */
 sp_frame sp_item_frame(const struct sp_mm *mm, uint64_t addr);
 /* Makes the page unknown, whatever it was. */
@@ -371,13 +410,14 @@ void sp_item_reclaim(struct sp_engine *engine);
 /* Frees all chunks of an mm whose items are unknown. */
 void sp_item_free_mm(struct sp_mm *mm);
 
-/* Pages with this fingerprint are looked up soon: what stands first in its chain, in two steps for what
- * a step loads must be there for the next. */
-void sp_item_prefetch(const struct sp_engine *engine, uint64_t fingerprint, bool last);
+/* The item is looked at soon. */
+void sp_item_prefetch(const struct sp_engine *engine, uint32_t item);
 
 /* stable.c */
-/* As sp_item_prefetch(). */
-void sp_stable_prefetch(const struct sp_engine *engine, uint64_t fingerprint);
+/* The node of this frame, which is live, is looked at soon. */
+void sp_stable_prefetch(const struct sp_engine *engine, sp_frame frame);
+/* The first linked frame with this fingerprint, or SP_NONE; the others are its node's links. */
+uint32_t sp_stable_first(const struct sp_engine *engine, uint64_t fingerprint);
 /* The node of a frame, or NULL. */
 struct sp_node *sp_stable_node(const struct sp_engine *engine, sp_frame frame);
 /* There is a node of this frame, with this fingerprint. */
