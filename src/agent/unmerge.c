@@ -260,6 +260,21 @@ static int unmerge_stretch(uint64_t a, uint64_t b, uint64_t *done)
     return ret == -ENOMEM || ret == -EAGAIN ? ret : 0;
 }
 
+/* Is it known what new memory for the sites in [start, end) is to have? What was moved since the mappings
+ * were read is not, nor what fork may copy, or not, since just now; a forked child's agent may know of
+ * nothing yet. */
+static bool is_known(uint64_t start, uint64_t end)
+{
+    uint64_t a, b;
+
+    if (sp_gate.dontfork || !sp_agent.ranges_at_us)
+        return false;
+    for (; start < end && sp_sitemap_next(start, end, &a, &b); start = cut(a, b))
+        if (!sp_range_of(a, a + sp_agent.page_size))
+            return false;
+    return true;
+}
+
 int sp_unmerge(uint64_t start, uint64_t end, uint64_t max_pages, uint64_t *next, uint64_t *npages)
 {
     uint64_t at = start, a, b, looked = 0;
@@ -268,9 +283,7 @@ int sp_unmerge(uint64_t start, uint64_t end, uint64_t max_pages, uint64_t *next,
 
     *npages = 0;
     *next = 0;
-    /* The program may have said just now that fork is to copy it, or not; a forked child's agent may not
-     * know yet what anything has. */
-    while ((sp_gate.dontfork || !sp_agent.ranges_at_us) && !sp_ranges_refresh(true))
+    while (!is_known(start, end) && !sp_ranges_refresh(true))
         if (++tries > GATE_TRIES)
             return -EAGAIN;
     tries = 0;

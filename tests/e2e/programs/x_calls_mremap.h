@@ -355,6 +355,22 @@ static void mremap_again(struct area *a)
     munmap(p, 3 * AREA_PAGES * PAGE);
 }
 
+/* What is un-merged at a new place has all that it had at the old one. */
+static void mremap_unmerged(struct area *a)
+{
+    char *p = grow_maymove(a);
+
+    CALL(mlock, p, AREA_PAGES * PAGE); /* un-merges at once */
+    CALL(munlock, p, AREA_PAGES * PAGE);
+    told_smaps(p, 2 * AREA_PAGES);
+    grown_is_right(p, a);
+    p = told_place(a, "mremap", (long)mremap(p, 2 * AREA_PAGES * PAGE, 3 * AREA_PAGES * PAGE,
+                                             MREMAP_MAYMOVE));
+    must(p != MAP_FAILED, "mremap of what was moved, then un-merged");
+    grown_is_right(p, a);
+    munmap(p, 3 * AREA_PAGES * PAGE);
+}
+
 #define MREMAP_ROWS                                                                                \
     { "mremap-shrink", mremap_shrink }, { "mremap-same", mremap_same },                            \
         { "mremap-grow-in-place", mremap_grow_in_place },                                          \
@@ -371,6 +387,6 @@ static void mremap_again(struct area *a)
         { "mremap-dontfork", mremap_dontfork }, { "mremap-wipeonfork", mremap_wipeonfork },        \
         { "mremap-hugepage", mremap_hugepage }, { "mremap-random", mremap_random },                \
         { "mremap-noreserve", mremap_noreserve, .flags = MAP_NORESERVE },                          \
-        { "mremap-again", mremap_again }
+        { "mremap-again", mremap_again }, { "mremap-unmerged", mremap_unmerged }
 
 #endif
