@@ -121,6 +121,18 @@ static long map_copy(uint64_t addr, uint64_t len)
     return sp_map_with(0, len, 0, (uint32_t)attributes);
 }
 
+/*
+ * With the gate closed: is the copy still what is to be there? What was replaced or moved since it was made
+ * is no site of ours, and may be anything; what fork is to copy, or not, may have been changed.
+ */
+static bool is_as_copied(uint64_t addr, uint64_t end)
+{
+    uint64_t a, b;
+
+    return sp_sitemap_next(addr, end, &a, &b) && a == addr && b == end &&
+           !(sp_gate.dontfork && sp_gate_changed(addr, end));
+}
+
 /* Un-merges one run of at most SP_LIFT_PAGES pages, all of them in mappings of the pool. */
 static int unmerge_run(uint64_t addr, uint32_t npages, uint64_t *done)
 {
@@ -148,6 +160,9 @@ static int unmerge_run(uint64_t addr, uint32_t npages, uint64_t *done)
         ret = -EAGAIN;
         goto out;
     }
+    ret = -EAGAIN;
+    if (!is_as_copied(addr, addr + len))
+        goto open;
     ret = sp_sys(__NR_ioctl, sp_agent.uffd_sync, UFFDIO_REGISTER, &reg);
     if (sp_is_err(ret))
         goto open;
@@ -294,8 +309,11 @@ int sp_unmerge(uint64_t start, uint64_t end, uint64_t max_pages, uint64_t *next,
         }
         b = cut(a, b);
         ret = unmerge_stretch(a, b, npages);
-        if (ret == -EAGAIN && tries++ < GATE_TRIES)
+        if (ret == -EAGAIN && tries++ < GATE_TRIES) {
+            if (sp_gate.dontfork)
+                sp_ranges_refresh(true);
             continue;
+        }
         if (ret == -ENOMEM || ret == -EAGAIN)
             break; /* a thread stays in a gated call: it would stay for the next run too */
         ret = 0;

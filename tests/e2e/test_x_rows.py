@@ -12,6 +12,9 @@ import pytest
 from lib import place, x_calls
 
 
+ROUNDS = place.longer(2, 30) # of each row when its memory begins to be merged, and when it begins to be un-merged
+
+
 def merged_pair(daemon, compiled, row, *args):
     """A program that will do the row, and its partner, both merged now."""
     programs = [daemon.run(compiled("x_rows"), which, *args) for which in (row, "hold")]
@@ -62,3 +65,21 @@ def test_x_list(compiled):
 def test_x_row(told, name):
     plain, merged = told
     assert merged[name] == plain[name]
+
+
+@pytest.fixture(scope="module")
+def moving(compiled):
+    """Every row again and again, on memory that is merged and un-merged all the time."""
+    place.need_root()
+    place.need_kernel_6_8()
+    place.need_userfaultfd()
+    return x_calls.moving(compiled, ROUNDS)
+
+
+@pytest.mark.parametrize("name", x_calls.NAMES)
+def test_x_row_while_merging(moving, name):
+    assert name not in moving.ended
+    assert name not in moving.differs, f"not {moving.expected[name]}"
+    assert name in moving.stat, f"another row ended the program: {moving.ended}"
+    rounds, _ = moving.stat[name]
+    assert rounds >= ROUNDS

@@ -2,6 +2,7 @@
 """The rows of programs/x_calls.c, done one after the other, and what each was told by the kernel."""
 
 import re
+import subprocess
 import threading
 
 from lib import control, place
@@ -17,7 +18,7 @@ NAMES = [name + way
 ALONE = [n for n in NAMES if n.startswith(("mlockall", "brk"))]
 TOGETHER = [n for n in NAMES if n not in ALONE]
 PROGRAMS = 12 # for the rows that can be done in one: the fewer there are, the sooner each is merged again
-HANGS = 240 # seconds, in which a program has done its rows
+HANGS = 480 # seconds, in which a program has done its rows, however busy the machine
 
 
 class Rows:
@@ -101,3 +102,75 @@ def merged(compiled):
 
     beside_partner(daemon, compiled, rows)
     return told
+
+
+def expected(compiled):
+    """What the rows are told that are done again and again: no more than does not depend on when."""
+    lines = [subprocess.run([compiled("x_calls"), "expected", *names], check=True, text=True,
+                            stdin=subprocess.DEVNULL, capture_output=True).stdout
+             for names in [TOGETHER, *([name] for name in ALONE)]]
+    return "".join(line[4:] + "\n" for line in "".join(lines).splitlines()
+                   if line.startswith("row "))
+
+
+class Moving:
+    """Rows done again and again while their memory is merged and un-merged as fast as that goes.
+    differs: what was told and not expected, by name; stat: rounds, and those that began while part of
+    the memory was merged; ended: how a program ended that should not have."""
+
+    def __init__(self, daemon, program, path, rounds):
+        self.daemon, self.program, self.path, self.rounds = daemon, program, path, rounds
+        self.differs, self.stat, self.ended = {}, {}, {}
+
+    def run(self, parts):
+        """One program for each list of names, all at the same time."""
+        programs = [self.daemon.run(self.program, "moving", self.rounds, self.path, *names)
+                    for names in parts]
+        threads = [threading.Thread(target=self._follow, args=(program,)) for program in programs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    def _unmerge(self, program):
+        try:
+            control.ask(self.daemon, "unmerge", pid=program.pid)
+        except AssertionError:
+            pass # a thread stayed in a call, or the program ended; who waits in vain asks again
+        control.ask(self.daemon, "set", key="run", value="1")
+
+    def _follow(self, program):
+        now = "before the first row"
+        watch = threading.Timer(HANGS * place.SLACK, program.popen.kill)
+        watch.start()
+        for line in program.popen.stdout:
+            word, _, rest = line.decode().rstrip("\n").partition(" ")
+            name, _, told = rest.partition("\t")
+            if word == "begin":
+                now = rest
+            elif word == "differs":
+                self.differs.setdefault(name, set()).add(told)
+            elif word == "stat":
+                self.stat[name] = tuple(int(n) for n in told.split())
+            elif word == "unmerge":
+                threading.Thread(target=self._unmerge, args=(program,)).start()
+        watch.cancel()
+        status = program.popen.wait()
+        if status:
+            self.ended[now] = f"ended with status {status}: {program.stderr()[-2000:]}"
+
+
+def moving(compiled, rounds):
+    daemon = Daemon()
+    path = daemon.directory / "expected"
+    lines = expected(compiled)
+    path.write_text(lines)
+    moving = Moving(daemon, compiled("x_calls"), path, rounds)
+
+    def rows():
+        moving.run([TOGETHER[0::2], TOGETHER[1::2]])
+        moving.run([[name] for name in ALONE])
+
+    beside_partner(daemon, compiled, rows)
+    moving.expected = dict(line.split("\t") for line in lines.splitlines())
+    return moving

@@ -8,6 +8,10 @@
  *   x_calls plain NAME...           each row once
  *   x_calls merged NAME...          the same when the row's area is merged; a row that concerns the whole
  *                                   process is the only one
+ *   x_calls expected NAME...        plain, without what only once tells
+ *   x_calls moving ROUNDS FILE NAME...  each so often when its area begins to be merged, and as often when
+ *                                   it begins to be un-merged, which it asks for; FILE has what to expect,
+ *                                   as expected prints it
  *
  * A name with "-syscall" at its end: the row through syscall(2). Whatever goes wrong with bytes ends
  * the program at once, with a message.
@@ -23,6 +27,8 @@
 
 #define MAX_RUNS  400u
 #define MERGED_PAGES 55u /* of 65 that can be */
+#define ANEW      5.0 /* seconds */
+#define AT_ONCE   2.0
 #define SYSCALL   "-syscall"
 
 static const struct row rows[] = { MAP_ROWS, MREMAP_ROWS, PROTECT_ROWS, MADVISE_ROWS, OTHER_ROWS };
@@ -32,6 +38,11 @@ static const struct row rows[] = { MAP_ROWS, MREMAP_ROWS, PROTECT_ROWS, MADVISE_
 struct run {
     const struct row *row;
     struct area area;
+    const char *expected;
+    unsigned rounds, partly; /* of them, begun while only part of the area was merged */
+    unsigned now, before; /* pages that were merged at the last look, and at the one before */
+    double made; /* when its area was */
+    bool done;
 };
 
 static struct run runs[MAX_RUNS];
@@ -85,6 +96,8 @@ static void heap_make(struct area *a)
 
 static void make(struct run *run)
 {
+    run->made = seconds_now();
+    run->now = run->before = 0;
     if (run->row->heap)
         heap_make(&run->area);
     else
@@ -189,6 +202,129 @@ static int once(bool on)
     return 0;
 }
 
+/*
+ * Again and again.
+ */
+
+static void expect(const char *path)
+{
+    static char all[1 << 20];
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t n = read(fd, all, sizeof(all) - 1);
+    char *save = NULL;
+
+    must(n > 0, path);
+    for (char *line = strtok_r(all, "\n", &save); line; line = strtok_r(NULL, "\n", &save)) {
+        char *tab = strchr(line, '\t');
+
+        must(tab != NULL, line);
+        *tab = 0;
+        for (size_t i = 0; i < nruns; i++)
+            if (!strcmp(line, name_of(&runs[i])))
+                runs[i].expected = tab + 1;
+    }
+    close(fd);
+}
+
+/* Looks how much of the area is merged. What does not merge for long is left alone for longer and longer:
+ * it begins anew. */
+static void look(struct run *run)
+{
+    run->before = run->now;
+    run->now = merged_pages(&run->area);
+    if (!run->now && !run->before && seconds_now() > run->made + ANEW) {
+        drop_area(run);
+        make(run);
+    }
+}
+
+/* Has its memory begun to be merged, or else, to be un-merged? */
+static bool is_due(const struct run *run, bool merged)
+{
+    return merged ? run->now > 0 : run->now < run->before;
+}
+
+static void do_round(struct run *run)
+{
+    printf("begin %s\n", name_of(run));
+    fflush(stdout);
+    run->partly += run->now && run->now < MERGED_PAGES;
+    if (run->rounds & 2) /* of both kinds */
+        area_touch(&run->area);
+    do_row(run);
+    run->rounds++;
+    run->done = true;
+    if (!run->expected || strcmp(transcript, run->expected)) {
+        printf("differs %s\t%s\n", name_of(run), transcript);
+        fflush(stdout);
+    }
+    drop_area(run);
+    make(run);
+}
+
+/* Every row that is not done, if its area comes so far within the time. Returns how many are left. */
+static size_t do_some(bool merged, double seconds)
+{
+    double until = seconds_now() + seconds;
+    size_t left;
+
+    do {
+        left = 0;
+        for (size_t i = 0; i < nruns; i++) {
+            if (runs[i].done)
+                continue;
+            look(&runs[i]);
+            if (is_due(&runs[i], merged))
+                do_round(&runs[i]);
+            left += !runs[i].done;
+        }
+    } while (left && seconds_now() < until);
+    return left;
+}
+
+static void none_done(void)
+{
+    for (size_t i = 0; i < nruns; i++)
+        runs[i].done = false;
+}
+
+/* As many areas as can be in a while are merged: then they can be un-merged. */
+static void await_some(void)
+{
+    double until = seconds_now() + AT_ONCE;
+    bool all;
+
+    do {
+        pause_ms(2);
+        all = true;
+        for (size_t i = 0; i < nruns; i++) {
+            if (!runs[i].done)
+                look(&runs[i]);
+            all &= runs[i].done || runs[i].now;
+        }
+    } while (!all && seconds_now() < until);
+}
+
+static int again_and_again(unsigned rounds)
+{
+    for (size_t i = 0; i < nruns; i++)
+        make(&runs[i]);
+    for (unsigned n = 0; n < rounds; n++) {
+        none_done();
+        while (do_some(true, AT_ONCE))
+            ;
+        none_done();
+        do {
+            await_some();
+            puts("unmerge");
+            fflush(stdout);
+        } while (do_some(false, AT_ONCE));
+    }
+    for (size_t i = 0; i < nruns; i++)
+        printf("stat %s\t%u %u\n", name_of(&runs[i]), runs[i].rounds, runs[i].partly);
+    return 0;
+}
+
 static int partner(void)
 {
     char *region = region_map(NROWS * AREA_PAGES), line[16];
@@ -236,7 +372,8 @@ int main(int argc, char **argv)
     free(heap);
     sigaction(SIGSEGV, &action, NULL);
     sigaction(SIGBUS, &action, NULL);
-    for (int i = 2; i < argc; i++)
+    moving = !strcmp(mode, "expected") || !strcmp(mode, "moving");
+    for (int i = strcmp(mode, "moving") ? 2 : 4; i < argc; i++)
         add_run(argv[i]);
     if (!strcmp(mode, "--list"))
         return list();
@@ -246,5 +383,11 @@ int main(int argc, char **argv)
         return once(false);
     if (!strcmp(mode, "merged"))
         return once(true);
+    if (!strcmp(mode, "expected"))
+        return once(false);
+    if (!strcmp(mode, "moving") && argc > 4) {
+        expect(argv[3]);
+        return again_and_again((unsigned)atoi(argv[2]));
+    }
     return 2;
 }

@@ -24,6 +24,7 @@
 
 #define AREA_PAGES 80u
 #define ROOM_PAGES 512u /* that nobody may touch, on each side of an area */
+#define MERGED_IN  60.0 /* seconds */
 #define CYCLE      16u  /* pages, after which the kinds of pages begin again */
 
 struct area {
@@ -37,6 +38,8 @@ struct area {
 enum kind { SHARED, OWN, WRITTEN, ABSENT };
 
 static bool raw_calls; /* through syscall(2) */
+static bool merging; /* areas are merged, sooner or later */
+static bool moving;  /* and un-merged again, all the time: what mappings there are is not told */
 static char transcript[8192];
 static size_t transcript_length;
 
@@ -319,6 +322,8 @@ static inline void told_smaps(char *p, size_t n)
     unsigned anonymous = 0;
     FILE *smaps;
 
+    if (moving)
+        return;
     smaps = fopen("/proc/self/smaps", "r");
     must(smaps != NULL, "/proc/self/smaps");
     note("smaps=");
@@ -353,14 +358,12 @@ static inline void ask(const char *what)
 {
     char line[64];
 
+    if (moving)
+        return;
     printf("ask %s\n", what);
     fflush(stdout);
     must(fgets(line, sizeof(line), stdin) != NULL, "stdin ended");
 }
-
-#define MERGED_IN 60.0 /* seconds */
-
-static bool merging; /* areas are merged, sooner or later */
 
 static inline bool is_tracked(char *p)
 {
