@@ -82,6 +82,7 @@ struct sp_client {
     uint32_t seq;     /* of the last question */
     uint32_t stalls;
     uint64_t join_at; /* CLOCK_MONOTONIC, us: a client that stalls again and again must wait */
+    bool waited;      /* join_at has been put off for a turn of its user's (join.c) */
     uint64_t rest_until; /* us: it kept the daemon waiting, and is not asked to merge (ask.c) */
     uint8_t *segments; /* bit by segment id: the client has its descriptor */
     uint32_t segments_size;
@@ -114,6 +115,7 @@ struct sp_domain {
     uint64_t passes, rest_until;        /* turns.h; us */
     uint64_t slow_serial, slow_us;      /* slow answers of its user in one go of the event loop, */
     uint64_t slow_until;                /* ... and until when it rests from them */
+    uint64_t join_until; /* us: a client of its user took long to be taken in: no other until then */
     uint64_t unmerged; /* pages un-merged on request, ever */
     uint64_t count[SP_COUNTS]; /* of clients that are gone */
     /* Frames of merges whose answer was lost: they may be mapped (engine_ops.c). */

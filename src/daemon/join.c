@@ -125,7 +125,20 @@ static void join_charged(struct sp_client *client)
     join(client);
     took = sp_now_usecs() - began;
     if (took > SP_SLOW_USECS)
-        sp_turns_charge(client->daemon, client->uid, took);
+        sp_turns_charge_join(client->daemon, client->uid, took);
+    client->waited = false;
+}
+
+/* Its user had a turn just now: others come first. For the steps of the user's domains it waits once only, for
+ * there may be one after the other without end; after a join that took long, always. */
+static void put_off(struct sp_client *client)
+{
+    uint64_t until = client->waited ? client->domain->join_until : client->domain->rest_until;
+
+    if (client->join_at >= until)
+        return;
+    client->join_at = until;
+    client->waited = true;
 }
 
 uint64_t sp_clients_join(struct sp_daemon *daemon)
@@ -134,8 +147,8 @@ uint64_t sp_clients_join(struct sp_daemon *daemon)
     uint64_t now = sp_now_usecs(), due = 0;
 
     TAILQ_FOREACH(client, &daemon->clients, link) {
-        if (client->state == SP_CLIENT_JOINING && client->join_at < client->domain->rest_until)
-            client->join_at = client->domain->rest_until; /* its user had a turn just now */
+        if (client->state == SP_CLIENT_JOINING)
+            put_off(client);
         if (client->state == SP_CLIENT_JOINING && !client->failed && client->join_at <= now)
             join_charged(client);
         if (client->state == SP_CLIENT_JOINING && !client->failed &&

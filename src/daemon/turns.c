@@ -101,6 +101,17 @@ void sp_turns_charge(struct sp_daemon *daemon, uid_t uid, uint64_t usecs)
     }
 }
 
+void sp_turns_charge_join(struct sp_daemon *daemon, uid_t uid, uint64_t usecs)
+{
+    struct sp_domain *domain;
+
+    sp_turns_charge(daemon, uid, usecs);
+    TAILQ_FOREACH(domain, &daemon->domains, link) {
+        if (domain->uid == uid)
+            domain->join_until = domain->rest_until;
+    }
+}
+
 void sp_turns_note_slow(struct sp_daemon *daemon, uid_t uid, uint64_t usecs)
 {
     uint64_t now = sp_now_usecs();

@@ -17,6 +17,8 @@ void sp_turns_pass_done(struct sp_domain *domain);
 void sp_turns_new_round(struct sp_daemon *daemon);
 /* The user's domains took so many microseconds of the daemon's time. */
 void sp_turns_charge(struct sp_daemon *daemon, uid_t uid, uint64_t usecs);
+/* The same for taking in one of the user's clients: no other of theirs is taken in while they rest. */
+void sp_turns_charge_join(struct sp_daemon *daemon, uid_t uid, uint64_t usecs);
 /* An agent of the user took so long for an answer, in this go of the event loop: the user's domains
  * rest as long as all such answers took. */
 void sp_turns_note_slow(struct sp_daemon *daemon, uid_t uid, uint64_t usecs);

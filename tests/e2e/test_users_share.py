@@ -162,6 +162,21 @@ def test_a_slow_user_does_not_hold_up_the_passes_of_another(slow, agents):
     daemon.cli("wait", "--timeout", "28", uid=OTHER)
 
 
+def test_a_busy_daemon_takes_in_new_programs(serve, agents):
+    """A user's next program is merged, too, while those that are there keep the daemon busy without a pause."""
+    def scan(agent, seq, body):
+        time.sleep(0.1)
+        return fake_agent.packet(fake_agent.SCAN, agent.report(looked=1000, tracked=1000), seq)
+
+    daemon = serve("")
+    agents.append(Agent(daemon.socket, NOBODY, lie={fake_agent.SCAN: scan}))
+    daemon.wait_state(agents[0].pid, "merging")
+    scans = daemon.status("full_scans")
+    wait_for("no passes", lambda: daemon.status("full_scans") > scans + 2)
+    agents.append(Agent(daemon.socket, NOBODY))
+    daemon.wait_state(agents[1].pid, "merging")
+
+
 def test_endless_sites_hold_nobody_up(serve, agents):
     """A list of sites that comes slowly and never ends (FORKED, so it is asked for)."""
     def sites(agent, seq, body):
