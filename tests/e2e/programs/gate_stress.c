@@ -18,6 +18,7 @@
 #include <sys/wait.h>
 
 #include "pattern.h"
+#include "wchan.h"
 
 #define WATCHED 2048u /* pages that are only looked at */
 #define USED    1024u /* pages that calls are made on; equal in every case too */
@@ -388,21 +389,9 @@ static void *make_call(void *arg)
 /* Starts a thread that makes the call, until it waits for a page. */
 static void start_call(void)
 {
-    char path[64], line[64] = "";
-
     tid = 0;
     must(!pthread_create(&waiter, NULL, make_call, NULL), "pthread_create");
-    while (!strstr(line, "userfault")) {
-        FILE *f;
-
-        snprintf(path, sizeof(path), "/proc/self/task/%d/wchan", tid);
-        f = tid ? fopen(path, "r") : NULL;
-        if (f && !fgets(line, sizeof(line), f))
-            line[0] = 0;
-        if (f)
-            fclose(f);
-        usleep(1000);
-    }
+    wchan_wait(&tid, "userfault");
 }
 
 static void wait_in_call(void)

@@ -21,6 +21,7 @@
 #include <sys/wait.h>
 
 #include "pattern.h"
+#include "wchan.h"
 
 #define NPAGES 2048u
 #define NOBODY 65534
@@ -78,21 +79,9 @@ static void register_missing(void)
 /* Returns when a thread is inside, and waits there. */
 static void start_call(void)
 {
-    char path[64], line[64] = "";
-
     if (pthread_create(&thread, NULL, call, NULL))
         die("pthread_create");
-    while (!strstr(line, "userfault")) {
-        FILE *f;
-
-        pause_ms(1);
-        snprintf(path, sizeof(path), "/proc/self/task/%d/wchan", tid);
-        f = tid ? fopen(path, "r") : NULL;
-        if (f && !fgets(line, sizeof(line), f))
-            line[0] = 0;
-        if (f)
-            fclose(f);
-    }
+    wchan_wait(&tid, "userfault");
 }
 
 static void end_call(void)

@@ -266,7 +266,7 @@ static void wait_released(unsigned sent)
         struct msghdr msg = {.msg_control = control, .msg_controllen = sizeof(control)};
         struct sock_extended_err *err;
 
-        x_must(poll(&poll_error, 1, 10000) == 1, "the pages were not released");
+        x_must(poll(&poll_error, 1, 60000) == 1, "the pages were not released");
         if (recvmsg(ends[1], &msg, MSG_ERRQUEUE) < 0)
             continue;
         err = (void *)CMSG_DATA(CMSG_FIRSTHDR(&msg));

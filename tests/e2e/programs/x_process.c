@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* X: processes, threads, signals, futexes and the program's own fault handling, on merged pages. */
+#include "wchan.h"
 #include "x_table.h"
 
 #include <fcntl.h>
@@ -17,7 +18,7 @@
 #define STACK_BYTES (256u * 1024)
 #define STACK_PAGES (STACK_BYTES / PAGE)
 #define COUNTS      2000u
-#define SECONDS     10
+#define SECONDS     60
 
 /* What every child must see, and may do. */
 static void in_child(void)
@@ -261,6 +262,7 @@ static long futex(uint32_t *word, int op, uint32_t value, const struct timespec 
 struct waiting {
     uint32_t *word, old;
     int op;
+    atomic_int tid;
     long slept;
 };
 
@@ -269,6 +271,7 @@ static void *wait_change(void *arg)
     struct waiting *w = arg;
     struct timespec limit = {.tv_sec = SECONDS};
 
+    w->tid = (int)syscall(SYS_gettid);
     while (__atomic_load_n(w->word, __ATOMIC_SEQ_CST) == w->old) {
         if (futex(w->word, w->op, w->old, &limit) && errno == ETIMEDOUT) {
             w->slept = -1; /* nobody woke us */
@@ -286,7 +289,8 @@ static void wait_and_wake(int private)
 
     w.old = *w.word;
     x_must(!pthread_create(&thread, NULL, wait_change, &w), "no thread");
-    pause_ms(x_looping ? 20 : 50);
+    wchan_wait(&w.tid, "futex");
+    pause_ms(20);
     __atomic_store_n(w.word, w.old + 1, __ATOMIC_SEQ_CST);
     x_result("woken", futex(w.word, FUTEX_WAKE | private, 1, NULL));
     x_must(!pthread_join(thread, NULL) && !w.slept, "a wake-up was lost");

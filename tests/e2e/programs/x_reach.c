@@ -16,7 +16,7 @@
 #include <sys/uio.h>
 
 #define NEW   7
-#define TRIES 100000u
+#define PATIENCE 60.0 /* seconds; a page is in the air for as long as its agent waits for a processor */
 #define WORD  1u   /* of a page: the one that is written at random */
 #define POKES 128u /* a round */
 #define FRESH 32u  /* rounds after which the region is new again */
@@ -48,9 +48,10 @@ static int open_mem(pid_t pid)
 /* All of it, part by part where a page of it is in the air. */
 static long through_mem(int fd, bool out, const struct job *job)
 {
+    double until = seconds_now() + PATIENCE;
     size_t n = 0;
 
-    for (unsigned tries = 0; n < job->length && tries < TRIES; tries++) {
+    while (n < job->length && seconds_now() < until) {
         off_t at = (off_t)((uintptr_t)job->at + n);
         ssize_t now = out ? pread(fd, box + n, job->length - n, at)
                           : pwrite(fd, box + n, job->length - n, at);
@@ -64,9 +65,10 @@ static long through_mem(int fd, bool out, const struct job *job)
 
 static long traced_words(pid_t pid, bool out, const struct job *job)
 {
+    double until = seconds_now() + PATIENCE;
     size_t n = 0;
 
-    for (unsigned tries = 0; n < job->length && tries < TRIES; tries++) {
+    while (n < job->length && seconds_now() < until) {
         long word;
 
         memcpy(&word, box + n, sizeof(word));
