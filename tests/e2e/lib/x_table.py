@@ -12,7 +12,7 @@ import pytest
 
 from lib import fake_agent, place
 from lib.daemon import Daemon
-from lib.place import HERE, SLACK, longer
+from lib.place import HERE, PATIENCE, NotInTime, longer, patient
 
 LOOP_SECONDS = longer(0.3, 10)  # at least; and until memory was merged and un-merged
 CYCLES = 3
@@ -104,9 +104,10 @@ def merge_and_unmerge(daemon, program):
     """How often pages of the program were seen merged, and were un-merged then."""
     cycles, began = 0, time.monotonic()
     while not speaks(program) and (cycles < CYCLES or time.monotonic() - began < LOOP_SECONDS):
-        if time.monotonic() - began > 60 * SLACK:
-            pytest.fail(f"merged and un-merged only {cycles} times: {daemon.status()} "
-                        f"{daemon.cli('explain', '--json', program.pid, check=False).stdout}")
+        if time.monotonic() - began > patient(PATIENCE):
+            raise NotInTime(f"after {patient(PATIENCE):g} s: merged and un-merged only {cycles} times: "
+                            f"{daemon.status()} "
+                            f"{daemon.cli('explain', '--json', program.pid, check=False).stdout}")
         if daemon.merged_pages(program, program.area) < MIN_PAGES:
             time.sleep(0.005)
             continue
