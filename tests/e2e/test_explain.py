@@ -54,6 +54,16 @@ def wait_explained(daemon, program, right, what):
     return wait_for(lambda: f"not {what}: {explain(daemon, program)}", found)
 
 
+def told(daemon, program):
+    """What `samepage explain` tells a person."""
+    return daemon.cli("explain", program.pid).stdout
+
+
+def wait_told(daemon, program, text):
+    """Its agent may be busy just now."""
+    wait_for(lambda: f"not told: {text}: {told(daemon, program)}", lambda: text in told(daemon, program))
+
+
 def finish(*programs):
     for program in programs:
         program.popen.stdin.close()
@@ -69,7 +79,7 @@ def test_k6_pinned_buffer(daemon, compiled):
     wait_explained(daemon, pinned, lambda answer: PART * 0.9 <= answer["pages"]["pinned"] <= PART + 64 and
                    answer["pages"]["merged"] >= 0.9 * (PAGES - PART), "a part pinned, the rest merged")
     assert daemon.merged_pages(pinned, (pinned.area[0], PART * 4096)) == 0
-    assert "pinned: device or kernel I/O" in daemon.cli("explain", pinned.pid).stdout
+    wait_told(daemon, pinned, "pinned: device or kernel I/O")
     # Of the other program the like of these pages cannot be merged.
     wait_explained(daemon, other, lambda answer: answer["pages"]["partner_refused"] >= PART * 0.9 and
                    answer["pages"]["pinned"] < 64, "a part whose partner was refused")
@@ -82,7 +92,7 @@ def test_k3_volatile_pages(daemon, compiled):
     daemon.wait_merged(written, (written.area[0] + PART * 4096, written.area[1] - PART * 4096))
     wait_explained(daemon, written, lambda answer: answer["pages"]["volatile"] >= PART * 0.5 and
                    answer["pages"]["no_partner"] + answer["pages"]["pinned"] < PART / 4, "a part volatile")
-    assert "volatile: changed within the last passes" in daemon.cli("explain", written.pid).stdout
+    wait_told(daemon, written, "volatile: changed within the last passes")
     finish(written, other)
 
 
@@ -95,7 +105,7 @@ def test_k5_pages_without_a_partner(daemon, compiled):
             answer["pages"]["merged"] >= 0.9 * (PAGES - PART) and
             answer["pages"]["partner_refused"] < 64 and answer["state"] == "merging", "a part alone")
         assert answer["because"] == []
-    assert "no partner" in daemon.cli("explain", programs[0].pid).stdout
+    wait_told(daemon, programs[0], "no partner")
     finish(*programs)
 
 
@@ -121,8 +131,7 @@ def test_exhausted_budget(daemon, compiled):
     wait_for(lambda: f"{[explain(daemon, p) for p in programs]}",
              lambda: max(map(own, programs)) >= PAGES / 4)
     wait_counted(daemon, programs[0], "no_partner", PAGES / 2 * 0.9)
-    wait_for("no budget is named",
-             lambda: any("budget:" in daemon.cli("explain", p.pid).stdout for p in programs))
+    wait_for("no budget is named", lambda: any("budget:" in told(daemon, p) for p in programs))
     finish(*programs)
 
 
@@ -136,7 +145,7 @@ def test_k10_limit(daemon, compiled):
     for program in programs:
         wait_explained(daemon, program, lambda answer: answer["because"] == ["limit_reached"],
                        "at the limit")
-    assert "raise max_kernel_pages" in daemon.cli("explain", programs[0].pid).stdout
+    wait_told(daemon, programs[0], "raise max_kernel_pages")
     finish(*programs)
 
 
@@ -189,7 +198,7 @@ def test_k17_bound_by_mbind(daemon, compiled):
     for program in programs:
         assert policies(program.pid, (program.area[0], 2 * PART * 4096)) == 2 * PART
         assert daemon.merged_pages(program, (program.area[0], 2 * PART * 4096)) == 0
-        assert "bound to nodes" in daemon.cli("explain", program.pid).stdout
+        wait_told(daemon, program, "bound to nodes")
     finish(*programs)
 
 
@@ -230,7 +239,7 @@ def test_k17_attributes_by_name(daemon):
         wait_counted(daemon, program, name, 1 << 20, where="left_alone")
     left = explain(daemon, program)["left_alone"]
     assert left["file"] > 0 and left["stack"] > 0 and left["not_advised"] == 0
-    assert "MADV_WIPEONFORK" in daemon.cli("explain", program.pid).stdout
+    wait_told(daemon, program, "MADV_WIPEONFORK")
 
 
 def test_terabytes_that_are_only_reserved(daemon):
@@ -280,7 +289,7 @@ def test_memory_that_was_not_advised(daemon, compiled):
     programs = start(daemon, compiled, "equal", all=False)
     answer = wait_counted(daemon, programs[0], "not_advised", PAGES * 4096, where="left_alone")
     assert answer["pages"]["tracked"] == 0 and answer["all"] is False
-    assert "samepage run --all" in daemon.cli("explain", programs[0].pid).stdout
+    wait_told(daemon, programs[0], "samepage run --all")
     finish(*programs)
 
 

@@ -50,4 +50,5 @@ def test_x_mremap(daemon, kind, unmerged):
         daemon.set(run=2)
     for program in programs:
         program.say()
-        assert program.line().split()[0] == "right", program.stderr()
+        said = program.line()
+        assert said.split()[0] == "right", (said, program.stderr())
