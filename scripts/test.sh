@@ -120,7 +120,7 @@ run_fuzz() {
 
 run_pytest() {
     echo "== end to end"
-    timeout --foreground -s INT -k 30 900 /usr/bin/python3 -m pytest -q -ra -p no:cacheprovider \
+    timeout --foreground -s INT -k 30 2700 /usr/bin/python3 -m pytest -q -ra -p no:cacheprovider \
         --junitxml "$work/e2e.xml" tests/e2e
     status=$?
     read -r ok bad skip < <(/usr/bin/python3 - "$work/e2e.xml" <<'PY'
