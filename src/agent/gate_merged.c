@@ -107,8 +107,9 @@ static void run_to_zeros(uint64_t start, uint64_t stop, bool may_map)
         memset((void *)start, 0, stop - start);
 }
 
-/* What of [addr, end) is not merged is dropped, by the call that the program made. */
-static void drop_unmerged(uint64_t addr, uint64_t end, long advice)
+/* What of [addr, end) is not merged is dropped, though another thread may have locked it since the program's
+ * call did that. */
+static void drop_unmerged(uint64_t addr, uint64_t end)
 {
     uint64_t start, stop;
 
@@ -116,20 +117,20 @@ static void drop_unmerged(uint64_t addr, uint64_t end, long advice)
         if (!sp_sitemap_next(addr, end, &start, &stop))
             start = stop = end;
         if (start > addr)
-            sp_sys(__NR_madvise, addr, start - addr, advice);
+            sp_sys(__NR_madvise, addr, start - addr, MADV_DONTNEED_LOCKED);
     }
 }
 
 /* The agent can zero what nobody may write. The gate is open meanwhile: frames that show already, where
  * a written page was dropped, may be un-merged for another thread's sake, and are dropped again. */
-static bool zeroed_by_agent(struct sp_gate_pass *pass, uint64_t addr, uint64_t end, long advice)
+static bool zeroed_by_agent(struct sp_gate_pass *pass, uint64_t addr, uint64_t end)
 {
     long ret;
 
     if (!sp_gate.mixed || !sp_sitemap_any(addr, end) || agent_state() != SP_GATE_AGENT)
         return false;
     ret = sp_gate_ask(pass, SP_GATE_ZERO, addr, end);
-    drop_unmerged(addr, end, advice);
+    drop_unmerged(addr, end);
     sp_gate_note(addr, end);
     return ret == 0;
 }
@@ -143,7 +144,7 @@ static long drop(struct sp_gate_pass *pass, const long *a, uint64_t addr, uint64
     uint64_t start, stop, at = addr;
     long ret = native(__NR_madvise, args);
 
-    if ((ret != 0 && ret != -ENOMEM) || zeroed_by_agent(pass, addr, end, a[2]))
+    if ((ret != 0 && ret != -ENOMEM) || zeroed_by_agent(pass, addr, end))
         return ret;
     while (sp_sitemap_next(at, end, &start, &stop)) {
         run_to_zeros(start, stop, may_map);

@@ -559,6 +559,48 @@ static void *refuse(void *arg)
     return arg;
 }
 
+/* Plays an agent that was late: before it could zero the pages it un-merged them for another thread, which
+ * locked them. */
+static void *unmerge_and_lock(void *arg)
+{
+    while (!__atomic_load_n(&stop, __ATOMIC_SEQ_CST)) {
+        struct sp_gate_request *request = sp_gate_next_request();
+
+        if (!request) {
+            sched_yield();
+            continue;
+        }
+        if (request->kind == SP_GATE_ZERO) {
+            char *p = (char *)request->addr;
+            size_t length = request->end - request->addr;
+
+            CHECK(mmap(p, length, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == p);
+            memset(p, 'f', length);
+            CHECK(mlock(p, length) == 0);
+        }
+        sp_gate_request_done(request, 0);
+    }
+    return arg;
+}
+
+/* X: what was dropped is zeros, whoever locks it meanwhile. */
+static void dropped_pages_are_zeros_when_locked_meanwhile(void)
+{
+    char *p = merged_pages(4);
+    pthread_t thread;
+
+    stop = 0;
+    CHECK(pthread_create(&thread, NULL, unmerge_and_lock, NULL) == 0);
+    sp_gate.agent = SP_GATE_AGENT;
+    sp_gate.mixed = 1;
+    CHECK(madvise(p, 4 * PAGE, MADV_DONTNEED) == 0 && all_bytes(p, 4 * PAGE, 0));
+    sp_gate.mixed = 0;
+    sp_gate.agent = SP_GATE_NO_AGENT;
+    __atomic_store_n(&stop, 1, __ATOMIC_SEQ_CST);
+    CHECK(pthread_join(thread, NULL) == 0);
+    CHECK(munmap(p - PAGE, 6 * PAGE) == 0 && sp_sitemap_pages() == 0);
+}
+
 /* X: the kernel, which knows a file's mapping, would add what follows in it. */
 static void frames_do_not_grow(void)
 {
@@ -647,6 +689,7 @@ int main(void)
     pieces_are_moved();
     merged_pages_are_protected_without_agent();
     requests_are_served();
+    dropped_pages_are_zeros_when_locked_meanwhile();
     frames_do_not_grow();
     abandoned_gate_opens();
     puts("ok");
