@@ -190,7 +190,7 @@ class Chaos:
     def _agent(self, numbers):
         worker = self.any_worker()
         agents = worker.agents() if worker else []
-        if not agents:
+        if not agents or not worker.stats.agent_is_killed():
             return False
         agent = self.random.choice(agents)
         for number in numbers:

@@ -13,7 +13,7 @@ THREAD = struct.Struct("<4Q")
 STEP = struct.Struct("<2IQ")
 THREAD_SIZE = THREAD.size + RECENT * STEP.size
 SIZE = HEAD.size + 3 * COUNTS.size + MAX_THREADS * THREAD_SIZE
-PAUSE_AT = 4 * 8
+PAUSE_AT, AGENT_KILLED_AT = 4 * 8, 7 * 8
 
 
 class Stats:
@@ -56,6 +56,13 @@ class Stats:
         data = self._bytes()
         if data:
             struct.pack_into("<Q", data, PAUSE_AT, microseconds)
+
+    def agent_is_killed(self):
+        """To be said before it is done. False if nobody is there yet who could be told."""
+        data = self._bytes()
+        if data:
+            struct.pack_into("<Q", data, AGENT_KILLED_AT, 1)
+        return bool(data)
 
     def counts(self, nops):
         """Three lists: how often each operation was done, could not be then, cannot be here."""

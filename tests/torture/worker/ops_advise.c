@@ -54,6 +54,8 @@ static int advise(struct block *b, uint32_t first, uint32_t n, int advice, uint6
 
     if (!ret || lacking(what))
         return ret;
+    if (advice == MADV_WIPEONFORK && errno == EINVAL && agent_killed())
+        return -1;
     if (!may_refuse(advice) || (errno != EINVAL && errno != EAGAIN && errno != EBUSY))
         wrong("madvise failed", what);
     return -1;
@@ -88,14 +90,29 @@ static bool there_and_back(struct block *b, uint64_t *state, int advice, int bac
     return !ret;
 }
 
+/* A call that was refused at memory which another thread had locked: what is before that was dropped, if it
+ * was mapped anew since and so is not locked. */
+static void dropped_in_part(struct block *b, uint32_t first, uint32_t n, const char *what)
+{
+    static const struct page zero = {.kind = KIND_ZERO};
+
+    for (uint32_t i = first; i < first + n; i++)
+        if (page_is(page_at(b, i), &zero))
+            b->page[i] = zero;
+        else
+            page_check(page_at(b, i), &b->page[i], true, what);
+}
+
 static bool dropped(struct block *b, uint64_t *state, int advice, const char *what)
 {
     uint32_t first, n;
 
     block_stretch(b, state, chance(state) % 4 ? 64 : 2048, &first, &n);
     block_check(b, first, n, what);
-    if (advise(b, first, n, advice, state, what))
+    if (advise(b, first, n, advice, state, what)) {
+        dropped_in_part(b, first, n, what);
         return false;
+    }
     if (chance(state) % 4 == 0)
         pause_ms(1);
     block_zeroed(b, first, n, what);
@@ -120,11 +137,11 @@ OP(op_free)
 {
     static const struct page zero = {.kind = KIND_ZERO};
     uint32_t first, n;
+    int ret;
 
     block_stretch(b, state, 256, &first, &n);
     block_check(b, first, n, "before madvise-free");
-    if (advise(b, first, n, MADV_FREE, state, "madvise-free"))
-        return false;
+    ret = advise(b, first, n, MADV_FREE, state, "madvise-free"); /* refused, it may be done in part */
     for (uint32_t i = first; i < first + n; i++)
         if (!page_is(page_at(b, i), &zero) && !page_is(page_at(b, i), &b->page[i]))
             page_check(page_at(b, i), &b->page[i], true, "madvise-free");
@@ -132,7 +149,7 @@ OP(op_free)
     for (uint32_t i = first; i < first + n; i++)
         block_rewrite(b, i, page_chosen(b, i, state));
     block_check(b, first, n, "written after madvise-free");
-    return true;
+    return !ret;
 }
 
 /* Private anonymous memory refuses it. */
@@ -278,8 +295,7 @@ OP(op_wipeonfork)
     pause_ms((unsigned)chance(state) % 4);
     if (!ret)
         forked_without(a, b, first, n, true, "madvise-wipeonfork");
-    if (!ret || errno == ENOMEM)
-        advise_back(b, first, n, MADV_KEEPONFORK, "madvise-keeponfork");
+    advise_back(b, first, n, MADV_KEEPONFORK, "madvise-keeponfork");
     block_check(b, first, n, "madvise-keeponfork");
     return !ret;
 }
@@ -292,8 +308,12 @@ OP(op_guard)
 
     block_stretch(b, state, 32, &first, &n);
     ret = advise(b, first, n, MADV_GUARD_INSTALL, state, "madvise-guard");
-    if (ret)
+    if (ret) {
+        while (madvise(page_at(b, first), (size_t)n * PAGE, MADV_GUARD_REMOVE) && errno != EINVAL)
+            pause_ms(10);
+        dropped_in_part(b, first, n, "madvise-guard");
         return false;
+    }
     pause_ms((unsigned)chance(state) % 3);
     for (uint32_t i = first; i < first + n; i++)
         if (write(a->pipe[1], page_at(b, i), 8) != -1 || errno != EFAULT)

@@ -67,7 +67,8 @@ struct thread_stats {
 struct stats {
     uint64_t magic, nops, nthreads, wrong;
     uint64_t pause_us; /* the driver's: between two operations */
-    uint64_t pages_checked, enomem, unused;
+    uint64_t pages_checked, enomem;
+    uint64_t agent_killed; /* the driver's: it kills the agent, or the agent itself will */
     uint64_t count[MAX_OPS];
     uint64_t skipped[MAX_OPS]; /* could not be done then: the block was pinned, memory short */
     uint64_t missing[MAX_OPS]; /* could not be done here at all */
@@ -153,6 +154,12 @@ void block_stretch(const struct block *b, uint64_t *state, uint32_t most, uint32
 /* A call failed. True if it lacked memory or mappings, where these are kept short; false: error is
  * another. An ENOMEM that nothing explains stops the worker. */
 bool lacking(const char *what);
+
+/* What was merged cannot be un-merged by anybody any more: a known limit, for a few calls. */
+static inline bool agent_killed(void)
+{
+    return __atomic_load_n(&stats->agent_killed, __ATOMIC_SEQ_CST);
+}
 
 /* ops.c */
 /* false and true do as well for the first two. */
