@@ -176,7 +176,8 @@ class Daemon:
 
         wait_for(lambda: f"{program.name}: only {self.merged_pages(program, area, pid)} of "
                          f"{area[1] // 4096} pages are merged: {self.status()} "
-                         f"{self.cli('ps', check=False).stdout} {program.stderr()}", enough, timeout)
+                         f"{self.cli('ps', check=False).stdout} {program.stderr()} "
+                         f"{self.cli('explain', pid or program.pid, check=False).stdout}", enough, timeout)
 
     # The end.
 
