@@ -35,6 +35,7 @@ struct remap {
     uint64_t to;        /* where it is to be, if MREMAP_FIXED says so */
     long flags;
     uint32_t attributes;
+    bool tracked; /* some of the old range may be, by what is left of an agent */
 };
 
 static long native(const struct remap *r)
@@ -86,26 +87,39 @@ static void carry_sites(uint64_t addr, uint64_t end, uint64_t to)
 }
 
 /*
+ * Is [from, from + length) one mapping? Only one can grow; this one has no room to, because what follows is
+ * mapped. The kernel looks at that first.
+ */
+static bool is_one_mapping(uint64_t from, uint64_t length)
+{
+    return sp_sys(__NR_msync, from + length, sp_gate.page_size, MS_ASYNC) == 0 &&
+           sp_sys(__NR_mremap, from, length, length + sp_gate.page_size, 0) != -EFAULT;
+}
+
+/* What of [from, from + length) is surely one mapping: at least a page. */
+static uint64_t one_mapping(uint64_t from, uint64_t length)
+{
+    while (length > sp_gate.page_size && !is_one_mapping(from, length))
+        length = (length / 2) & ~((uint64_t)sp_gate.page_size - 1);
+    return length;
+}
+
+/*
  * Moves [from, from + length) mapping by mapping, for kernels that move one only, and where one is tracked
- * by an agent that died. Where a mapping ends is found by halving. *done is how much is at its new place.
- * Never by copying the bytes: the pages themselves may lie in a pipe (gate_splice.c), or be pinned.
+ * by an agent that died. Kernels since 6.17 would move those before it, and then fail: so never more
+ * than one at a time. *done is how much is at its new place. Never by copying the bytes: the pages
+ * themselves may lie in a pipe (gate_splice.c), or be pinned.
  */
 static long move_pieces(uint64_t from, uint64_t length, long flags, uint64_t to, uint64_t *done)
 {
-    uint64_t piece = length;
-
     *done = 0;
     while (*done < length) {
+        uint64_t piece = one_mapping(from + *done, length - *done);
         long ret = sp_sys(__NR_mremap, from + *done, piece, piece, flags, to + *done);
 
-        if (ret == -EFAULT && piece > sp_gate.page_size) {
-            piece = (piece / 2) & ~((uint64_t)sp_gate.page_size - 1);
-            continue;
-        }
         if (sp_is_err(ret))
             return ret;
         *done += piece;
-        piece = length - *done;
     }
     return (long)to;
 }
@@ -137,9 +151,10 @@ static void empty_old_place(const struct remap *r, uint64_t end)
 static long move_all(const struct remap *r, uint64_t to, uint64_t end)
 {
     uint64_t length = end - r->addr;
-    long ret = sp_sys(__NR_mremap, r->addr, length, length,
-                      MOVE | (r->flags & MREMAP_DONTUNMAP), to);
+    long ret = -EFAULT;
 
+    if (!r->tracked || (r->attributes & SP_RANGE_OTHER))
+        ret = sp_sys(__NR_mremap, r->addr, length, length, MOVE | (r->flags & MREMAP_DONTUNMAP), to);
     if (ret == -EFAULT && !(r->attributes & SP_RANGE_OTHER))
         ret = move_each(r, to, end);
     if (sp_is_err(ret))
@@ -272,7 +287,7 @@ static void prepare(struct remap *r)
     if (attributes == -ESRCH)
         attributes = sp_gate.attributes | SP_RANGE_RW;
     r->attributes = sp_is_err(attributes) ? SP_RANGE_OTHER | SP_RANGE_RW : (uint32_t)attributes;
-    sp_gate_ask(r->pass, SP_GATE_UNTRACK, r->addr, r->end);
+    r->tracked = sp_gate_ask(r->pass, SP_GATE_UNTRACK, r->addr, r->end) != 0;
     sp_gate_note(r->addr, r->end);
     if (r->flags & MREMAP_FIXED)
         sp_gate_note(r->to, r->to + r->length);

@@ -2,7 +2,12 @@
 """X: mremap moves and grows memory that is merged, or was and is not any more, as it does memory that
 never was: un-merging leaves many mappings, which the kernel's own mremap refuses."""
 
+import os
+import signal
+
 import pytest
+
+from lib.place import wait_for
 
 SOURCE = """
 import ctypes, sys
@@ -48,6 +53,24 @@ def test_x_mremap(daemon, kind, unmerged):
         daemon.wait_merged(program, area, 0.8)
     if unmerged:
         daemon.set(run=2)
+    for program in programs:
+        program.say()
+        said = program.line()
+        assert said.split()[0] == "right", (said, program.stderr())
+
+
+@pytest.mark.parametrize("kind", ["move", "in place", "fixed", "shrink"])
+def test_x_mremap_without_agent(daemon, kind):
+    """D3: some of the mappings are tracked still, by what the keeper holds of an agent that was killed, like
+    its daemon: nobody can end that."""
+    programs = [daemon.run("/usr/bin/python3", "-c", SOURCE, kind, i) for i in (1, 2)]
+    areas = [program.region() for program in programs]
+    for program, area in zip(programs, areas):
+        daemon.wait_merged(program, area, 0.8)
+    daemon.kill()
+    for agent in programs[0].agents():
+        os.kill(agent, signal.SIGKILL)
+    wait_for("its agent lives", lambda: not programs[0].agents())
     for program in programs:
         program.say()
         said = program.line()
