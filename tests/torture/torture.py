@@ -21,6 +21,7 @@ from driver.world import World, Wrong  # noqa: E402
 WELL, FAILED, INTERRUPTED = 0, 1, 130
 SANITIZED_SHARE = 0.1  # of the time, for the fuzz targets and the sanitizers
 TELL_EVERY = 15  # seconds
+LONGER = 3  # times as long at most, until everything was done once
 
 
 def parse(argv):
@@ -70,6 +71,11 @@ def tell(options, text):
     print(text, file=sys.stderr if options.json else sys.stdout, flush=True)
 
 
+def goes_on(options, chaos, passed, seconds):
+    """A short run goes on until every action was done once: which can be when is the machine's luck."""
+    return passed < seconds or (passed < LONGER * seconds and not options.calm and not chaos.all_done())
+
+
 def torture(options, world, chaos, seconds):
     """The main part; raises Wrong."""
     began, told = time.monotonic(), time.monotonic()
@@ -77,7 +83,7 @@ def torture(options, world, chaos, seconds):
     world.start_daemon()
     world.cli("set", "pages_to_scan=100000")
     world.cli("set", "sleep_millisecs=0")
-    while time.monotonic() - began < seconds:
+    while goes_on(options, chaos, time.monotonic() - began, seconds):
         chaos.fill()
         if not options.calm:
             chaos.act()

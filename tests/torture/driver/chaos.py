@@ -75,9 +75,13 @@ class Chaos:
             self.world.add_worker(self.how(cgroup=group, short=bool(group)))
 
     def replace(self, worker, **fixed):
+        """Another in its place: in the cgroup, if it was in it, or none would ever be short of memory."""
+        group = worker.how["cgroup"]
         worker.end()
         self.forget(worker)
-        return self.world.add_worker(self.how(**fixed))
+        if group:
+            memory_limit(group, None)
+        return self.world.add_worker(self.how(**{"cgroup": group, "short": bool(group), **fixed}))
 
     def forget(self, worker):
         for known in (self.retire, self.limits, self.stops):
@@ -119,6 +123,10 @@ class Chaos:
             self.counts[name] += 1
         elif not self.counts[name]:
             self.deck.insert(0, name)  # not now
+
+    def all_done(self):
+        """Was every action done that can be?"""
+        return not {*self.deck} - {*self.impossible()}
 
     def impossible(self):
         """{action: why it cannot be done here}."""
@@ -220,7 +228,7 @@ class Chaos:
         worker = self.any_worker(lambda w: time.monotonic() - w.started > 5)
         if not worker:
             return False
-        self.replace(worker, cgroup=worker.how["cgroup"], short=bool(worker.how["cgroup"]))
+        self.replace(worker)
         return True
 
     def kill_worker(self):

@@ -302,7 +302,7 @@ class World:
         self.poll()
         if self.daemon:
             self.stop_daemon()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while self.left():
             if time.monotonic() > deadline:
                 raise Wrong(f"left when all had ended: "
