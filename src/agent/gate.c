@@ -18,18 +18,24 @@
 #include "wire.h"
 
 struct sp_gate sp_gate;
-uint32_t sp_gate_agent_tid = 1;
+uint32_t sp_gate_agent_tid = 1, sp_gate_agent_known;
 bool sp_gate_no_ksm;
 uint64_t sp_gate_brk;
 
 /* Counts forks from the first process to this one. */
 static uint32_t generation;
 
+/* Is the agent dead, though no daemon has it that could say so? Without a daemon it has lifted nothing. */
+static bool died_alone(void)
+{
+    return !sp_load(&sp_gate_agent_tid) && !sp_load(&sp_gate_agent_known);
+}
+
 /* Touches the wait page, which blocks while it is missing. False: the agent is dead (D2), and the
  * gate is open for good. */
 static bool wait_a_little(void)
 {
-    if (*sp_gate.wait_page != SP_WAIT_PAGE_ABANDONED) {
+    if (*sp_gate.wait_page != SP_WAIT_PAGE_ABANDONED && !died_alone()) {
         sp_relax();
         return true;
     }

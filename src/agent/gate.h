@@ -150,6 +150,8 @@ struct sp_gate {
 extern struct sp_gate sp_gate;
 /* Of the agent that was started last: the kernel clears it when that ends, however it ends. */
 extern uint32_t sp_gate_agent_tid;
+/* A daemon has it, and puts right what it leaves. Set by the agent, which lifts nothing while it is 0. */
+extern uint32_t sp_gate_agent_known;
 
 /*
  * Patches every gated site of libc and ld.so, after checking all of them: on any doubt nothing is

@@ -85,6 +85,7 @@ void sp_link_drop(void)
     if (sp_agent.shm)
         sp_sys(__NR_munmap, sp_agent.shm, sp_agent.shm_bytes);
     sp_agent.shm = 0;
+    __atomic_store_n(&sp_gate_agent_known, 0, __ATOMIC_SEQ_CST);
 }
 
 int sp_link_dial(void)
@@ -137,6 +138,7 @@ static int take_welcome(const struct sp_welcome *w, int fd)
     sp_sys(__NR_madvise, ret, w->shm_bytes, MADV_DONTFORK_ADVICE);
     sp_agent.shm = (uint64_t)ret;
     sp_agent.shm_bytes = w->shm_bytes;
+    __atomic_store_n(&sp_gate_agent_known, 1, __ATOMIC_SEQ_CST);
     sp_agent.seed = w->seed;
     return 0;
 }

@@ -328,6 +328,7 @@ static void start_forked(void)
 static void forget_parent(void)
 {
     sp_agent.shm = 0;
+    sp_gate_agent_known = 0;
     memset(sp_agent.view, 0, sizeof(sp_agent.view));
     sp_agent.nranges = 0;
     sp_agent.ranges_at_us = 0;

@@ -632,6 +632,13 @@ static void abandoned_gate_opens(void)
     CHECK(munmap(map_pages(1), PAGE) == 0);
     CHECK(sp_gate.agent == SP_GATE_NO_AGENT && !sp_gate.closed && sp_gate.waiters == 0);
     *sp_gate.wait_page = 0;
+    /* Or the kernel, where no daemon knows of the agent. */
+    CHECK(sp_gate_close(100000));
+    sp_gate.agent = SP_GATE_AGENT;
+    sp_gate_agent_tid = 0;
+    CHECK(munmap(map_pages(1), PAGE) == 0);
+    CHECK(sp_gate.agent == SP_GATE_NO_AGENT && !sp_gate.closed && sp_gate.waiters == 0);
+    sp_gate_agent_tid = 1;
 }
 
 static double nanoseconds(void)
