@@ -25,10 +25,16 @@ static struct {
 } unseen[UNSEEN];
 static uint32_t nunseen;
 static uint32_t code; /* sp_gate.code when the reading began */
+static uint32_t asks; /* sp_gate.asks then */
+static bool asked;    /* and it was another one when the reading before that began */
 static bool all_seen;
 
 void sp_code_look_begin(void)
 {
+    uint32_t now = __atomic_load_n(&sp_gate.asks, __ATOMIC_SEQ_CST);
+
+    asked = now != asks;
+    asks = now;
     code = __atomic_load_n(&sp_gate.code, __ATOMIC_SEQ_CST);
     nunseen = 0;
     all_seen = true;
@@ -98,10 +104,14 @@ static bool went_unseen(uint32_t epoch, uint64_t start, uint64_t end)
     return (hole.found || hole.at < end) && !sp_gate_changed_from(epoch, start, end);
 }
 
-/* Ranges of which nothing is left: a part alone may be too small now to be looked after. */
+/*
+ * Ranges of which nothing is left: a part alone may be too small now to be looked after. Not if a call
+ * asked the agent for something since the reading before this began: it may have said what it changes
+ * before that, and have done it afterwards.
+ */
 static void look_for_gone(uint32_t epoch, const struct sp_range *old, uint32_t nold)
 {
-    for (uint32_t i = 0; i < nold && !sp_agent.raw_calls; i++)
+    for (uint32_t i = 0; i < nold && !sp_agent.raw_calls && !asked; i++)
         if (!sp_range_of(old[i].start, old[i].end) &&
             !sp_gate_changed_from(epoch, old[i].start, old[i].end) &&
             went_unseen(epoch, old[i].start, old[i].end))

@@ -510,6 +510,7 @@ long sp_gate_ask(struct sp_gate_pass *pass, uint32_t kind, uint64_t addr, uint64
 
     if (!agent_there())
         return -ESRCH;
+    __atomic_fetch_add(&sp_gate.asks, 1, __ATOMIC_SEQ_CST);
     leave(pass);
     since = start_waiting();
     status = ask_and_wait(pass, kind, addr, end, since, &request);
@@ -518,5 +519,6 @@ long sp_gate_ask(struct sp_gate_pass *pass, uint32_t kind, uint64_t addr, uint64
     /* Only now: no lift was in the range meanwhile, nor will be while this thread is inside. */
     if (request && since == sp_load(&generation))
         sp_store(&request->state, SP_REQUEST_FREE);
+    __atomic_fetch_add(&sp_gate.asks, 1, __ATOMIC_SEQ_CST);
     return status;
 }

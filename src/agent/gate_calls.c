@@ -109,6 +109,7 @@ static long ask_give_back(struct sp_gate_pass *pass)
     sp_sys(__NR_rt_sigprocmask, SET_MASK, &all, &old, sizeof(all));
     status = sp_gate_ask(pass, SP_GATE_GIVE_BACK, 0, EVERYTHING);
     sp_agent_finish_plain();
+    sp_gate_note(0, EVERYTHING); /* the gate was open meanwhile, and the call is made after this */
     sp_sys(__NR_rt_sigprocmask, SET_MASK, &old, 0, sizeof(old));
     return status;
 }
@@ -435,6 +436,7 @@ static long call_uffd_register(struct sp_gate_pass *pass, const long *a)
         for (unsigned n = 0; n < RELEASES && end > addr; n++)
             if (sp_gate_ask(pass, SP_GATE_RELEASE, addr, end) != -EAGAIN)
                 break;
+        sp_gate_note(addr, end); /* the gate was open meanwhile */
     }
     return native(__NR_ioctl, a);
 }

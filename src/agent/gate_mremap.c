@@ -256,6 +256,8 @@ static long move_many(const struct remap *r)
 
     if (grows_frames(r))
         sp_merged_unmerge(r->pass, SP_GATE_UNMERGE, r->addr, r->end);
+    if (r->flags & MREMAP_FIXED)
+        sp_gate_note(r->to, r->to + r->length); /* the gate was open meanwhile */
     ret = grows_frames(r) ? -EFAULT : native(r);
     if (sp_is_err(ret))
         return ret;
