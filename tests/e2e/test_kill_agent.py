@@ -43,7 +43,7 @@ def test_d2_agent_dies_in_a_lift(fault_daemon, compiled, point, step):
                  lambda: not program.agents(), 20)
         survives(daemon, program, others)
     assert point == "gate-closed" or daemon.status("repairs") >= 1, daemon.status()
-    sharers.still(daemon, compiled, others)
+    others = sharers.still(daemon, compiled, others)
     for other in others:
         assert other.alive(), other.stderr()
 
@@ -63,7 +63,7 @@ def test_d2_agent_killed_at_random(daemon, compiled):
             os.kill(agents[0], number)
         os.kill(agents[0], signal.SIGKILL)
         survives(daemon, program, others, agents)
-    sharers.still(daemon, compiled, others)
+    others = sharers.still(daemon, compiled, others)
     for other in others:
         assert other.alive(), other.stderr()
 
