@@ -79,7 +79,7 @@ def load_lines(results):
 def estimate_lines(results):
     out = []
     for workload, result in results["workloads"].items():
-        said = result["modes"].get("plain", {}).get("estimate")
+        said = result["modes"].get("samepage", {}).get("estimate")
         if not said:
             continue
         out.append([workload, "estimate", _text(said.get("pages_sharing"), ",.0f"),

@@ -16,26 +16,22 @@ MODES = (("plain", "plain", False), ("samepage", "samepage", False), ("ksmd", "k
 
 
 def estimate(build, workload):
-    """What `samepage estimate` says about the programs; None where there is no such command."""
-    command = [build / "samepage", "estimate"]
-    if subprocess.run([*command, "--help"], capture_output=True, check=False).returncode:
-        return None
-    done = subprocess.run([*command, "--json", *(["--advised"] if workload.advises else []),
-                           *map(str, workload.pids())], capture_output=True, text=True, timeout=300,
-                          check=False)
+    """What `samepage estimate` says about programs that nobody merges yet. It must be the ones that
+    are merged then: what a runtime leaves behind in its memory differs from start to start."""
+    done = subprocess.run([build / "samepage", "estimate", "--json",
+                           *(["--advised"] if workload.advises else []), *map(str, workload.pids())],
+                          capture_output=True, text=True, timeout=300, check=False)
     try:
-        return json.loads(done.stdout) if done.returncode == 0 else {"failed": done.stderr.strip()}
+        said = json.loads(done.stdout) if done.returncode == 0 else {"failed": done.stderr.strip()}
     except ValueError as error:
-        return {"failed": f"its answer is not JSON: {error}"}
+        said = {"failed": f"its answer is not JSON: {error}"}
+    said.pop("processes", None)
+    return said
 
 
 def _plain(place, workload):
     pids = workload.pids()
     out = {"memory_before": measure.memory(place, pids), "mappings_before": measure.mappings(pids)}
-    said = estimate(place.build, workload)
-    if said:
-        said.pop("processes", None)
-        out["estimate"] = said
     out["memory_after"] = out["memory_before"]
     out.update(_figures(workload, "after_merge"))
     out.update(_figures(workload, "at_end"))
@@ -50,6 +46,8 @@ def _merged(place, workload, smart):
     pids, merger = workload.pids(), place.merger
     out = {"memory_before": measure.memory(place, pids), "mappings_before": measure.mappings(pids),
            "cpu_before_seconds": merger.cpu() if merger.name == "samepage" else 0.0}
+    if merger.name == "samepage":
+        out["estimate"] = estimate(place.build, workload)
     out["converge"] = measure.converge(merger)
     out.update(_figures(workload, "after_merge"))
     out["memory_after"] = measure.memory(place, pids)
@@ -57,9 +55,20 @@ def _merged(place, workload, smart):
     out["mappings_after"] = measure.mappings(pids)
     out["counters"] = {key: value for key, value in merger.counters().items()
                        if isinstance(value, (int, float)) and not isinstance(value, bool)}
+    _compare_estimate(out)
     out["idle"] = measure.idle_pass(merger, smart, getattr(workload, "idle_has_target", False))
     out.update(_figures(workload, "at_end"))
     return out
+
+
+def _compare_estimate(out):
+    """What was saved, of what was said before about the same programs. Bytes are those that the cgroup
+    uses less since then, so daemon and agents count with what they grew."""
+    said = out.get("estimate", {})
+    if said.get("pages_sharing"):
+        said["ratio_pages"] = out["counters"]["pages_sharing"] / said["pages_sharing"]
+        if said.get("bytes_saved"):
+            said["ratio_bytes"] = (out["memory_before"] - out["memory_after"]) / said["bytes_saved"]
 
 
 def once(build, tools, workload, mode, smart):
@@ -94,8 +103,3 @@ def derive(modes):
     for name, figures in modes.items():
         if name != "plain" and plain is not None and "memory_after" in figures:
             figures["net_saved"] = plain - figures["memory_after"]
-    said, done = modes.get("plain", {}).get("estimate"), modes.get("samepage")
-    if said and done and "counters" in done and said.get("pages_sharing"):
-        said["ratio_pages"] = done["counters"]["pages_sharing"] / said["pages_sharing"]
-        if said.get("bytes_saved") and "net_saved" in done:
-            said["ratio_bytes"] = done["net_saved"] / said["bytes_saved"]

@@ -80,7 +80,7 @@ def lines(results):
                              f"{'s' if threads != '1' else ''}: nanoseconds added", "at most", 50, value))
     out += _net_lines(results)
     for workload, result in results["workloads"].items():
-        value = _path(result, "modes", "plain", "estimate", "ratio_pages")
+        value = _path(result, "modes", "samepage", "estimate", "ratio_pages")
         if value is not None:
             out.append(_estimate_line(workload, value))
     return out
