@@ -81,7 +81,7 @@ def lines(results):
     out += _net_lines(results)
     for workload, result in results["workloads"].items():
         value = _path(result, "modes", "samepage", "estimate", "ratio_pages")
-        if value is not None:
+        if value is not None and abs(result["modes"]["samepage"]["estimate"]["bytes_saved"]) > LITTLE:
             out.append(_estimate_line(workload, value))
     return out
 

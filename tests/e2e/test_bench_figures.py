@@ -111,6 +111,15 @@ def test_targets_say_what_is_met_and_why_not(bench):
     assert "idle-distinct" not in lines, "what was not measured is no target"
 
 
+def test_an_estimate_of_next_to_nothing_is_no_target(bench):
+    made = results()
+    said = made["workloads"]["redis-made"]["modes"]["samepage"]["estimate"]
+    said.update(pages_sharing=13, bytes_saved=-5 << 20, ratio_pages=0.0)
+    assert "estimate-redis-made" not in {line["name"] for line in bench.targets.lines(made)}
+    said.update(pages_sharing=13000, bytes_saved=50 << 20)
+    assert "estimate-redis-made" in {line["name"] for line in bench.targets.lines(made)}
+
+
 def test_report_has_every_measurement_and_escapes_what_it_shows(bench, tmp_path):
     made = results()
     bench.run.derive(made["workloads"]["redis-made"]["modes"])
