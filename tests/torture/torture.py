@@ -87,7 +87,7 @@ def torture(options, world, chaos, seconds):
         chaos.fill()
         if not options.calm:
             chaos.act()
-        end = time.monotonic() + beat.random() * 0.8
+        end = time.monotonic() + beat.random() * 0.5
         while time.monotonic() < end:
             world.check()
             chaos.due()

@@ -12,7 +12,15 @@ from lib.cgroup import Cgroup
 from .world import send
 
 POINTS = ("lift-moved", "lift-mapped", "gate-closed")
-PAUSES = (0, 0, 200, 1000, 5000)  # microseconds between two operations
+PAUSES = (0, 200, 1000, 5000, 20000)  # microseconds between two operations
+FLOOD_PAUSE = 100000                  # while merging has the machine nearly for itself
+FLOOD_SECONDS = 3, 7
+FLOOD_SHARE = 0.4   # of the time, in runs of more than:
+FLOODS_FROM = 60    # seconds; a short one has each action once, and this, too
+SETTLE_SECONDS = 4    # at most, until nothing more is merged:
+SETTLED = 200         # at most so many pages in
+PASSES_TO_MERGE = 5   # passes: one to see that a page is quiet, more to hash, compare and merge it
+FAST = {"pages_to_scan": 100000, "sleep_millisecs": 0, "max_mappings": 0, "max_kernel_pages": 0}
 
 
 def memory_limit(group, limit):
@@ -37,7 +45,9 @@ class Chaos:
         self.retire = {}  # worker: when it is to be replaced
         self.limits = {}  # worker: when its memory is to be enough again
         self.stops = {}   # worker: when it is to go on
+        self.fast_again = {}  # setting: when nothing is to hold merging up any more
         self.run_again = None
+        self.began, self.flooded = None, 0
         self.cgroup, self.why_no_cgroup = self._make_cgroup()
 
     @staticmethod
@@ -50,8 +60,9 @@ class Chaos:
     WEIGHTS = {
         "run_0": 3, "run_2": 12, "off": 1, "unmerge_process": 4, "budget": 3, "frames": 2, "speed": 2,
         "pace": 8, "kill_daemon": 2, "stop_daemon": 1, "kill_agent": 3, "signal_agent": 2,
-        "kill_agent_in_lift": 2, "end_worker": 3, "kill_worker": 2, "stop_worker": 3, "ask": 3,
-        "memory_short": 3, "mappings_short": 1,
+        "kill_agent_in_lift": 2, "kill_in_run_2": 2, "end_worker": 3, "kill_worker": 2,
+        "stop_worker": 3, "ask": 3, "memory_short": 3, "mappings_short": 1,
+        "flood": 0,  # as FLOOD_SHARE says
     }
 
     @classmethod
@@ -109,16 +120,22 @@ class Chaos:
                 memory_limit(worker.how["cgroup"], None)
                 worker.limited = False
                 del self.limits[worker]
+        for key in [key for key, when in self.fast_again.items() if now >= when]:
+            self._fast(key)
         if self.run_again and now >= self.run_again:
-            self.world.cli("set", "run=1")
-            self.run_again = None
+            self._run_1()
         for worker, when in list(self.retire.items()):
             if now >= when and worker not in self.stops and worker not in self.limits:
                 self.replace(worker)
 
     def act(self):
+        self.began = self.began or time.monotonic()
         name = self.random.choices(list(self.WEIGHTS), list(self.WEIGHTS.values()))[0]
-        name = self.deck.pop() if self.deck else name
+        passed = time.monotonic() - self.began
+        if self.deck:
+            name = self.deck.pop()
+        elif passed > FLOODS_FROM and self.flooded < FLOOD_SHARE * passed:
+            name = "flood"
         if getattr(self, name)() is not False:
             self.counts[name] += 1
         elif not self.counts[name]:
@@ -134,8 +151,24 @@ class Chaos:
 
     # run, and other settings.
 
+    def _run_1(self):
+        self.world.cli("set", "run=1")
+        self.run_again = None
+
     def _run_later(self, seconds):
         self.run_again = time.monotonic() + seconds
+
+    def _fast(self, *keys):
+        for key in keys:
+            self.world.cli("set", f"{key}={FAST[key]}")
+            self.fast_again.pop(key, None)
+
+    def _slow(self, **settings):
+        """For some seconds: for longer, hardly a lift would be there that a kill could hit."""
+        until = time.monotonic() + 1 + 3 * self.random.random()
+        for key, value in settings.items():
+            self.world.cli("set", f"{key}={value}")
+            self.fast_again[key] = until
 
     def run_0(self):
         self.world.cli("set", "run=0")
@@ -159,19 +192,49 @@ class Chaos:
         return True
 
     def budget(self):
-        self.world.cli("set", f"max_mappings={self.random.choice((0, 0, 20, 400, 4000))}")
+        self._slow(max_mappings=self.random.choice((20, 400, 4000)))
 
     def frames(self):
-        self.world.cli("set", f"max_kernel_pages={self.random.choice((0, 0, 0, 200, 5000))}")
+        self._slow(max_kernel_pages=self.random.choice((200, 5000)))
 
     def speed(self):
-        pages, sleep = self.random.choice(((100000, 0), (100000, 0), (1000, 5), (20, 1)))
-        self.world.cli("set", f"pages_to_scan={pages}")
-        self.world.cli("set", f"sleep_millisecs={sleep}")
+        pages, sleep = self.random.choice(((1000, 5), (20, 1)))
+        self._slow(pages_to_scan=pages, sleep_millisecs=sleep)
 
     def pace(self):
         for worker in self.world.workers:
             worker.stats.pause(self.random.choice(PAUSES))
+
+    def _settle(self, end):
+        """Waits until some passes in a row merged nothing more."""
+        end = min(end, time.monotonic() + SETTLE_SECONDS)
+        merged = since = None
+        while time.monotonic() < end:
+            self.world.check()
+            self.due()
+            if self.world.poll():
+                now = self.world.total("pages_merged"), self.world.total("full_scans")
+                if merged is None or now[0] > merged + SETTLED:
+                    merged, since = now
+                elif now[1] >= since + PASSES_TO_MERGE:
+                    return
+            time.sleep(0.05)
+
+    def flood(self):
+        """All is merged and un-merged in turn, as fast as it goes, while the workers do little."""
+        began = time.monotonic()
+        end = began + self.random.uniform(*FLOOD_SECONDS)
+        self._fast(*FAST)
+        while time.monotonic() < end:
+            self.fill()
+            for worker in self.world.workers:
+                worker.stats.pause(FLOOD_PAUSE)
+            self._run_1()
+            self._settle(end)
+            self.world.cli("set", "run=2", may_fail=True)
+        self._run_1()
+        self.pace()
+        self.flooded += time.monotonic() - began
 
     def ask(self):
         worker = self.any_worker()
@@ -183,9 +246,8 @@ class Chaos:
     def _daemon_again(self):
         time.sleep(self.random.random() * 0.5)
         self.world.start_daemon()
-        self.world.cli("set", "pages_to_scan=100000")
-        self.world.cli("set", "sleep_millisecs=0")
-        self.world.cli("set", "run=1")
+        self._fast(*FAST)
+        self._run_1()
 
     def kill_daemon(self):
         self.world.kill_daemon()
@@ -194,6 +256,15 @@ class Chaos:
     def stop_daemon(self):
         self.world.stop_daemon()
         self._daemon_again()
+
+    def kill_in_run_2(self):
+        """The daemon, or an agent, while everything is being un-merged."""
+        asked = self.world.begin("set", "run=2")
+        time.sleep(self.random.random() * 0.1)
+        if self.random.random() < 0.5 or not self.kill_agent():
+            self.kill_daemon()
+        self.world.wait(asked)
+        self._run_later(self.random.random() * 0.2)
 
     def _agent(self, numbers):
         worker = self.any_worker()

@@ -216,6 +216,20 @@ class World:
                         f"{done.stderr.strip()}; samepaged (status {self.daemon.poll()}):\n{self.log()}")
         return done
 
+    def begin(self, *args):
+        """The same, not waited for: whoever waits for it (wait) gets whatever it answers."""
+        return subprocess.Popen([str(a) for a in (self.samepage, *args)], env=self.env,
+                                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                stderr=subprocess.DEVNULL)
+
+    def wait(self, begun, timeout=120):
+        try:
+            begun.wait(timeout)
+        except subprocess.TimeoutExpired:
+            begun.kill()
+            begun.wait()
+            raise Wrong(f"{' '.join(begun.args)} does not end; samepaged says:\n{self.log()}") from None
+
     def poll(self):
         """Takes the daemon's counters; False if it does not answer."""
         done = self.cli("status", "--json", may_fail=True)

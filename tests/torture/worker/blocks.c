@@ -7,8 +7,9 @@
 
 #include "worker.h"
 
-#define BULK_PAGES  2048u
-#define GENERATIONS 3u /* versions that an equal page may have: few, so that workers meet */
+#define BULK_PAGES   2048u
+#define SAME_NUMBERS 16u
+#define GENERATIONS  3u /* versions that an equal page may have: few, so that workers meet */
 
 struct block block[MAX_BLOCKS];
 uint32_t nblocks, nbulk;
@@ -55,7 +56,7 @@ struct page page_chosen(const struct block *b, uint32_t i, uint64_t *state)
         page.version = (uint32_t)(c >> 8);
         break;
     case 5:
-        page.number = (uint32_t)(c >> 40) % 16; /* many equal pages within the process, too */
+        page.number = (uint32_t)(c >> 40) % SAME_NUMBERS; /* many equal ones here, too */
     }
     return page;
 }
@@ -64,6 +65,20 @@ void block_rewrite(struct block *b, uint32_t i, struct page page)
 {
     b->page[i] = page;
     page_fill(page_at(b, i), &page);
+}
+
+void block_refill(struct block *b, uint32_t first, uint32_t n, uint64_t *state)
+{
+    uint32_t longest = n > 256 ? 8 : 4;
+
+    while (n) {
+        struct page page = page_chosen(b, first, state);
+
+        for (uint32_t alike = 1u << chance(state) % longest; alike && n; alike--, n--) {
+            block_rewrite(b, first++, page);
+            page.number += page.number >= SAME_NUMBERS;
+        }
+    }
 }
 
 void block_zeroed(struct block *b, uint32_t first, uint32_t n, const char *when)

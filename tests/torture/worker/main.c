@@ -19,7 +19,8 @@
 
 #include "worker.h"
 
-#define SELF_HEAP (8 << 20) /* malloc's, taken at once: the heap's end is op_brk's from then on */
+#define SELF_HEAP   (8 << 20) /* malloc's, taken at once: the heap's end is op_brk's from then on */
+#define FIRST_PAUSE 500       /* microseconds: else whoever is new leaves merging no processor */
 
 struct options options = {.threads = 3, .mib = 32, .directory = "/tmp"};
 struct stats *stats;
@@ -42,6 +43,7 @@ static void map_stats(void)
         fatal("no stats");
     if (fd >= 0)
         close(fd);
+    stats->pause_us = FIRST_PAUSE;
     stats->nops = ops_count();
     stats->nthreads = options.threads;
     __atomic_store_n(&stats->magic, STATS_MAGIC, __ATOMIC_RELEASE);

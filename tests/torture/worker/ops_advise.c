@@ -90,8 +90,8 @@ static bool there_and_back(struct block *b, uint64_t *state, int advice, int bac
     return !ret;
 }
 
-/* A call that was refused at memory which another thread had locked: what is before that was dropped, if it
- * was mapped anew since and so is not locked. */
+/* A call that was refused at memory which another thread had locked: what is before that was
+ * dropped, if it was mapped anew since and so is not locked. */
 static void dropped_in_part(struct block *b, uint32_t first, uint32_t n, const char *what)
 {
     static const struct page zero = {.kind = KIND_ZERO};
@@ -116,8 +116,7 @@ static bool dropped(struct block *b, uint64_t *state, int advice, const char *wh
     if (chance(state) % 4 == 0)
         pause_ms(1);
     block_zeroed(b, first, n, what);
-    for (uint32_t i = first; i < first + n; i++)
-        block_rewrite(b, i, page_chosen(b, i, state));
+    block_refill(b, first, n, state);
     block_check_some(b, state, what);
     return true;
 }
@@ -141,13 +140,13 @@ OP(op_free)
 
     block_stretch(b, state, 256, &first, &n);
     block_check(b, first, n, "before madvise-free");
-    ret = advise(b, first, n, MADV_FREE, state, "madvise-free"); /* refused, it may be done in part */
+    ret =
+        advise(b, first, n, MADV_FREE, state, "madvise-free"); /* refused, it may be done in part */
     for (uint32_t i = first; i < first + n; i++)
         if (!page_is(page_at(b, i), &zero) && !page_is(page_at(b, i), &b->page[i]))
             page_check(page_at(b, i), &b->page[i], true, "madvise-free");
     pause_ms((unsigned)chance(state) % 3);
-    for (uint32_t i = first; i < first + n; i++)
-        block_rewrite(b, i, page_chosen(b, i, state));
+    block_refill(b, first, n, state);
     block_check(b, first, n, "written after madvise-free");
     return !ret;
 }

@@ -73,8 +73,7 @@ OP(op_munmap)
     }
     b->base = map;
     block_zeroed(b, 0, b->npages, "munmap");
-    for (uint32_t i = 0; i < b->npages; i++)
-        block_rewrite(b, i, page_chosen(b, i, state));
+    block_refill(b, 0, b->npages, state);
     return true;
 }
 
@@ -117,8 +116,7 @@ OP(op_munmap_part)
         relocate(b, first, n); /* another thread's mapping lies there by now */
     block_zeroed(b, first, n, "munmap-part");
     block_check_some(b, state, "beside munmap-part");
-    for (uint32_t i = first; i < first + n; i++)
-        block_rewrite(b, i, page_chosen(b, i, state));
+    block_refill(b, first, n, state);
     return true;
 }
 
@@ -133,8 +131,7 @@ OP(op_mmap_fixed)
     if (chance(state) % 2)
         pause_ms(1);
     block_zeroed(b, first, n, "mmap-fixed");
-    for (uint32_t i = first; i < first + n; i++)
-        block_rewrite(b, i, page_chosen(b, i, state));
+    block_refill(b, first, n, state);
     block_check_some(b, state, "beside mmap-fixed");
     return true;
 }
@@ -206,8 +203,7 @@ OP(op_mremap_grow)
     b->base = now;
     b->npages += more;
     block_zeroed(b, old, more, "mremap-grow");
-    for (uint32_t i = old; i < b->npages; i++)
-        block_rewrite(b, i, page_chosen(b, i, state));
+    block_refill(b, old, more, state);
     block_check_some(b, state, "mremap-grow");
     return true;
 }
@@ -297,8 +293,7 @@ OP(op_shmat)
     }
     shmctl(id, IPC_RMID, NULL);
     block_zeroed(b, first, n, "shmat");
-    for (uint32_t i = first; i < first + n; i++)
-        block_rewrite(b, i, page_chosen(b, i, state));
+    block_refill(b, first, n, state);
     block_check(b, first, n, "written shmat");
     while (pages_map(page_at(b, first), n, MAP_FIXED) == MAP_FAILED) {
         failed("shmat: back");

@@ -143,6 +143,8 @@ static inline char *page_at(const struct block *b, uint32_t i)
     return b->base + (size_t)i * PAGE;
 }
 void block_rewrite(struct block *b, uint32_t i, struct page page);
+/* New contents at random, in stretches that are alike: so long runs of frames are found, too. */
+void block_refill(struct block *b, uint32_t first, uint32_t n, uint64_t *state);
 void block_zeroed(struct block *b, uint32_t first, uint32_t n, const char *when);
 void block_check(struct block *b, uint32_t first, uint32_t n, const char *when);
 /* Some of its pages only, where it has many. */
