@@ -19,7 +19,6 @@
 #include "worker.h"
 
 #define TRIES      1000u /* a page in the air gets EIO, for some microseconds */
-#define MAX_LOADS  4096u
 #define CORE_PAGES 128u
 
 /* Reads, or changes, a word of the traced process; where it is in the air, again. */
@@ -163,20 +162,34 @@ static off_t in_core(const Elf64_Phdr *load, unsigned nloads, uint64_t at)
     return 0;
 }
 
+/* The program headers of a core file, for munmap: as many as the process had mappings. */
+static Elf64_Phdr *core_loads(int fd, unsigned *nloads, size_t *size)
+{
+    Elf64_Phdr *load;
+    Elf64_Ehdr head;
+
+    if (pread(fd, &head, sizeof(head), 0) != sizeof(head) || memcmp(head.e_ident, ELFMAG, SELFMAG))
+        wrong("the core file is none", "core-dump");
+    *nloads = head.e_phnum;
+    *size = *nloads * sizeof(*load);
+    load = mmap(NULL, *size + 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (load == MAP_FAILED)
+        return lacking("core-dump") ? NULL : (wrong("mmap failed", "core-dump"), NULL);
+    if (pread(fd, load, *size, (off_t)head.e_phoff) != (ssize_t)*size)
+        wrong("the core file has no program headers", "core-dump");
+    return load;
+}
+
 static void core_check(struct actor *a, struct block *b, int fd)
 {
-    static __thread Elf64_Phdr load[MAX_LOADS];
     static const struct page zero = {.kind = KIND_ZERO};
     static const char zeros_page[PAGE];
-    Elf64_Ehdr head;
-    unsigned zeros = 0;
+    unsigned nloads, zeros = 0;
+    size_t size;
+    Elf64_Phdr *load = core_loads(fd, &nloads, &size);
 
-    if (pread(fd, &head, sizeof(head), 0) != sizeof(head) || head.e_phnum > MAX_LOADS ||
-        pread(fd, load, head.e_phnum * sizeof(load[0]), (off_t)head.e_phoff) !=
-            (ssize_t)(head.e_phnum * sizeof(load[0])))
-        wrong("the core file is none", "core-dump");
-    for (uint32_t i = 0; i < b->npages; i++) {
-        off_t where = in_core(load, head.e_phnum, (uintptr_t)page_at(b, i));
+    for (uint32_t i = 0; load && i < b->npages; i++) {
+        off_t where = in_core(load, nloads, (uintptr_t)page_at(b, i));
 
         if (!where && page_is(&zeros_page, &b->page[i]))
             continue; /* memory that was only read is left out */
@@ -186,6 +199,8 @@ static void core_check(struct actor *a, struct block *b, int fd)
             continue; /* known limit: in the air in that microsecond; one lift's pages at most */
         page_check(a->buffer, &b->page[i], true, "core-dump");
     }
+    if (load)
+        munmap(load, size + 1);
 }
 
 /* Of all memory only the block: a core file of everything takes too long. */
