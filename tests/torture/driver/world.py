@@ -15,7 +15,8 @@ from .stats import Stats
 
 HANG_MS = 180000  # an operation takes some seconds on a machine that is very busy
 PAGES = ("pages_lifted", "pages_put_back", "pages_merged", "pages_unmerged")
-SUMS = PAGES + ("repairs", "takeovers", "merge_changed", "merge_pinned", "merge_gone", "merge_fork",
+KEPT = ("repairs", "takeovers")  # a daemon that takes over goes on counting these
+SUMS = PAGES + KEPT + ("merge_changed", "merge_pinned", "merge_gone", "merge_fork",
                 "merge_attributes", "merge_mappings", "merge_memory", "full_scans")
 
 
@@ -182,6 +183,7 @@ class World:
         self.daemon, self.workers, self.made = None, [], 0
         self.sums = {key: 0 for key in SUMS}  # of daemons that are gone
         self.last = {}
+        self.kept = {key: 0 for key in KEPT}  # as last read
         self.done = [[0] * len(self.ops) for _ in range(3)]  # of workers that are gone
         self.pages_checked = self.enomem = 0
 
@@ -239,11 +241,14 @@ class World:
         if status["daemon_pid"] != self.daemon.pid:
             return False
         self.last = status
+        for key in KEPT:
+            self.sums[key] += status[key] - (self.kept[key] if status[key] >= self.kept[key] else 0)
+            self.kept[key] = status[key]
         return True
 
     def _daemon_gone(self):
         for key in SUMS:
-            self.sums[key] += self.last.get(key, 0)
+            self.sums[key] = self.total(key)
         self.last = {}
 
     def kill_daemon(self):
@@ -264,7 +269,7 @@ class World:
         self._daemon_gone()
 
     def total(self, key):
-        return self.sums[key] + self.last.get(key, 0)
+        return self.sums[key] + (0 if key in KEPT else self.last.get(key, 0))
 
     # The workers.
 
