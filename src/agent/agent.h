@@ -76,6 +76,7 @@ struct sp_agent {
     bool running; /* the agent process is up: its program's threads may be doing anything */
     bool serving; /* in sp_serve_gate() */
     bool daemon_unmerges; /* it knows which pages are no sites any more */
+    bool unmerges_written; /* in sp_unmerge_written() */
 
     /* Ranges. */
     struct sp_range *range; /* SP_AGENT_RANGES of them, in the arena, ascending */
@@ -207,8 +208,8 @@ long sp_range_map(uint64_t addr, uint64_t length, uint64_t at);
  * to it: its SP_RANGE_ attributes. Reads the mappings if it must. -EFAULT: it is not. */
 long sp_range_attributes(uint64_t addr, uint64_t end);
 /* Ends the tracking of [addr, end), so that the kernel treats its mappings as it did the one that they
- * were. It begins again when sp_gate.moving is 0. */
-void sp_range_untrack(uint64_t addr, uint64_t end);
+ * were. It begins again when sp_gate.moving is 0. 0, or a negative errno: some of it may be tracked still. */
+int sp_range_untrack(uint64_t addr, uint64_t end);
 /* The range that holds [addr, end) whole, or NULL. */
 const struct sp_range *sp_range_of(uint64_t addr, uint64_t end);
 uint32_t sp_mappings_budget(void);

@@ -335,7 +335,9 @@ static void forget_parent(void)
     sp_agent.leave = false;
     sp_agent.arena_filled = false;
     sp_agent.raw_done = false;
-    sp_agent.serving = false; /* the parent's agent may have been, when the program forked */
+    /* The parent's agent may have been at it, with the gate open, when the program forked. */
+    sp_agent.serving = sp_agent.daemon_unmerges = sp_agent.unmerges_written = false;
+    sp_gate_parked = 0;
     sp_fault_set("");
 }
 

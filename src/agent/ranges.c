@@ -416,12 +416,12 @@ long sp_range_attributes(uint64_t addr, uint64_t end)
     return p.attributes | p.anonymous;
 }
 
-void sp_range_untrack(uint64_t addr, uint64_t end)
+int sp_range_untrack(uint64_t addr, uint64_t end)
 {
     struct uffdio_range range = {.start = addr, .len = end - addr};
 
-    sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_UNREGISTER, &range);
     sp_agent.ranges_vm = 0; /* read the mappings again, and track them, at the next look */
+    return (int)sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_UNREGISTER, &range);
 }
 
 long sp_range_map(uint64_t addr, uint64_t length, uint64_t at)

@@ -26,11 +26,8 @@
  * the program makes meanwhile could land there and be unmapped with it. */
 #define MREMAP_PUT 7
 
-/* Written pages too: sp_unmerge_written(). */
-static bool with_written;
-
-/* Which of the pages still are the frame's: bit i for page i. */
-static uint64_t frames_of(uint64_t addr, uint32_t npages)
+/* Which of the pages still are the frame's: bit i for page i. 0, or a negative errno: that cannot be told. */
+static int frames_of(uint64_t addr, uint32_t npages, uint64_t *frames)
 {
     struct sp_page_region region[SP_LIFT_PAGES];
     struct sp_pm_scan_arg arg = {
@@ -48,11 +45,12 @@ static uint64_t frames_of(uint64_t addr, uint32_t npages)
     uint64_t own = 0;
 
     if (sp_is_err(n))
-        return 0;
+        return -ENOMEM; /* what the kernel lacks for the look */
     for (long r = 0; r < n; r++)
         for (uint64_t p = region[r].start; p < region[r].end; p += sp_agent.page_size)
             own |= 1ull << ((p - addr) >> sp_agent.page_shift);
-    return ~own & (npages == 64 ? ~0ull : (1ull << npages) - 1);
+    *frames = ~own & (npages == 64 ? ~0ull : (1ull << npages) - 1);
+    return 0;
 }
 
 /* Puts pages [i, i + n) of the copy over their addresses. */
@@ -112,7 +110,7 @@ static long map_copy(uint64_t addr, uint64_t len)
 {
     long attributes;
 
-    if (!with_written)
+    if (!sp_agent.unmerges_written)
         return sp_range_map(addr, len, 0);
     attributes = sp_range_attributes(addr, addr + len);
     if (sp_is_err(attributes) || (attributes & SP_RANGE_RW) != SP_RANGE_RW ||
@@ -140,7 +138,7 @@ static int unmerge_run(uint64_t addr, uint32_t npages, uint64_t *done)
     struct uffdio_range range = {.start = addr, .len = len};
     struct uffdio_register reg = {.range = range, .mode = UFFDIO_REGISTER_MODE_WP};
     struct uffdio_writeprotect wp = {.range = range, .mode = UFFDIO_WRITEPROTECT_MODE_WP};
-    uint64_t frames;
+    uint64_t frames = ~0ull;
     long copy, ret;
     bool waiting;
 
@@ -168,9 +166,8 @@ static int unmerge_run(uint64_t addr, uint32_t npages, uint64_t *done)
         goto open;
     ret = sp_sys(__NR_ioctl, sp_agent.uffd_sync, UFFDIO_WRITEPROTECT, &wp);
     if (!sp_is_err(ret)) {
-        ret = 0;
         /* What the program wrote may be unreadable by now. */
-        frames = with_written ? ~0ull : frames_of(addr, npages);
+        ret = sp_agent.unmerges_written ? 0 : frames_of(addr, npages, &frames);
         for (uint32_t i = 0; i < npages && !ret; i++)
             if ((frames >> i & 1) &&
                 !sp_peek_copy((void *)(copy + ((long)i << sp_agent.page_shift)),
@@ -228,8 +225,10 @@ out:
 static uint64_t replace_frames(uint64_t a, uint64_t b)
 {
     uint32_t npages = (uint32_t)((b - a) >> sp_agent.page_shift);
-    uint64_t frames = frames_of(a, npages), runs = 0;
+    uint64_t frames, runs = 0;
 
+    if (frames_of(a, npages, &frames))
+        return 0;
     for (uint32_t i = 0; i < npages;) {
         uint32_t n = 0;
 
@@ -330,8 +329,8 @@ int sp_unmerge_written(uint64_t start, uint64_t end)
     uint64_t next, npages;
     int ret;
 
-    with_written = true;
+    sp_agent.unmerges_written = true;
     ret = sp_unmerge(start, end, ~0ull, &next, &npages);
-    with_written = false;
+    sp_agent.unmerges_written = false;
     return ret;
 }
