@@ -131,13 +131,19 @@ OP(op_dontneed_locked)
     return dropped(b, state, MADV_DONTNEED_LOCKED, "madvise-dontneed-locked");
 }
 
-/* Zeros or the old bytes, page by page, until it is written again. */
+/*
+ * Zeros or the old bytes, page by page, until it is written again. Not where a child shares the pages: Linux
+ * (6.18) takes a shared page from the child, too, if the child's is clean, as it is where direct I/O once
+ * read from it, and gives the child zeros when memory gets short (README.md).
+ */
 OP(op_free)
 {
     static const struct page zero = {.kind = KIND_ZERO};
     uint32_t first, n;
     int ret;
 
+    if (__atomic_load_n(&b->stays, __ATOMIC_SEQ_CST))
+        return NOT_NOW;
     block_stretch(b, state, 256, &first, &n);
     block_check(b, first, n, "before madvise-free");
     ret =

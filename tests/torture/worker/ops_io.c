@@ -132,11 +132,13 @@ OP(op_vm_self)
     return true;
 }
 
-/* Through /proc/self/mem. A page that is in the air in that microsecond gets EIO: known, so again.
- */
+#define TRIES    1000u  /* a page in the air gets EIO, for some microseconds, */
+#define TRIES_MS 60000u /* ... or until an agent has a processor again: known */
+
+/* Through /proc/self/mem. */
 static void mem_page(int fd, struct block *b, uint32_t i, void *buffer, bool out)
 {
-    for (unsigned tries = 0; tries < 1000; tries++) {
+    for (unsigned tries = 0; tries < TRIES + TRIES_MS; tries++) {
         long n = out ? pwrite(fd, buffer, PAGE, (off_t)(uintptr_t)page_at(b, i))
                      : pread(fd, buffer, PAGE, (off_t)(uintptr_t)page_at(b, i));
 
@@ -144,6 +146,8 @@ static void mem_page(int fd, struct block *b, uint32_t i, void *buffer, bool out
             return;
         if (n >= 0 || errno != EIO)
             break;
+        if (tries >= TRIES)
+            pause_ms(1);
     }
     wrong("a page can not be had", "proc-mem");
 }

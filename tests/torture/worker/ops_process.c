@@ -125,10 +125,13 @@ OP(op_clone_raw)
 /* A child that stays, and is merged itself; waited for when its place is needed. */
 OP(op_fork_stay)
 {
-    pid_t *place = &a->child[chance(state) % 4];
+    unsigned i = (unsigned)(chance(state) % 4);
+    pid_t *place = &a->child[i];
 
-    if (*place)
+    if (*place) {
         child_wait(*place, "fork-stay", 0);
+        __atomic_sub_fetch(&a->stayed[i]->stays, 1, __ATOMIC_SEQ_CST);
+    }
     *place = fork_with(a, b, 0);
     if (*place < 0) {
         *place = 0;
@@ -138,6 +141,8 @@ OP(op_fork_stay)
         child_works(a, b, state, 30, 10);
         _exit(0);
     }
+    a->stayed[i] = b;
+    __atomic_add_fetch(&b->stays, 1, __ATOMIC_SEQ_CST);
     return true;
 }
 

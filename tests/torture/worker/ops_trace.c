@@ -18,13 +18,16 @@
 
 #include "worker.h"
 
-#define TRIES      1000u /* a page in the air gets EIO, for some microseconds */
+#define TRIES      1000u  /* a page in the air gets EIO, for some microseconds, */
+#define TRIES_MS   60000u /* ... or until an agent has a processor again */
 #define CORE_PAGES 128u
 
 /* Reads, or changes, a word of the traced process; where it is in the air, again. */
 static void word(pid_t pid, int request, void *at, long *value)
 {
-    for (unsigned tries = 0; tries < TRIES; tries++) {
+    for (unsigned tries = 0; tries < TRIES + TRIES_MS; tries++) {
+        if (tries >= TRIES)
+            pause_ms(1);
         errno = 0;
         if (request == PTRACE_POKEDATA) {
             if (!ptrace(request, pid, at, *value))

@@ -49,6 +49,7 @@ struct block {
     uint32_t npages, max_pages;
     uint32_t number; /* of page 0, where the block is filled so that others have it too */
     uint32_t pins; /* rings and pipes that refer to its pages: these must stay the pages they are */
+    uint32_t stays; /* children left by fork-stay that look at its pages; atomically */
     struct page *page; /* max_pages of them */
 };
 
@@ -97,6 +98,7 @@ struct actor {
     struct ring *ring;
     struct spliced *spliced;
     pid_t child[4];
+    struct block *stayed[4]; /* the block of each */
 };
 #define BUFFER_PAGES 64u
 
