@@ -138,11 +138,12 @@ static void sp_merge_fill(struct sp_engine *engine)
 
 /* ---- merging, whatever the targets ---- */
 
-/* Asks one mm. At most SP_BATCH_PAGES targets, ascending. */
+/* Asks one mm. At most SP_BATCH_PAGES targets, ascending. False: there are no results. */
 static bool sp_merge_ask(struct sp_engine *engine, struct sp_target *target, uint32_t n)
 {
     struct sp_merge_page *page = engine->batch->merge;
     struct sp_mm *mm = target->mm;
+    int err;
 
     for (uint32_t i = 0; i < n; i++)
         page[i] = (struct sp_merge_page){.addr = target[i].addr,
@@ -151,7 +152,10 @@ static bool sp_merge_ask(struct sp_engine *engine, struct sp_target *target, uin
                                          .node = engine->merge_across_nodes ? SP_NODE_ANY
                                                                             : target[i].node,
                                          .result = SP_CHANGED};
-    if (engine->ops->merge(engine->ctx, mm->ref, page, n) < 0)
+    err = engine->ops->merge(engine->ctx, mm->ref, page, n);
+    for (uint32_t i = 0; i < n; i++)
+        target[i].lost = err < 0 && err != -EHOSTDOWN;
+    if (err < 0)
         return false;
     for (uint32_t i = 0; i < n; i++) {
         target[i].result = page[i].result < SP_RESULTS ? page[i].result : SP_CHANGED;
@@ -212,7 +216,7 @@ static void sp_merge_apply(struct sp_engine *engine, const struct sp_target *tar
     if (target->result == SP_MERGED)
         sp_merge_accept(engine, target);
     else if (target->result == SP_NOT_ASKED && job)
-        job->maybe_mapped = true;
+        job->maybe_mapped |= target->lost;
     else if (target->result == SP_NOT_ASKED)
         sp_policy_retry_later(target->mm);
     else if (target->result != SP_SHARED_BY_FORK || !job || target->break_fork)

@@ -124,7 +124,8 @@ struct sp_engine_ops {
      * its frame byte for byte while nobody can write it (K6). Neighbouring pages with neighbouring
      * frames cost one mapping. Sets every result. A negative errno: all pages are to be taken as
      * not merged; should some be merged after all (the answer was lost), the mm is removed and
-     * added again by the caller.
+     * added again by the caller. -EHOSTDOWN: the mm was not asked, so none is, and frames that were
+     * made for them are given back as unused.
      */
     int (*merge)(void *ctx, void *mm, struct sp_merge_page *page, unsigned n);
 

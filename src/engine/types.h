@@ -208,6 +208,7 @@ struct sp_target {
     uint8_t break_fork;
     uint8_t node;
     uint8_t result;
+    bool lost; /* it was asked for, and no answer came: it may be merged */
 };
 
 #define SP_NO_JOB    UINT16_MAX

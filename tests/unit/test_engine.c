@@ -257,6 +257,26 @@ static void k7_lost_answer_never_reuses_the_frame(void **state)
     fake_world_free(world);
 }
 
+/* An mm that cannot be asked now maps nothing: a frame that was made for it costs no memory. */
+static void k7_frame_of_an_mm_that_was_not_asked_goes_back(void **state)
+{
+    struct fake_world *world = fake_world_new(WORLD);
+    struct fake_mm *a = fake_mm_new(world, 1, 7);
+
+    fake_passes(world, 2);
+    a->merge_error = -EHOSTDOWN;
+    fake_mm_new(world, 1, 7);
+    fake_passes(world, 3);
+    assert_true(world->fills > 0);
+    assert_int_equal(world->freed_unused, world->fills);
+    assert_int_equal(fake_counters(world).frames, 0);
+    a->merge_error = 0;
+    fake_passes(world, 70);
+    assert_int_equal(fake_counters(world).pages_sharing, 1);
+    fake_check_exact(world);
+    fake_world_free(world);
+}
+
 static void k8_pages_that_only_fork_shares_stay(void **state)
 {
     struct fake_world *world = fake_world_new(WORLD);
@@ -589,6 +609,7 @@ int main(void)
         cmocka_unit_test(k7_failed_second_merge_undoes_first),
         cmocka_unit_test(k7_undo_that_fails_keeps_the_site),
         cmocka_unit_test(k7_lost_answer_never_reuses_the_frame),
+        cmocka_unit_test(k7_frame_of_an_mm_that_was_not_asked_goes_back),
         cmocka_unit_test(k8_pages_that_only_fork_shares_stay),
         cmocka_unit_test(k8_fork_with_different_relatives_is_broken),
         cmocka_unit_test(k8_fork_is_broken_for_a_frame_with_a_site),
