@@ -12,6 +12,7 @@ from lib.cgroup import Cgroup
 from .world import send
 
 POINTS = ("lift-moved", "lift-mapped", "gate-closed")
+LIFTS = 400  # at most, until one is not survived: mostly few, or the worker is gone before
 PAUSES = (0, 200, 1000, 5000, 20000)  # microseconds between two operations
 FLOOD_PAUSE = 100000                  # while merging has the machine nearly for itself
 FLOOD_SECONDS = 3, 7
@@ -290,7 +291,7 @@ class Chaos:
         worker = self.any_worker(lambda w: not w.how["cgroup"])
         if not worker:
             return False
-        fault = f"{self.random.choice(POINTS)}:{self.random.randint(1, 400)}"
+        fault = f"{self.random.choice(POINTS)}:{int(LIFTS ** self.random.random())}"
         worker = self.replace(worker, fault=fault)
         self.retire[worker] = time.monotonic() + 4 + 4 * self.random.random()
         return True

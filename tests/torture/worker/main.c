@@ -44,6 +44,7 @@ static void map_stats(void)
     if (fd >= 0)
         close(fd);
     stats->pause_us = FIRST_PAUSE;
+    stats->agent_killed = getenv("SAMEPAGE_FAULT") != NULL; /* the agent will do it itself */
     stats->nops = ops_count();
     stats->nthreads = options.threads;
     __atomic_store_n(&stats->magic, STATS_MAGIC, __ATOMIC_RELEASE);
