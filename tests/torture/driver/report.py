@@ -34,10 +34,12 @@ def summary(world, chaos, began):
 
 
 def never_ran(result, without):
-    """Names of operations and actions that were not done once, though they can be here."""
+    """Names of operations and actions that were not done once, though they can be here; and of what
+    samepage itself is to do."""
     left_out = [*result["not_here"], *(without or "").split(",")]
     names = [name for name, n in result["operations"].items() if not n["done"]]
     names += [name for name, n in result["actions"].items() if not n]
+    names += [name for name in ("pages_lifted", "pages_merged", "pages_unmerged") if not result[name]]
     return [name for name in names if name not in left_out]
 
 
