@@ -238,6 +238,28 @@ static void memory_short_loses_nothing(void **state)
     }
 }
 
+/* The first segment of buckets is full and there is no memory for a second: rows get longer. */
+static void without_a_second_segment_all_is_found(void **state)
+{
+    struct sp_engine engine;
+    struct sp_table table;
+    uint32_t i = 0;
+
+    begin(&engine, &table);
+    for (; table.home.count < SP_SEGMENT_BUCKETS; i++)
+        put(&engine, &table, i);
+    engine.memory_limit = engine.memory_used; /* not even for a list of two */
+    for (uint32_t last = i + 500; i < last; i++)
+        there[i] = sp_table_insert(&engine, &table, key_of, i) == 0;
+    assert_int_equal(table.home.count, SP_SEGMENT_BUCKETS);
+    check_all(&engine, &table);
+    engine.memory_limit = 0;
+    put(&engine, &table, i);
+    assert_true(table.home.count > SP_SEGMENT_BUCKETS);
+    check_all(&engine, &table);
+    end(&engine, &table);
+}
+
 static void a_number_stands_for_another(void **state)
 {
     struct sp_engine engine;
@@ -286,6 +308,7 @@ int main(void)
         cmocka_unit_test(memory_follows_the_entries),
         cmocka_unit_test(keys_that_are_alike_have_an_end),
         cmocka_unit_test(memory_short_loses_nothing),
+        cmocka_unit_test(without_a_second_segment_all_is_found),
         cmocka_unit_test(a_number_stands_for_another),
         cmocka_unit_test(a_guess_is_mostly_right),
     };
