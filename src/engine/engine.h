@@ -22,7 +22,8 @@
  * scan's answer leads to, planned in match.c (K4, K5) and done in merge.c (K6 to K8); which merges
  * are worth their mappings, policy.c; cursor and passes, engine.c; run and adoption, run.c; frames
  * of one content, chains.c (K14); zero pages, zero.c (K15); NUMA nodes, nodes.c (N); eviction,
- * swap.c (S); memory that goes away, drain.c (H); how many pages to scan, advisor.c (K16).
+ * swap.c (S); memory that goes away, drain.c (H); how many pages to scan, advisor.c (K16). The
+ * table that pages are looked up in, table.c; its memory, buckets.c and memory.c.
  */
 #ifndef SP_ENGINE_ENGINE_H
 #define SP_ENGINE_ENGINE_H
