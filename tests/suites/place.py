@@ -18,7 +18,22 @@ from lib.place import SLACK  # noqa: E402
 
 # What lib's asserts and waits raise where something did not happen.
 FAILURES = (AssertionError, OSError, pytest.fail.Exception)
+# The signals that asked for the end. Where Python drops exceptions, as in what it does after a fork, a
+# handler's is lost: so whoever waits looks here, too.
+ASKED = []
 FULL_SPEED = {"pages_to_scan": 1000000000, "sleep_millisecs": 0}
+
+
+def end_in_order(number, frame):
+    """TERM and HUP clean up as Ctrl-C does."""
+    ASKED.append(number)
+    raise KeyboardInterrupt
+
+
+def go_on():
+    """Unless the end was asked for."""
+    if ASKED:
+        raise KeyboardInterrupt
 
 
 class Place:
@@ -42,8 +57,12 @@ class Place:
         return self
 
     def __exit__(self, kind, error, trace):
-        if kind is None:
-            self.look()
+        try:
+            if kind is None:
+                self.look()
+        except BaseException:
+            self._end()
+            raise
         for log in self.logs:
             self.said += [line for line in text_of(log).splitlines() if line.startswith("samepage:")]
         try:
@@ -69,6 +88,7 @@ class Place:
 
     def look(self):
         """Notes how many pages were merged so far."""
+        go_on()
         if self.merged:
             self.pages_merged = max(self.pages_merged, self.daemon.status("pages_merged"))
 

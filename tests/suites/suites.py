@@ -137,18 +137,14 @@ def tell(row):
             say(f"{row.title}: merged: {where}:\n{text}")
 
 
-def end_in_order(number, frame):
-    """TERM and HUP clean up as Ctrl-C does."""
-    raise KeyboardInterrupt
-
-
 def main():
     args = arguments()
     if args.list:
         print("\n".join(f"{suite.kind} {suite.name}" for suite in args.suites))
         return 0
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, end_in_order)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # of a shell's background, or under nohup
+            signal.signal(number, place.end_in_order)
     os.environ.pop("LD_PRELOAD", None)
     rows = []
     try:
@@ -156,6 +152,7 @@ def main():
             need()
         for _ in range(args.rounds):
             for suite in args.suites:
+                place.go_on()
                 rows.append(run_both(suite, args.build))
     except (pytest.skip.Exception, *place.FAILURES) as error:
         say(str(error))
