@@ -11,9 +11,9 @@ import subprocess
 
 import pytest
 
-from lib.place import wait_for
+from lib.place import A_SECOND, wait_for
 
-CASES = ["handlers", "forks", "cancel", "jump", "exit"]
+CASES = ["handlers", "deep", "forks", "cancel", "jump", "exit"]
 
 
 def start(daemon, compiled, case, how=None):
@@ -56,6 +56,7 @@ def stopped(daemon, compiled):
         partner = daemon.run(compiled("x_rows"), "hold")
         partner.region()
         program = start(daemon, compiled, case)
+        program.partner = partner
         daemon.wait_merged(program, program.area, share=0.98)
         agents.extend(program.agents())
         for agent in agents:
@@ -106,6 +107,24 @@ def test_gate_calls_in_handler_while_waiting(daemon, compiled, stopped):
     assert program.line() == "done"
     merges_again(daemon, compiled, program)
     end(program, 2)
+
+
+def test_gate_killed_while_waiting(daemon, compiled, stopped):
+    """D4: a program is killed while a thread of it waits at the gate: nothing of it is left once its agent
+    can run, and its partner goes on."""
+    program = stopped("wait-call")
+    pid, agents = program.pid, program.agents()
+    program.popen.kill()
+    program.popen.wait()
+    for agent in agents:
+        os.kill(agent, signal.SIGCONT)
+    wait_for(lambda: f"left: {program.processes()}", lambda: not program.processes(), A_SECOND)
+    wait_for("the dead program is still listed", lambda: not daemon.ps(pid), A_SECOND)
+    program.partner.say()
+    program.partner.must_finish(0)
+    fresh = [daemon.run(compiled("x_rows"), "hold") for _ in range(2)]
+    for one in fresh:
+        daemon.wait_merged(one, one.region())
 
 
 CALL = re.compile(rb"^\d+ +(?:<\.\.\. )?(\w+)(?:\(| resumed>)")

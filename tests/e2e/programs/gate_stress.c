@@ -150,6 +150,64 @@ static void handlers_end(void)
 }
 
 /*
+ * deep: the same on a stack of the handler's own, where it is interrupted again and again by itself, in the
+ * middle of its calls (SA_NODEFER).
+ */
+#define DEPTH      24
+#define DEEP_STACK (1024u * 1024u)
+
+static atomic_int depth[THREADS]; /* of each caller */
+static _Thread_local unsigned caller_number;
+
+static void handler_goes_deep(int number)
+{
+    atomic_int *mine = &depth[caller_number];
+    int saved = errno, level = ++*mine;
+    unsigned long n = rnd();
+
+    use_own(n);
+    if (level < DEPTH)
+        must(!pthread_kill(pthread_self(), number), "pthread_kill");
+    use_own(n >> 8);
+    if (n % 8 == 0)
+        touch_used(n >> 8);
+    count += level == DEPTH;
+    must((*mine)-- == level, "a handler that never returned");
+    errno = saved;
+}
+
+static void *call_on_deep(void *arg)
+{
+    stack_t stack = {.ss_sp = region_map(DEEP_STACK / PAGE), .ss_size = DEEP_STACK};
+
+    must(!sigaltstack(&stack, NULL), "sigaltstack");
+    caller_number = (unsigned)(uintptr_t)arg;
+    call_on(arg);
+    return arg;
+}
+
+/* Only who is in no handler is interrupted: else handlers might come faster than they return. */
+static void *send_deep(void *arg)
+{
+    while (!stop) {
+        for (unsigned i = 0; i < THREADS; i++)
+            if (!depth[i])
+                pthread_kill(caller[i], rnd() % 2 ? SIGUSR1 : SIGUSR2);
+        usleep(500);
+    }
+    return arg;
+}
+
+static void deep_start(void)
+{
+    on_signal(SIGUSR1, handler_goes_deep, SA_RESTART | SA_ONSTACK | SA_NODEFER);
+    on_signal(SIGUSR2, handler_goes_deep, SA_RESTART | SA_ONSTACK | SA_NODEFER);
+    for (unsigned i = 0; i < THREADS; i++)
+        must(!pthread_create(&caller[i], NULL, call_on_deep, (void *)(uintptr_t)i), "pthread_create");
+    must(!pthread_create(&sender, NULL, send_deep, NULL), "pthread_create");
+}
+
+/*
  * forks: a process of several threads forks, and so does a handler that interrupts them.
  */
 static void fork_one(void)
@@ -456,6 +514,7 @@ static const struct {
     void (*run)(void); /* or: all of it, after "go" */
 } cases[] = {
     {"handlers", handlers_start, handlers_end, NULL},
+    {"deep", deep_start, handlers_end, NULL},
     {"forks", forks_start, handlers_end, NULL},
     {"cancel", cancel_start, handlers_end, NULL},
     {"jump", jump_start, handlers_end, NULL},
