@@ -4,6 +4,7 @@
  * program runs as if samepage were not there, and one line says why.
  */
 #include <elf.h>
+#include <linux/prctl.h>
 #include <linux/sched.h>
 #include <linux/time_types.h>
 
@@ -151,6 +152,17 @@ static const char *env_get(char **env, const char *name)
         if (sp_starts(*env, name) && (*env)[n] == '=')
             return *env + n + 1;
     return NULL;
+}
+
+/*
+ * Glibc's loader has it. Only that gives a constructor the arguments and the environment: another one's, into
+ * whose program LD_PRELOAD comes because one that is merged started it, leaves what was in the registers.
+ */
+extern void *__libc_stack_end __attribute__((weak, visibility("default")));
+
+static bool is_glibc(void)
+{
+    return &__libc_stack_end != NULL;
 }
 
 /* The auxiliary vector stands behind the environment. */
@@ -312,6 +324,11 @@ __attribute__((constructor, used)) static void sp_start(int argc, char **argv, c
 {
     static char why[300];
 
+    if (!is_glibc()) {
+        sp_sys(__NR_prctl, PR_GET_NAME, sp_agent.comm);
+        say_why("it uses another C library than glibc, into which samepage cannot go");
+        return;
+    }
     if (argc < 1 || !argv[0] || !env || auxv_get(env, AT_SECURE))
         return;
     read_comm(argv[0]);

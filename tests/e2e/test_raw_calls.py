@@ -2,11 +2,13 @@
 """X: a program whose system calls do not all go through the gate is recognised: it runs right, nothing
 is merged in it (any more), and explain says why. Programs that only look like one are merged."""
 
+import pathlib
 import shutil
 import subprocess
 
 import pytest
 
+from lib import place
 from lib.place import wait_for
 
 
@@ -89,6 +91,66 @@ def test_raw_calls_static(daemon, compiled):
     program.say()
     assert program.line() == "done"
     finish(program)
+
+
+CALL = {"munlock": 150, "pkey_mprotect": 329, "shmdt": 67, "remap_file_pages": 216}
+
+
+def changed_libc(folder, function):
+    """A folder with a libc that differs from this machine's by one byte: where the number of the function's
+    system call is loaded, it goes to another register."""
+    path = next(line.split(None, 5)[5].strip() for line in open("/proc/self/maps", encoding="ascii")
+                if "/libc.so.6" in line)
+    text = pathlib.Path(path).read_bytes()
+    site = b"\xb8" + CALL[function].to_bytes(4, "little") + b"\x0f\x05"
+    assert text.count(site) == 1, f"{function}'s call has another form in {path}"
+    (folder / "lib").mkdir()
+    (folder / "lib" / "libc.so.6").write_bytes(text.replace(site, b"\xb9" + site[1:]))
+    return folder / "lib"
+
+
+@pytest.mark.parametrize("function", CALL)
+def test_raw_calls_of_a_changed_libc(daemon, compiled, function):
+    """A libc that is not as it is known: one line names it and what differs, and nothing is merged."""
+    partner(daemon, compiled)
+    env = {"LD_LIBRARY_PATH": str(changed_libc(daemon.directory, function))}
+    program = daemon.run(compiled("raw_calls"), "made", env=env)
+    program.area = program.region()
+    lines = program.samepage_lines()
+    assert len(lines) == 1 and "libc.so.6 (build-id" in lines[0] and f"its {function} " in lines[0], lines
+    scans = daemon.status("full_scans")
+    wait_for("no passes", lambda: daemon.status("full_scans") >= scans + 4)
+    assert daemon.merged_pages(program, program.area) == 0 and not program.agents()
+    told = daemon.cli("explain", program.pid, check=False)
+    assert told.returncode == 1 and "its agent could not start" in told.stderr
+    program.say()
+    assert program.line() == "done"
+    finish(program)
+
+
+MUSL = """
+#include <stdio.h>
+int main(void) { puts("ready"); fflush(stdout); return getchar() == 'g' ? 7 : 1; }
+"""
+
+
+@pytest.mark.skipif(not shutil.which("musl-gcc"), reason="there is no musl (musl-tools)")
+@pytest.mark.parametrize("by_shell", [False, True], ids=["itself", "by-a-shell"])
+def test_raw_calls_musl(daemon, by_shell):
+    """Another C library than glibc: told by samepage run, and explained; started by somebody who is merged
+    it runs as well."""
+    path = daemon.directory / "musl"
+    subprocess.run(["musl-gcc", "-O1", "-x", "c", "-o", path, "-"], input=MUSL, text=True, check=True,
+                   timeout=place.patient(60))
+    program = daemon.run(*(("/bin/sh", "-c", f"{path}; exit $?") if by_shell else (path,)))
+    assert program.line() == "ready", program.stderr()
+    running = next(p for p in program.processes() if p.comm == "musl")
+    told = daemon.cli("explain", running.pid, check=False)
+    assert told.returncode == 1 and "another C library than glibc" in told.stderr, told.stderr
+    lines = program.samepage_lines()
+    assert len(lines) == 1 and "musl" in lines[0] and "another C library" in lines[0], program.stderr()
+    program.say()
+    program.must_finish(7)
 
 
 @pytest.mark.skipif(not shutil.which("go"), reason="there is no Go compiler (golang-go)")
