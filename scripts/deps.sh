@@ -15,13 +15,15 @@ packages=(
     libcmocka-dev python3 python3-pytest
     redis-server redis-tools
 )
+# Without which a few tests are skipped, by name.
+useful=()
 
 kernel=
 for option; do
     case $option in
     --kernel) kernel=yes ;;
     # The fuzz targets are clang's; tests with sanitizers have gcc's runtime with gcc.
-    --tests) packages+=(clang libclang-rt-dev strace gdb musl-tools) ;;
+    --tests) packages+=(clang libclang-rt-dev strace gdb) useful+=(musl-tools) ;;
     # The kernel package makes /boot/vmlinuz-*, initramfs-tools /boot/initrd.img-*; no boot loader.
     --bench) packages+=(qemu-system-x86 linux-image-cloud-amd64 initramfs-tools busybox
         python3-pandas nodejs) ;;
@@ -63,16 +65,23 @@ if ! command -v dpkg-query >/dev/null; then
     exit 0
 fi
 
+is_there() {
+    # A package may be there for several architectures; pkg-config may be provided by pkgconf.
+    case $(dpkg-query -W -f '${Status}\n' "$1" 2>/dev/null || true) in
+    *"ok installed"*) ;;
+    *) [ "$1" = pkg-config ] && command -v pkg-config >/dev/null ;;
+    esac
+}
+
 missing=()
 for package in "${packages[@]}"; do
-    state=$(dpkg-query -W -f '${Status}\n' "$package" 2>/dev/null || true)
-    # A package may be there for several architectures; pkg-config may be provided by pkgconf.
-    case $state in
-    *"ok installed"*) ;;
-    *) if [ "$package" != pkg-config ] || ! command -v pkg-config >/dev/null; then
-        missing+=("$package")
-    fi ;;
-    esac
+    is_there "$package" || missing+=("$package")
+done
+for package in "${useful[@]}"; do
+    if ! is_there "$package" && [ "$(id -u)" -eq 0 ]; then
+        DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "$package" ||
+            echo "not installed: $package (tests that need it are skipped)"
+    fi
 done
 [ ${#missing[@]} -gt 0 ] || exit 0
 
