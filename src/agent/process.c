@@ -149,14 +149,24 @@ static void respect_dumpable(void)
     leave(SP_GATE_NO_AGENT);
 }
 
+/* What is tracked the kernel moves only alone: of many mappings it moves those before it, and then refuses.
+ * The daemon, too, holds the userfaultfd, and closes it when it comes to that. */
+static void end_tracking(void)
+{
+    for (uint32_t i = 0; i < sp_agent.nranges; i++)
+        sp_range_untrack(sp_agent.range[i].start, sp_agent.range[i].end);
+}
+
 /*
  * The program changed its rights: what it shares with others of its user, or could do through us, may be
- * more than it is to have now. It gets its pages back, and no way to the frames stays open.
+ * more than it is to have now. It gets its pages back, and no way to the frames stays open. From then on
+ * its calls are the kernel's alone.
  */
 __attribute__((noreturn)) static void leave_changed(void)
 {
     unmerge_all();
     forget_guards();
+    end_tracking();
     leave(SP_GATE_FILTERED);
 }
 

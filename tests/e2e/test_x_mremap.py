@@ -75,3 +75,31 @@ def test_x_mremap_without_agent(daemon, kind):
         program.say()
         said = program.line()
         assert said.split()[0] == "right", (said, program.stderr())
+
+
+def signal_holders(daemon, number):
+    """The daemon and its keeper: both hold userfaultfds."""
+    for pid in [daemon.pid, *[p.pid for p in daemon.left(keeper=True) if b"--keeper" in p.cmdline.split(b"\0")]]:
+        os.kill(pid, number)
+
+
+def test_x_mremap_under_a_filter(daemon, compiled):
+    """The agent of a program that filters itself is gone, and the gate can do nothing that the program does
+    not ask for: the kernel moves all of the memory, or none. Also before the daemon has seen the end of the
+    agent, whose userfaultfd it holds."""
+    programs = [daemon.run(compiled("move_filtered"), own) for own in (1, 2)]
+    areas = [program.region() for program in programs]
+    for program, area in zip(programs, areas):
+        daemon.wait_merged(program, area, 0.8)
+    signal_holders(daemon, signal.SIGSTOP)
+    try:
+        for program in programs:
+            program.say()
+            assert program.line() == "filtered"
+        for program in programs:
+            wait_for("its agent stays", lambda one=program: not one.agents())
+            program.say()
+            assert program.line() in ("moved", "stayed"), program.stderr()
+            program.must_finish(0)
+    finally:
+        signal_holders(daemon, signal.SIGCONT)
