@@ -3,8 +3,8 @@
  * Putting the gate in: finds the sites, makes sure of each, has them patched.
  *
  * A site is `b8 nr 00 00 00 0f 05` (mov $nr,%eax; syscall) with the number of a gated call, the
- * same with moves between registers in the middle (of which then the last is taken), and the end of
- * the function syscall(). Such bytes count only if decoding from before arrives at them, and
+ * same with moves in the middle (of which then the last is taken), and the end of the function
+ * syscall(). Such bytes count only if decoding from before arrives at them, and
  * nothing jumps into them. No gated number may go into a system call that cannot be patched; and
  * libc and ld.so must be as we know them: every function that ends in a gated call holds a site.
  * Everything loaded must pass, or the process is not merged. What is loaded later (dlopen) is not
@@ -91,6 +91,13 @@ static bool is_libc(const struct sp_elf_object *object)
 static bool is_linker(const struct sp_elf_object *object)
 {
     return sp_starts(object->soname, "ld-linux");
+}
+
+/* It maps and unmaps its rings with calls that have no form for the gate: files, which are shared, and which
+ * nobody merges. */
+static bool is_ring_library(const struct sp_elf_object *object)
+{
+    return sp_starts(object->soname, "liburing.so.");
 }
 
 static bool is_ours(const struct sp_elf_object *object)
@@ -190,7 +197,7 @@ static int check_raw_calls(struct install *in, const struct sp_elf_object *objec
     struct sp_text text;
     uint64_t call;
 
-    if (is_libc(object) || is_linker(object))
+    if (is_libc(object) || is_linker(object) || is_ring_library(object))
         return 0;
     call = sp_raw_call(object->text, object->text_end, true);
     if (!call)

@@ -7,7 +7,8 @@
  * are calls for which it must be taken out of it, by copying (sp_unmerge_written()): then the ring would
  * have the page that was, and the program another. So it is taken out before.
  *
- * Only what comes by syscall(2) is seen: liburing makes its calls by itself.
+ * Seen is what comes by syscall(2), and by calls that have a form for the gate (site_check.c): liburing's,
+ * too. Not what code that is loaded later does; such code is looked at (code_watch.c).
  */
 #include <linux/io_uring.h>
 

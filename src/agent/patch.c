@@ -14,8 +14,8 @@
  *   2: jmp to the site's own syscall                native, no stack touched
  *   3: syscall; rcx = 1b; jmp sp_gate_after_fork    fork
  * The site's own syscall stands where it stood, so that a thread which is cancelled in the call can
- * be unwound: nobody knows the frames of a stub. Only a short head leaves no room for it; then 2 is
- * as 3 begins, and a jump behind the site.
+ * be unwound: nobody knows the frames of a stub. Only a head of less than five bytes leaves no room for
+ * it; then 2 is as 3 begins, and a jump behind the site.
  */
 #include "patch.h"
 
@@ -47,7 +47,11 @@
 #define NEAR ((uint64_t)1 << 30)   /* well within a jump's 2 GiB, whatever the object's size */
 #define STEP ((uint64_t)2 << 20)
 #define JUMP 0xe9u
+#define TRAP 0xccu
+#define NOP  0x90u
 #define RUN_GAP 4u /* pages between two sites that go into one mapping */
+
+static const uint8_t system_call[2] = {0x0f, 0x05};
 
 /* A place for stubs near some sites; its first two words point to the gate. */
 struct area {
@@ -148,30 +152,31 @@ static void put_distance(uint8_t *at, uint64_t from, uint64_t to)
 static void make_stub(uint8_t *code, uint64_t area, const struct sp_patch_site *site)
 {
     static const uint8_t form[] = {
-        0,    0,    0,    0x66, 0x90,    /*  0: the site's head; nop behind a short one */
-        0x48, 0x8d, 0x0d, 6, 0, 0, 0,    /*  5: lea 18(here), %rcx */
-        0xff, 0x25, 0,    0, 0, 0,       /* 12: jmp *area */
-        0xe9, 0,    0,    0, 0,          /* 18: jmp behind the site */
-        0x0f, 0x05,                      /* 23: syscall, or a jmp to the site's */
-        0xe9, 0,    0,    0, 0,          /* 25: jmp behind the site */
-        0x0f, 0x05,                      /* 30: syscall */
-        0x48, 0x8d, 0x0d, 0xeb, 0xff, 0xff, 0xff, /* 32: lea 18(here), %rcx */
-        0xff, 0x25, 0,    0, 0, 0,       /* 39: jmp *area+8 */
+        0x48, 0x8d, 0x0d, 6, 0, 0, 0,    /*  9: lea 22(here), %rcx */
+        0xff, 0x25, 0,    0, 0, 0,       /* 16: jmp *area */
+        0xe9, 0,    0,    0, 0,          /* 22: jmp behind the site */
+        0x0f, 0x05,                      /* 27: syscall, or a jmp to the site's */
+        0xe9, 0,    0,    0, 0,          /* 29: jmp behind the site */
+        0x0f, 0x05,                      /* 34: syscall */
+        0x48, 0x8d, 0x0d, 0xeb, 0xff, 0xff, 0xff, /* 36: lea 22(here), %rcx */
+        0xff, 0x25, 0,    0, 0, 0,       /* 43: jmp *area+8 */
     };
-    _Static_assert(18 + SP_STUB_NATIVE == 23 && 18 + SP_STUB_FORK == 30, "as the entry knows it");
+    _Static_assert(22 + SP_STUB_NATIVE == 27 && 22 + SP_STUB_FORK == 34, "as the entry knows it");
+    _Static_assert(SP_SITE_LONG_HEAD + sizeof(form) <= STUB_BYTES, "a stub has room for it");
     uint64_t behind = sp_site_end(site), stub = site->stub;
 
-    memset(code, 0xcc, STUB_BYTES);
-    memcpy(code, form, sizeof(form));
+    memset(code, TRAP, STUB_BYTES);
+    memset(code, NOP, SP_SITE_LONG_HEAD);
     memcpy(code, (const void *)site->address, site->head);
-    put_distance(code + 14, stub + 18, area);
-    put_distance(code + 19, stub + 23, behind);
-    put_distance(code + 26, stub + 30, behind);
-    if (site->head == SP_SITE_HEAD) {
-        code[23] = JUMP;
-        put_distance(code + 24, stub + 28, behind - 2);
+    memcpy(code + SP_SITE_LONG_HEAD, form, sizeof(form));
+    put_distance(code + 18, stub + 22, area);
+    put_distance(code + 23, stub + 27, behind);
+    put_distance(code + 30, stub + 34, behind);
+    if (site->head >= SP_SITE_HEAD) {
+        code[27] = JUMP;
+        put_distance(code + 28, stub + 32, behind - 2);
     }
-    put_distance(code + 41, stub + 45, area + 8);
+    put_distance(code + 45, stub + 49, area + 8);
 }
 
 static int write_area_head(struct patch *patch, unsigned index)
@@ -252,10 +257,14 @@ static uint64_t file_offset(const struct run *run, uint64_t address)
 
 static int write_jump(const struct patch *patch, const struct run *run, unsigned i)
 {
-    uint8_t code[SP_SITE_MAX] = {JUMP, 0, 0, 0, 0, 0x0f, 0x05};
     const struct sp_patch_site *site = &patch->sites[i];
+    uint8_t code[SP_SITE_MAX];
 
+    memset(code, TRAP, sizeof(code));
+    code[0] = JUMP;
     put_distance(code + 1, site->address + 5, site->stub);
+    if (site->head >= SP_SITE_HEAD)
+        memcpy(code + site->head, system_call, sizeof(system_call));
     return write_at(patch->text, code, site->head + 2, file_offset(run, site->address));
 }
 
@@ -280,11 +289,10 @@ static void write_back(struct patch *patch)
     while (next_run(patch, &run))
         for (unsigned i = run.first; i < run.last; i++) {
             const struct sp_patch_site *site = &patch->sites[i];
-            static const uint8_t syscall[2] = {0x0f, 0x05};
             uint64_t offset = file_offset(&run, site->address);
 
             write_at(patch->text, (const void *)site->stub, site->head, offset);
-            write_at(patch->text, syscall, sizeof(syscall), offset + site->head);
+            write_at(patch->text, system_call, sizeof(system_call), offset + site->head);
         }
 }
 

@@ -10,16 +10,17 @@
 
 /*
  * A site is two instructions, the **head** and the system call itself (2 bytes): mov $nr,%eax or,
- * in libc's syscall(), mov 8(%rsp),%r9, both 5 bytes; elsewhere a move between registers, 3 bytes.
- * Both together have room for a jump.
+ * in libc's syscall(), mov 8(%rsp),%r9, both 5 bytes; elsewhere what stands between the two, if it
+ * does the same at another place. Both together have room for a jump.
  */
 #define SP_SITE_HEAD       5u
-#define SP_SITE_SHORT_HEAD 3u
-#define SP_SITE_MAX        (SP_SITE_HEAD + 2u)
+#define SP_SITE_SHORT_HEAD 3u /* the shortest */
+#define SP_SITE_LONG_HEAD  9u /* the longest */
+#define SP_SITE_MAX        (SP_SITE_LONG_HEAD + 2u)
 
 struct sp_patch_site {
     uint64_t address;
-    uint32_t head; /* bytes: SP_SITE_HEAD or SP_SITE_SHORT_HEAD */
+    uint32_t head; /* bytes: SP_SITE_SHORT_HEAD to SP_SITE_LONG_HEAD */
     uint64_t text; /* start of the mapping that holds it, all of which is code */
     uint64_t stub; /* set by sp_patch_sites() */
 };

@@ -319,8 +319,8 @@ static bool is_raw(const uint8_t *text, const uint8_t *p, const uint8_t *end, bo
         return is_code(text, p, end);
     if (!sp_site_is_gated(number))
         return false;
-    /* mov $n,%eax is what the gate is put before; or it was refused. */
-    return (!patched || (p - text >= 7 && p[-7] == 0x48 && p[-6] == 0xc7)) && is_code(text, p, end);
+    return !(patched && sp_site_is_patched((uint64_t)p, (uint64_t)text, (uint64_t)end)) &&
+           is_code(text, p, end);
 }
 
 uint64_t sp_raw_call(uint64_t text, uint64_t end, bool patched)

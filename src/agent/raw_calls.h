@@ -12,8 +12,8 @@
 
 /*
  * The first system call in [text, end) that may be an address-space call and is not patched; 0: there
- * is none. patched: calls with a gated number right before them are the gate's matter already (those
- * of objects that were there when it was put in). What is no code, but looks like a call, is told
+ * is none. patched: calls before which the gate is put do not count (those of objects that are there when
+ * it is put in). What is no code, but looks like a call, is told
  * from it by what stands around it.
  */
 uint64_t sp_raw_call(uint64_t text, uint64_t end, bool patched);

@@ -135,10 +135,42 @@ static bool load_reaches(const uint8_t *p, const uint8_t *call, const uint8_t **
     return false;
 }
 
-/* A move between two 64-bit registers, three bytes. */
-static bool is_register_move(const uint8_t *p)
+/* Is the operand that this byte describes in a register, or at a place that does not depend on where the
+ * instruction stands? */
+static bool is_fixed_operand(uint8_t modrm)
 {
-    return (p[0] & 0xf8) == 0x48 && (p[1] == 0x89 || p[1] == 0x8b) && p[2] >= 0xc0;
+    return (modrm & 0xc7) != 0x05;
+}
+
+/* Does the instruction do the same at another place? Known are those that compilers put between the load
+ * of a number and its call: moves, lea, and xor of a register with itself. */
+static bool may_stand_elsewhere(const uint8_t *p, unsigned length)
+{
+    const uint8_t *end = p + length;
+
+    if (length < SP_SITE_SHORT_HEAD || length > SP_SITE_LONG_HEAD)
+        return false;
+    if (*p == 0x66)
+        p++;
+    if ((*p & 0xf0) == 0x40)
+        p++;
+    if ((*p & 0xf8) == 0xb8)
+        return true;
+    if (end - p < 2)
+        return false;
+    if (*p == 0x31 || *p == 0x33)
+        return p[1] >= 0xc0;
+    if (*p == 0x89 || *p == 0x8b || *p == 0x8d || *p == 0xc7)
+        return is_fixed_operand(p[1]);
+    return end - p >= 3 && *p == 0x0f && (p[1] == 0x11 || p[1] == 0x29 || p[1] == 0x7f) &&
+           is_fixed_operand(p[2]);
+}
+
+/* io_uring_register: what it does to buffers the gate wants to know (gate_ring.c), but nothing is wrong at
+ * once if it does not. */
+static bool is_wanted(uint32_t nr)
+{
+    return sp_site_is_gated(nr) || nr == __NR_io_uring_register;
 }
 
 /* Looks for the load of a gated number that ends in the system call at call, from near to far. */
@@ -150,7 +182,7 @@ static enum sp_site_found by_load(const uint8_t *call, uint64_t text, uint64_t t
     for (unsigned i = 0; i < LOAD_BEFORE && (uint64_t)p >= text; i++, p--) {
         struct sp_patch_site load = {(uint64_t)p, SP_SITE_HEAD, text, 0};
 
-        if (*p != MOV_EAX || !sp_site_is_gated(load32(p + 1)) || !load_reaches(p, call, &before))
+        if (*p != MOV_EAX || !is_wanted(load32(p + 1)) || !load_reaches(p, call, &before))
             continue;
         if (before == p) {
             *site = load;
@@ -158,13 +190,21 @@ static enum sp_site_found by_load(const uint8_t *call, uint64_t text, uint64_t t
         }
         if (!sp_site_is_code(&load, text_end))
             continue;
-        *site = (struct sp_patch_site){(uint64_t)before, SP_SITE_SHORT_HEAD, text, 0};
-        if (call - before == SP_SITE_SHORT_HEAD && is_register_move(before))
+        *site = (struct sp_patch_site){(uint64_t)before, (uint32_t)(call - before), text, 0};
+        if (may_stand_elsewhere(before, site->head))
             return SP_SITE_FOUND;
         site->address = (uint64_t)call;
-        return SP_SITE_STRAY;
+        return sp_site_is_gated(load32(p + 1)) ? SP_SITE_STRAY : SP_SITE_NONE;
     }
     return SP_SITE_NONE;
+}
+
+bool sp_site_is_patched(uint64_t call, uint64_t text, uint64_t text_end)
+{
+    struct sp_patch_site site;
+
+    return call - text >= SP_SITE_HEAD &&
+           by_load((const uint8_t *)call, text, text_end, &site) == SP_SITE_FOUND;
 }
 
 /* The end of libc's syscall(). */

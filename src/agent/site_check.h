@@ -33,6 +33,9 @@ bool sp_site_is_gated(uint32_t number);
 /* The next system call instruction, or what has its bytes, in [p, end); NULL: there is none. */
 const uint8_t *sp_site_find_call(const uint8_t *p, const uint8_t *end);
 
+/* Does the scan find a site that ends in the system call at call? */
+bool sp_site_is_patched(uint64_t call, uint64_t text, uint64_t text_end);
+
 /* The system call number that the site loads, 0 if it loads none. */
 uint32_t sp_site_number(const struct sp_patch_site *site);
 

@@ -25,3 +25,17 @@ def test_x_io(shared_daemon, compiled, program, row):  # noqa: F811
 @pytest.mark.parametrize("program, row", ROWS, ids=IDS)
 def test_x_io_while_merging(shared_daemon, compiled, program, row):  # noqa: F811
     x_table.while_merging(shared_daemon, compiled(program), row)
+
+
+INLINED = [row for program, row in ROWS if row.startswith("io-uring-registered")]
+
+
+@pytest.mark.parametrize("row", INLINED)
+def test_x_io_inlined(shared_daemon, compiled, row):  # noqa: F811
+    """What liburing registers, not by syscall(2), is kept as well."""
+    x_table.once(shared_daemon, compiled("x_io", "-DURING_INLINE"), row)
+
+
+@pytest.mark.parametrize("row", INLINED)
+def test_x_io_inlined_while_merging(shared_daemon, compiled, row):  # noqa: F811
+    x_table.while_merging(shared_daemon, compiled("x_io", "-DURING_INLINE"), row)

@@ -3,7 +3,7 @@
  * Makes system calls that go round libc, in every way that there is.
  *
  * usage: raw_calls HOW [LIBRARY]: "wrapper", a function that takes the number; "constant", one with the
- * number in a form that libc does not use; "late", a wrapper in LIBRARY, loaded at "go"; "made", code
+ * number in a form that libc does not use; "register", the same with it in a register; "late", a wrapper in LIBRARY, loaded at "go"; "made", code
  * that the program makes itself. Says "ready ADDRESS BYTES", at "go" does it (late: loads only) and says
  * "done", at the next "go" drops half of its memory that way, looks whether it reads as zeros, gives
  * other memory back and makes it anew, looks at all, and says "ok".
@@ -35,6 +35,13 @@ __asm__(".text\n.p2align 4\n.globl raw_constant\n.type raw_constant, @function\n
         "    mov $28, %rax\n    syscall\n    ret\n.size raw_constant, . - raw_constant\n");
 #endif
 
+#ifdef RAW_REGISTER
+/* As compilers make it of an inlined call that is made twice. */
+long raw_register(long a, long b, long c);
+__asm__(".text\n.p2align 4\n.globl raw_register\n.type raw_register, @function\nraw_register:\n"
+        "    mov $28, %ecx\n    mov %ecx, %eax\n    syscall\n    ret\n.size raw_register, . - raw_register\n");
+#endif
+
 typedef long (*call)(long number, long a, long b, long c);
 
 static long constant(long number, long a, long b, long c)
@@ -42,6 +49,10 @@ static long constant(long number, long a, long b, long c)
 #ifdef RAW_CONSTANT
     if (number == SYS_madvise)
         return raw_constant(a, b, c);
+#endif
+#ifdef RAW_REGISTER
+    if (number == SYS_madvise)
+        return raw_register(a, b, c);
 #endif
     return syscall(number, a, b, c);
 }
