@@ -366,6 +366,11 @@ static void lift(struct lift *l)
         .mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP};
     bool waiting;
 
+    /* Code that was just loaded: nobody is kept waiting for a lift that cannot be. */
+    if (!sp_code_is_known()) {
+        decide_all(l, SP_GONE);
+        return;
+    }
     if (!sp_gate_close_to_merge(false)) {
         decide_all(l, SP_PINNED); /* a thread stays in a call: some other time */
         l->stuck = true;
