@@ -3,10 +3,10 @@
  * Makes system calls that go round libc, in every way that there is.
  *
  * usage: raw_calls HOW [LIBRARY]: "wrapper", a function that takes the number; "constant", one with the
- * number in a form that libc does not use; "register", the same with it in a register; "late", a wrapper in LIBRARY, loaded at "go"; "made", code
- * that the program makes itself. Says "ready ADDRESS BYTES", at "go" does it (late: loads only) and says
- * "done", at the next "go" drops half of its memory that way, looks whether it reads as zeros, gives
- * other memory back and makes it anew, looks at all, and says "ok".
+ * number in a form that libc does not use; "register", the same with it in another register; "late", a
+ * wrapper in LIBRARY, loaded at "go"; "made", code that the program makes itself. Says "ready ADDRESS BYTES",
+ * at "go" does it (late: loads only) and says "done", at the next "go" drops half of its memory that way,
+ * looks whether it reads as zeros, gives other memory back and makes it anew, looks at all, and says "ok".
  */
 #include <dlfcn.h>
 #include <sys/syscall.h>
