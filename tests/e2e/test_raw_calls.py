@@ -29,7 +29,7 @@ def wait_unmerged(daemon, program):
              lambda: daemon.merged_pages(program, program.area) == 0)
 
 
-@pytest.mark.parametrize("how", ["wrapper", "constant"])
+@pytest.mark.parametrize("how", ["wrapper", "constant", "register"])
 def test_raw_calls_at_start(daemon, compiled, how):
     """Code with calls that cannot be patched: nothing is ever merged, and one line names it."""
     partner(daemon, compiled)
