@@ -60,7 +60,6 @@ struct sp_agent {
     uint64_t staging;          /* SP_LIFT_PAGES pages, registered MISSING */
     uint64_t track_area;
     uint64_t stack_top, helper_stack_top;
-    uint64_t room; /* room.c; 0: there is none */
     sp_hash_fn hash;
 
     /* This process'. */
@@ -146,16 +145,6 @@ int sp_setup_areas(void);
 uint64_t sp_now_us(void);
 uint64_t sp_cpu_us(void);
 
-/* room.c */
-#define SP_ROOM_COPY 0u                  /* of what is un-merged, for a moment */
-#define SP_ROOM_SHM  SP_AGENT_SEGMENTS   /* between them the views, by their segments' numbers */
-/* Before main(): draws a place. */
-void sp_room_choose(void);
-/* Maps a file, shared, or anonymous memory with these attributes (attributes.h) into a slot of the room, or
- * where the kernel puts it if that has no place for it. The address or a negative errno. */
-long sp_room_map(uint32_t slot, uint64_t bytes, int protection, int fd);
-long sp_room_map_with(uint32_t slot, uint64_t bytes, uint32_t attributes);
-
 /* address.c */
 #define SP_ADDRESS_SIZE 110u /* struct sockaddr_un */
 /* Puts the daemon's address where nobody can change it any more: the only one to which a confined
@@ -213,7 +202,7 @@ void sp_serve_gate(void);
  * force: now. Registers new memory for write tracking. Returns true if the list is fresh. */
 bool sp_ranges_refresh(bool force);
 /* Maps fresh anonymous memory with the flags of the range around addr, at `at` (MAP_FIXED) or, if
- * that is 0, in the agent's room. The address or a negative errno. */
+ * that is 0, anywhere. The address or a negative errno. */
 long sp_range_map(uint64_t addr, uint64_t length, uint64_t at);
 /* What [addr, end) has, if it is private anonymous memory that would be one mapping but for what we did
  * to it: its SP_RANGE_ attributes. Reads the mappings if it must. -EFAULT: it is not. */

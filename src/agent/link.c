@@ -131,7 +131,7 @@ static int take_welcome(const struct sp_welcome *w, int fd)
 
     if (fd < 0 || w->shm_bytes < need)
         return -71;
-    ret = sp_room_map(SP_ROOM_SHM, w->shm_bytes, 3, fd);
+    ret = sp_sys(__NR_mmap, 0, w->shm_bytes, 3, MAP_SHARED, fd, 0);
     sp_sys(__NR_close, fd);
     if (sp_is_err(ret))
         return (int)ret;

@@ -427,10 +427,9 @@ int sp_range_untrack(uint64_t addr, uint64_t end)
 long sp_range_map(uint64_t addr, uint64_t length, uint64_t at)
 {
     const struct sp_range *r = sp_range_of(addr, addr + sp_agent.page_size);
-    uint32_t attributes = (r ? (uint32_t)r->flags : 0) | SP_RANGE_RW;
 
-    return at ? sp_map_with(at, length, MAP_FIXED, attributes)
-              : sp_room_map_with(SP_ROOM_COPY, length, attributes);
+    return sp_map_with(at, length, at ? MAP_FIXED : 0,
+                       (r ? (uint32_t)r->flags : 0) | SP_RANGE_RW);
 }
 
 bool sp_mappings_short(void)

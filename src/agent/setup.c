@@ -47,7 +47,6 @@ int sp_setup_arena(void)
         return (int)ret;
     sp_sys(__NR_madvise, ret, bytes, MADV_NOHUGEPAGE_ADVICE);
     sp_sys(__NR_prctl, PR_SET_VMA, PR_SET_VMA_ANON_NAME, ret, bytes, "samepage");
-    sp_room_choose();
     sp_agent.arena = at = (uint64_t)ret;
     sp_agent.arena_end = at + bytes;
     sp_agent.staging = at;

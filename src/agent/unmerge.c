@@ -116,7 +116,7 @@ static long map_copy(uint64_t addr, uint64_t len)
     if (sp_is_err(attributes) || (attributes & SP_RANGE_RW) != SP_RANGE_RW ||
         (attributes & SP_RANGE_LOCKED))
         return -EINVAL;
-    return sp_room_map_with(SP_ROOM_COPY, len, (uint32_t)attributes);
+    return sp_map_with(0, len, 0, (uint32_t)attributes);
 }
 
 /*

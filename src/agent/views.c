@@ -43,7 +43,7 @@ int sp_view_add(uint32_t id, uint32_t npages, int fd)
     ret = sp_sys(__NR_fstat, fd, &st);
     if (sp_is_err(ret))
         goto out;
-    ret = sp_room_map(id, bytes, PROT_READ_BIT, fd);
+    ret = sp_sys(__NR_mmap, 0, bytes, PROT_READ_BIT, MAP_SHARED, fd, 0);
     if (sp_is_err(ret))
         goto out;
     sp_sys(__NR_madvise, ret, bytes, MADV_DONTFORK_ADVICE);

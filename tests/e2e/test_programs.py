@@ -58,13 +58,15 @@ def test_asan(daemon, compiled, flags):
     run_pair(daemon, compiled("realloc_loop", "-fsanitize=address", *flags))
 
 
-def test_clang_asan(daemon):
-    """The same built by clang, with UndefinedBehaviorSanitizer too."""
+@pytest.mark.parametrize("sanitizer", ["address,undefined", "memory", "thread"])
+def test_clang_sanitizer(daemon, sanitizer):
+    """The same built by clang; MemorySanitizer and ThreadSanitizer start only where nothing lies in their
+    shadow."""
     clang = shutil.which("clang") or shutil.which("clang-14")
     if not clang:
         pytest.skip("clang is not installed")
     target = daemon.directory / "realloc_loop-clang"
-    built = subprocess.run([clang, "-D_GNU_SOURCE", "-O1", "-fsanitize=address,undefined", "-o",
+    built = subprocess.run([clang, "-D_GNU_SOURCE", "-O1", f"-fsanitize={sanitizer}", "-o",
                             target, HERE / "programs" / "realloc_loop.c"], check=False,
                            capture_output=True, text=True)
     if built.returncode:
