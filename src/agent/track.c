@@ -297,6 +297,19 @@ static void give_gone(struct sp_report_out *out)
     out->head.nchanged = tidy(out->changed, out->head.nchanged);
 }
 
+#define LOOKS 8u /* in one scan: each is at most 64 mappings */
+
+/* Nothing is lifted before all code was looked at (code_watch.c). What is offered before that leads to
+ * merges of others' pages with it that must be taken back (K7). */
+static bool refresh_and_look(void)
+{
+    bool fresh = sp_ranges_refresh(false);
+
+    for (unsigned n = 0; n < LOOKS && sp_agent.running && !sp_code_is_known(); n++)
+        fresh = sp_ranges_refresh(true) && fresh;
+    return fresh;
+}
+
 void sp_track_scan(const struct sp_scan_ask *ask, struct sp_report_out *out)
 {
     uint64_t at = ask->from;
@@ -309,7 +322,7 @@ void sp_track_scan(const struct sp_scan_ask *ask, struct sp_report_out *out)
         sp_track_pass++;
         sp_agent.rest_passes =
             sp_agent.mappings == sp_agent.mappings_at_pass ? sp_agent.rest_passes + 1 : 0;
-        skip = sp_quiet_pass(sp_ranges_refresh(false));
+        skip = sp_quiet_pass(refresh_and_look()) || !sp_code_is_known();
         sp_agent.mappings_at_pass = sp_agent.mappings;
     }
     /* What went is told first: what is found now may lie at the same addresses. */
