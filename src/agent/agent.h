@@ -27,6 +27,7 @@
 #include <stdint.h>
 
 #include "attributes.h"
+#include "fault.h"
 #include "hash.h"
 #include "wire.h"
 
@@ -321,20 +322,5 @@ bool sp_quiet_pass(bool known);
 void sp_quiet_pass_done(void);
 /* Something was found, or done to the program's memory: the next pass looks. */
 void sp_quiet_disturb(void);
-
-/* fault.c: fault points of test builds. */
-#ifdef SP_FAULT_POINTS
-void sp_fault_set(const char *spec);
-void sp_fault_point(const char *name);
-#else
-static inline void sp_fault_set(const char *spec)
-{
-    (void)spec;
-}
-static inline void sp_fault_point(const char *name)
-{
-    (void)name;
-}
-#endif
 
 #endif

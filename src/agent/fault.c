@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Fault points, in test builds only: SAMEPAGE_FAULT=NAME:N kills the agent when it passes the point
- * NAME for the N-th time. */
-#include "agent.h"
+/* The points themselves: see fault.h. */
+#include "fault.h"
+
+#include <stdint.h>
+
 #include "mem.h"
-#include "sys.h"
 #include "sys.h"
 
 #ifdef SP_FAULT_POINTS
 static char point[32];
 static uint64_t countdown;
+static long signal_number = 9;
 
 void sp_fault_set(const char *spec)
 {
@@ -21,18 +23,22 @@ void sp_fault_set(const char *spec)
     if (*p == ':')
         p++;
     countdown = sp_parse_dec(&p, p + sp_strlen(p));
+    if (*p == ':') {
+        p++;
+        signal_number = (long)sp_parse_dec(&p, p + sp_strlen(p));
+    }
 }
 
-static void kill_self(void)
+static void send_self(void)
 {
     long self = sp_sys(__NR_getpid);
 
-    sp_sys(__NR_kill, self, 9);
+    sp_sys(__NR_kill, self, signal_number);
 }
 
 void sp_fault_point(const char *name)
 {
     if (countdown && sp_streq(name, point) && !--countdown)
-        kill_self();
+        send_self();
 }
 #endif

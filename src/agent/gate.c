@@ -12,6 +12,7 @@
 #include <errno.h>
 
 #include "attributes.h"
+#include "fault.h"
 #include "gate_inside.h"
 #include "sitemap.h"
 #include "sys.h"
@@ -282,7 +283,6 @@ void sp_gate_reset(void)
     generation++;
     sp_store(&sp_gate.closed, 0);
     sp_store(&sp_gate.waiters, 0);
-    sp_store(&sp_gate.posted, 0);
     sp_store(&sp_gate.counted, 0);
     sp_store(&sp_gate.moving, 0);
     for (unsigned i = 0; i < SP_GATE_SLOTS; i++)
@@ -471,10 +471,8 @@ static long await_answer(struct sp_gate_request **taken, uint32_t since)
         if (agent_there() && wait_a_little())
             continue;
         if (__atomic_compare_exchange_n(&request->state, &posted, SP_REQUEST_FREE, false,
-                                        __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
-            __atomic_fetch_sub(&sp_gate.posted, 1, __ATOMIC_SEQ_CST);
+                                        __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
             goto gone;
-        }
         posted = SP_REQUEST_POSTED;
     }
     return request->status;
@@ -497,7 +495,7 @@ static long ask_and_wait(const struct sp_gate_pass *pass, uint32_t kind, uint64_
     request->status = 0;
     request->pass = (uint64_t)pass;
     request->owner = this_thread();
-    __atomic_fetch_add(&sp_gate.posted, 1, __ATOMIC_SEQ_CST);
+    sp_fault_point("gate-asks");
     sp_store(&request->state, SP_REQUEST_POSTED);
     return await_answer(taken, since);
 }

@@ -117,7 +117,6 @@ struct sp_gate {
     uint32_t waiters;  /* threads at the wait page, or on their way to it or from it */
     uint32_t agent;    /* enum sp_gate_agent */
     uint32_t execs;    /* counts execve calls begun: the agent then looks whether to end */
-    uint32_t posted;   /* requests posted and not done */
     uint32_t advise_all;      /* the program called prctl(PR_SET_MEMORY_MERGE, 1) */
     uint32_t locks_future;    /* the program called mlockall(MCL_FUTURE): no merging meanwhile */
     uint32_t page_size;
@@ -203,7 +202,8 @@ bool sp_gate_tcb_in(uint64_t addr, uint64_t end);
 /* With the gate closed: is there a thread that asked for something about [addr, end), and that has not
  * gone on since? It relies on what it was answered. */
 bool sp_gate_asked_for(uint64_t addr, uint64_t end);
-/* Returns the next posted request, or NULL; the caller sets status, then calls done. */
+/* Returns the next posted request, or NULL; the caller sets status, then calls done. Requests are not
+ * counted: the count of a thread that was killed before it posted would never be true again. */
 struct sp_gate_request *sp_gate_next_request(void);
 void sp_gate_request_done(struct sp_gate_request *request, int64_t status);
 

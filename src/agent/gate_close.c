@@ -187,7 +187,6 @@ struct sp_gate_request *sp_gate_next_request(void)
 void sp_gate_request_done(struct sp_gate_request *request, int64_t status)
 {
     request->status = status;
-    __atomic_fetch_sub(&sp_gate.posted, 1, __ATOMIC_SEQ_CST);
     sp_store(&request->state, SP_REQUEST_DONE);
 }
 

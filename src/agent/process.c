@@ -223,7 +223,7 @@ __attribute__((noreturn)) static void loop(void)
         sp_sys(__NR_ppoll, p, 3, &limit, 0, 8);
         if (p[0].revents)
             sp_sys(__NR_exit_group, 0); /* the program is dead (D4) */
-        if (p[1].revents || sp_gate.waiters || sp_gate.posted)
+        if (p[1].revents || sp_gate.waiters || sp_gate_next_request())
             sp_serve_gate();
         if (sp_agent.arena_filled)
             clean_arena();
@@ -252,7 +252,8 @@ static void settle(void)
 {
     uint32_t execs = sp_gate.execs;
 
-    for (uint32_t ms = 1; ms < SETTLE_MS && !wait_for(sp_agent.uffd, ms) && !sp_gate.posted; ms *= 2)
+    for (uint32_t ms = 1; ms < SETTLE_MS && !wait_for(sp_agent.uffd, ms) && !sp_gate_next_request();
+         ms *= 2)
         if (sp_gate.execs != execs && !sp_program_here())
             sp_sys(__NR_exit_group, 0);
     if (!sp_program_here())

@@ -311,7 +311,7 @@ void sp_serve_gate(void)
     if (sp_agent.serving)
         return;
     drain_events();
-    if (!waiters() && !__atomic_load_n(&sp_gate.posted, __ATOMIC_SEQ_CST))
+    if (!waiters() && !sp_gate_next_request())
         return;
     sp_agent.serving = true;
     do {
@@ -334,6 +334,6 @@ void sp_serve_gate(void)
         /* Locked by mlockall(): it stays for now, and who waits spins until it is cleaned. */
         if (sp_is_err(sp_sys(__NR_madvise, wait, sp_agent.page_size, 4)))
             sp_agent.arena_filled = true;
-    } while (__atomic_load_n(&sp_gate.posted, __ATOMIC_SEQ_CST));
+    } while (sp_gate_next_request());
     sp_agent.serving = false;
 }

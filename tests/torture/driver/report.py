@@ -2,7 +2,10 @@
 """What the torture tells: progress, the table at its end, and what is left to look at."""
 
 import json
+import shutil
+import subprocess
 import time
+from pathlib import Path
 
 PAGES = ("pages_lifted", "pages_put_back", "pages_merged", "pages_unmerged")
 
@@ -66,9 +69,30 @@ def table(result):
     return "\n".join(lines)
 
 
+def _where(process):
+    """What a process does, for as long as it is there."""
+    out = [f"{process.pid} {process.comm} {process.state}"]
+    for name in ("status", "wchan", "syscall", "stack", "maps"):
+        try:
+            out.append(f"{name}:\n" + Path(f"/proc/{process.pid}/{name}").read_text())
+        except OSError as error:
+            out.append(f"{name}: {error.strerror}")
+    if shutil.which("gdb"):
+        words = ["gdb", "-p", str(process.pid), "-batch", "-ex", "bt", "-ex", "info registers"]
+        try:
+            done = subprocess.run(words, capture_output=True, text=True, timeout=60,
+                                  stdin=subprocess.DEVNULL, check=False)
+            out.append(done.stdout + done.stderr)
+        except subprocess.TimeoutExpired:
+            out.append("gdb: no answer within 60 seconds")
+    return "\n".join(out) + "\n"
+
+
 def keep_evidence(world, why):
     """Everything that a person needs who looks at it later, into the world's directory."""
     (world.directory / "why.txt").write_text(why + "\n")
+    if not world.workers:
+        (world.directory / "left.txt").write_text("".join(_where(p) for p in world.left()))
     asked = [("status", "--json"), ("ps", "--json")]
     asked += [("explain", "--json", w.pid) for w in world.workers]
     for words in asked:
