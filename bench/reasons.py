@@ -18,6 +18,9 @@ REASONS = {
                 "a merged page, which becomes the server's own again",
     "gate-1": "a jump, saving all registers, and an atomic exchange with a cache line of the thread's: 37 ns "
               "where a plain munmap takes 150, more where it takes longer",
+    "gate-8": "eight threads wait for each other at the kernel's lock of their mappings: on two processors a "
+              "plain munmap takes 260 to 550 ns, from round to round, and the medians of nine rounds lie "
+              "40 ns more or less apart",
     "net-made-run1": f"{_MAPPINGS}: single pages between pages without partner use them up",
     "net-node": "four Node programs use 795 to 815 MiB unmerged from start to start, a difference of up to "
                 "10 % of what is saved; the daemon's 10 MiB and 3 MiB of the kernel's for mappings and page "
