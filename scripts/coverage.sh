@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.."
 seeds=${1:-2000}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-flags="-std=gnu17 -D_GNU_SOURCE -Isrc/engine -Isrc/sim"
+flags="-std=gnu17 -D_GNU_SOURCE -Isrc/engine -Isrc/sim -Isrc/common"
 
 # Not optimised: each way of a choice is counted.
 for source in src/engine/*.c; do
@@ -38,12 +38,12 @@ gcov -n "$work"/*.gcda | awk -v seeds="$seeds" '
         exit done < 0.95 * all
     }' || status=1
 
-for source in tests/unit/test_engine*.c tests/unit/test_table.c; do
+for source in tests/unit/test_engine*.c tests/unit/test_table.c tests/unit/test_pieces.c; do
     program="$work/$(basename "$source" .c)"
     wrap=
     [ "$source" != tests/unit/test_engine_short.c ] ||
         wrap=-Wl,--wrap=calloc,--wrap=realloc,--wrap=aligned_alloc
-    gcc $flags -O1 --coverage -o "$program" "$source" tests/unit/{fake_world,outside}.c \
+    gcc $flags -O1 --coverage -o "$program" "$source" tests/unit/{fake_world,outside}.c src/common/block.c \
         "$work"/engine_*.o $wrap -lcmocka
     "$program" >"$work/log" 2>&1 || {
         cat "$work/log"

@@ -12,6 +12,7 @@
 
 #include "answers.h"
 #include "ask.h"
+#include "block.h"
 #include "notice.h"
 #include "log.h"
 
@@ -59,8 +60,7 @@ static void take_report(struct sp_client *client, struct sp_scan *scan,
     client->mappings = head->mappings;
     client->mappings_budget = head->mappings_budget;
     client->no_mappings = head->state == SP_REPORT_NO_MAPPINGS;
-    client->raw_calls =
-        head->state == SP_REPORT_RAW_CALLS || head->state == SP_REPORT_RAW_TOLD;
+    client->raw_calls = head->state == SP_REPORT_RAW_CALLS || head->state == SP_REPORT_RAW_TOLD;
     if (client->no_mappings)
         sp_notice_mappings(client);
     if (head->state == SP_REPORT_RAW_CALLS)
@@ -72,9 +72,8 @@ static int ops_scan(void *ctx, void *mm, struct sp_scan *scan)
     struct sp_domain *domain = ctx;
     struct sp_client *client = mm;
     uint32_t budget = scan->budget < scan->max_pages ? scan->budget : scan->max_pages;
-    struct sp_scan_ask ask = {.from = scan->from,
-                              .budget = budget,
-                              .max_mappings = domain->daemon->config.max_mappings};
+    struct sp_scan_ask ask = {
+        .from = scan->from, .budget = budget, .max_mappings = domain->daemon->config.max_mappings};
     struct sp_report_view view;
     const void *body;
     size_t size;
@@ -157,8 +156,8 @@ static int ops_fill(void *ctx, void *mm, struct sp_fill_page *page, unsigned n)
     out.ask = (struct sp_fill_ask){.npages = n};
     for (unsigned i = 0; i < n; i++)
         out.ask.addr[i] = page[i].addr;
-    err = sp_ask(client, SP_MSG_FILL, &out, sizeof(out.ask) + n * sizeof(uint64_t), -1,
-                 SP_MSG_FILL, &body, &size);
+    err = sp_ask(client, SP_MSG_FILL, &out, sizeof(out.ask) + n * sizeof(uint64_t), -1, SP_MSG_FILL,
+                 &body, &size);
     if (err)
         return err;
     if (sp_check_filled(body, size, n, &filled))
@@ -370,4 +369,6 @@ const struct sp_engine_ops sp_daemon_engine_ops = {
     .frame_alloc = ops_frame_alloc,
     .frame_free_unused = ops_frame_free_unused,
     .frame_forget = ops_frame_forget,
+    .block_get = sp_block_get,
+    .block_put = sp_block_put,
 };

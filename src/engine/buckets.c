@@ -56,7 +56,7 @@ static int sp_buckets_add_segment(struct sp_engine *engine, struct sp_buckets *b
         buckets->segment = grown;
         buckets->nsegments = more;
     }
-    buckets->segment[number] = sp_memory_get_lines(engine, sp_buckets_bytes(SP_SEGMENT_BUCKETS));
+    buckets->segment[number] = sp_piece_get(engine, SP_PIECE_BUCKETS);
     if (!buckets->segment[number])
         return -ENOMEM;
     buckets->room += SP_SEGMENT_BUCKETS;
@@ -90,8 +90,8 @@ void sp_buckets_pop(struct sp_engine *engine, struct sp_buckets *buckets)
     buckets->count--;
     if (room > SP_SEGMENT_BUCKETS && buckets->count + SP_SEGMENT_BUCKETS / 2 * 3 <= room) {
         buckets->room -= SP_SEGMENT_BUCKETS;
-        sp_memory_put(engine, buckets->segment[buckets->room / SP_SEGMENT_BUCKETS],
-                      sp_buckets_bytes(SP_SEGMENT_BUCKETS));
+        sp_piece_put(engine, SP_PIECE_BUCKETS,
+                     buckets->segment[buckets->room / SP_SEGMENT_BUCKETS]);
     } else if (room > SP_BUCKETS_LEAST && room <= SP_SEGMENT_BUCKETS && buckets->count < room / 8) {
         (void)sp_buckets_resize_first(engine, buckets, room / 4); /* else it stays as large */
     }
@@ -99,8 +99,10 @@ void sp_buckets_pop(struct sp_engine *engine, struct sp_buckets *buckets)
 
 void sp_buckets_free(struct sp_engine *engine, struct sp_buckets *buckets)
 {
-    for (uint32_t i = 0; i * SP_SEGMENT_BUCKETS < buckets->room; i++)
-        sp_memory_put(engine, buckets->segment[i],
+    for (uint32_t i = 1; i * SP_SEGMENT_BUCKETS < buckets->room; i++)
+        sp_piece_put(engine, SP_PIECE_BUCKETS, buckets->segment[i]);
+    if (buckets->room)
+        sp_memory_put(engine, buckets->segment[0],
                       sp_buckets_bytes(buckets->room < SP_SEGMENT_BUCKETS ? buckets->room
                                                                           : SP_SEGMENT_BUCKETS));
     sp_memory_put(engine, buckets->segment, buckets->nsegments * sizeof(*buckets->segment));

@@ -18,6 +18,8 @@
 #define SP_QUIET_WAITING      64u
 #define SP_QUIET_WAITING_PART 100u
 
+#define SP_BLOCKS_FROM (UINT64_C(8) << 20)
+
 struct sp_engine *sp_engine_new(const struct sp_engine_config *config)
 {
     struct sp_engine *engine = calloc(1, sizeof(*engine));
@@ -35,6 +37,7 @@ struct sp_engine *sp_engine_new(const struct sp_engine_config *config)
     engine->merge_across_nodes = true;
     engine->smart_scan = true;
     engine->zero_hash = config->zero_hash;
+    engine->blocks_from = config->blocks_from ? config->blocks_from : SP_BLOCKS_FROM;
     return engine;
 }
 
@@ -54,13 +57,14 @@ void sp_engine_free(struct sp_engine *engine)
     for (mm = engine->first; mm; mm = next) {
         next = mm->next;
         for (uint32_t i = 0; i < mm->nchunks; i++)
-            sp_memory_put(engine, mm->chunk[i], sizeof(*mm->chunk[i]));
+            sp_piece_put(engine, SP_PIECE_ITEMS, mm->chunk[i]);
         sp_memory_put(engine, mm->chunk, mm->chunk_room * sizeof(mm->chunk[0]));
         sp_memory_put(engine, mm, sizeof(*mm));
     }
     sp_memory_put(engine, engine->chunk, engine->chunk_room * sizeof(engine->chunk[0]));
     sp_table_free(engine, &engine->candidates);
     sp_stable_free(engine);
+    sp_pieces_free(engine);
     sp_assert(engine->memory_used == sizeof(*engine));
     free(engine);
 }

@@ -23,7 +23,7 @@
  * are worth their mappings, policy.c; cursor and passes, engine.c; run and adoption, run.c; frames
  * of one content, chains.c (K14); zero pages, zero.c (K15); NUMA nodes, nodes.c (N); eviction,
  * swap.c (S); memory that goes away, drain.c (H); how many pages to scan, advisor.c (K16). The
- * table that pages are looked up in, table.c; its memory, buckets.c and memory.c.
+ * table that pages are looked up in, table.c; its memory, buckets.c, pieces.c and memory.c.
  */
 #ifndef SP_ENGINE_ENGINE_H
 #define SP_ENGINE_ENGINE_H
@@ -42,6 +42,7 @@ struct sp_engine_config {
     void *ctx;                /* first argument of every op */
     uint32_t page_size;       /* bytes */
     struct sp_hash zero_hash; /* of a page of zeros; asked for only with use_zero_pages (K15) */
+    uint64_t blocks_from;     /* bytes of one kind that come without block_get; 0: 8 MiB */
 };
 
 struct sp_engine_counters {
@@ -71,7 +72,7 @@ enum sp_engine_run { SP_RUN_STOP = 0, SP_RUN_MERGE = 1, SP_RUN_UNMERGE = 2 };
 
 /* Returns a new engine, or NULL if memory is short. run is SP_RUN_MERGE, max_kernel_pages 0. */
 struct sp_engine *sp_engine_new(const struct sp_engine_config *config);
-/* Frees it with everything it knows; calls no op. All mms are freed with it. */
+/* Frees it with everything it knows; calls no op but block_put. All mms are freed with it. */
 void sp_engine_free(struct sp_engine *engine);
 
 /*

@@ -110,7 +110,7 @@ static struct sp_chunk *sp_chunk_add(struct sp_mm *mm, uint32_t at, uint64_t bas
     id = sp_chunk_number(engine);
     if (id == SP_NONE)
         return NULL;
-    chunk = sp_memory_get(engine, sizeof(*chunk));
+    chunk = sp_piece_get(engine, SP_PIECE_ITEMS);
     if (!chunk)
         return NULL;
     chunk->mm = mm;
@@ -129,7 +129,7 @@ static void sp_chunk_free(struct sp_engine *engine, struct sp_chunk *chunk)
     engine->chunk[chunk->id] = NULL;
     if (chunk->id < engine->free_chunk)
         engine->free_chunk = chunk->id;
-    sp_memory_put(engine, chunk, sizeof(*chunk));
+    sp_piece_put(engine, SP_PIECE_ITEMS, chunk);
 }
 
 uint32_t sp_item_find(const struct sp_mm *mm, uint64_t addr)
@@ -264,14 +264,21 @@ void sp_item_renumber(struct sp_engine *engine, uint32_t segment, const sp_frame
 
 bool sp_item_set_candidate(struct sp_engine *engine, uint32_t item, uint64_t fingerprint)
 {
-    struct sp_chunk *chunk = sp_item_chunk(engine, item);
     uint32_t known = sp_item_candidate(engine, fingerprint);
 
     if (known == item)
         return true;
+    if (known == SP_NONE)
+        return sp_item_new_candidate(engine, item, fingerprint);
     sp_item_forget(engine, item);
-    if (known != SP_NONE)
-        return false;
+    return false;
+}
+
+bool sp_item_new_candidate(struct sp_engine *engine, uint32_t item, uint64_t fingerprint)
+{
+    struct sp_chunk *chunk = sp_item_chunk(engine, item);
+
+    sp_item_forget(engine, item);
     sp_item_set(engine, item, SP_ITEM_CANDIDATE, fingerprint);
     if (sp_table_insert(engine, &engine->candidates, sp_item_key_of, item) != 0) {
         sp_item(engine, item)->state = SP_ITEM_UNKNOWN;

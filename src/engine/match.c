@@ -182,7 +182,7 @@ static void sp_match_page(struct sp_engine *engine, uint32_t i)
     if (partner == plan->item)
         return;
     if (partner == SP_NONE) {
-        if (!sp_item_set_candidate(engine, plan->item, plan->hash.lo)) {
+        if (!sp_item_new_candidate(engine, plan->item, plan->hash.lo)) {
             sp_item_refuse(engine, plan->item, SP_REFUSED_MEMORY);
             sp_policy_retry_later(batch->mm);
         }

@@ -3,7 +3,7 @@
 
 #include <stdlib.h>
 
-static bool sp_memory_allowed(const struct sp_engine *engine, size_t more)
+bool sp_memory_allowed(const struct sp_engine *engine, size_t more)
 {
     return engine->memory_limit == 0 || engine->memory_used + more <= engine->memory_limit;
 }

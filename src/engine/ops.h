@@ -26,6 +26,7 @@ typedef uint32_t sp_frame;
 #define SP_FRAME_INDEX(f)        ((f)&0xffffu)
 #define SP_SEGMENT_PAGES_MAX     65536u
 #define SP_FILL_PAGES_MAX        128u
+#define SP_BLOCK_BYTES           (2u << 20)
 
 /* NUMA nodes, by number. */
 #define SP_NODES_MAX 64u
@@ -186,6 +187,12 @@ struct sp_engine_ops {
     /* Brings an evicted frame back into memory, on the node that *node gets; also one that came
      * back by itself. -ENOMEM: memory is short; -EIO: the store cannot give its bytes back (S8). */
     int (*frame_bring_back)(void *ctx, sp_frame frame, unsigned *node);
+
+    /* Memory for the engine's own bookkeeping, once that is large: SP_BLOCK_BYTES at an address
+     * that is a multiple of 64; best one large page, for look-ups go anywhere in it. NULL: none.
+     * Who gives block_get gives block_put, which takes it back. */
+    void *(*block_get)(void *ctx);
+    void (*block_put)(void *ctx, void *block);
 };
 
 #endif

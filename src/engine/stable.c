@@ -106,7 +106,7 @@ static void sp_stable_trim(struct sp_engine *engine, sp_frame frame)
         return;
     chunk = &(*segment)->chunk[SP_FRAME_INDEX(frame) >> SP_CHUNK_SHIFT];
     if (*chunk && (*chunk)->used == 0) {
-        sp_memory_put(engine, *chunk, sizeof(**chunk));
+        sp_piece_put(engine, SP_PIECE_NODES, *chunk);
         *chunk = NULL;
         (*segment)->used--;
     }
@@ -131,7 +131,7 @@ static struct sp_node_chunk *sp_stable_get_chunk(struct sp_engine *engine, sp_fr
         return NULL;
     chunk = &segment->chunk[SP_FRAME_INDEX(frame) >> SP_CHUNK_SHIFT];
     if (!*chunk) {
-        *chunk = sp_memory_get(engine, sizeof(**chunk));
+        *chunk = sp_piece_get(engine, SP_PIECE_NODES);
         if (*chunk)
             segment->used++;
         else
@@ -456,7 +456,7 @@ void sp_stable_free(struct sp_engine *engine)
         struct sp_node_segment *segment = engine->segment[s];
 
         for (uint32_t i = 0; segment && i < SP_SEGMENT_PAGES_MAX >> SP_CHUNK_SHIFT; i++)
-            sp_memory_put(engine, segment->chunk[i], sizeof(struct sp_node_chunk));
+            sp_piece_put(engine, SP_PIECE_NODES, segment->chunk[i]);
         sp_memory_put(engine, segment, sizeof(*segment));
     }
     sp_memory_put(engine, engine->segment, engine->nsegments * sizeof(engine->segment[0]));

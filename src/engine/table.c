@@ -346,14 +346,14 @@ static uint32_t *sp_table_place(struct sp_table *table, uint64_t key, uint32_t n
 {
     struct sp_bucket *bucket = sp_table_bucket(table, key);
 
-    for (; bucket; bucket = sp_table_next(table, bucket))
+    for (;; bucket = sp_table_next(table, bucket)) {
+        sp_assert(bucket);
         for (unsigned i = 0; i < bucket->used; i++)
             if (bucket->number[i] == number) {
                 *tag = &bucket->tag[i];
                 return &bucket->number[i];
             }
-    sp_assert(false);
-    return NULL;
+    }
 }
 
 void sp_table_replace(struct sp_table *table, uint64_t key, uint32_t old, uint32_t new)

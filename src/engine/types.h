@@ -34,6 +34,7 @@
 #define SP_CHUNK_SHIFT 9u
 #define SP_CHUNK_PAGES (1u << SP_CHUNK_SHIFT)
 #define SP_NONE        UINT32_MAX /* no item, no frame */
+#define SP_LINE        64u        /* bytes of a line of the processor's caches */
 
 #define SP_BATCH_PAGES 2048u /* pages a scan answers, and a merge names, at most */
 #define SP_BATCH_RUNS  1024u /* runs a scan answers at most, of each kind */
@@ -59,6 +60,7 @@ struct sp_item {
 };
 #define SP_ITEM_KEY_MASK ((UINT64_C(1) << 61) - 1)
 
+/* No item lies in two lines of the processor's caches; so in struct sp_node_chunk. */
 struct sp_chunk {
     struct sp_mm *mm;
     uint64_t base; /* address of the first page */
@@ -66,7 +68,7 @@ struct sp_chunk {
     uint32_t next_empty; /* in the list of chunks that may be empty at the end of the step */
     uint16_t used;
     bool listed; /* in that list */
-    struct sp_item item[SP_CHUNK_PAGES];
+    _Alignas(16) struct sp_item item[SP_CHUNK_PAGES];
 };
 
 struct sp_node {
@@ -94,7 +96,7 @@ struct sp_chain {
 struct sp_node_chunk {
     uint32_t used;  /* live nodes */
     uint32_t empty; /* live nodes without a site */
-    struct sp_node node[SP_CHUNK_PAGES];
+    _Alignas(16) struct sp_node node[SP_CHUNK_PAGES];
 };
 
 struct sp_node_segment {
@@ -104,7 +106,6 @@ struct sp_node_segment {
 
 /* Numbers of entries, each with some bits of its key, in one line of the processor's caches. */
 #define SP_BUCKET_PLACES 10u
-#define SP_LINE          64u
 struct sp_bucket {
     uint32_t number[SP_BUCKET_PLACES];
     uint16_t tag[SP_BUCKET_PLACES];
@@ -242,6 +243,15 @@ struct sp_batch {
     struct sp_scan_run gone[SP_BATCH_RUNS];
 };
 
+/* What there is of one kind of pieces (pieces.c). */
+enum sp_piece_kind { SP_PIECE_ITEMS, SP_PIECE_NODES, SP_PIECE_BUCKETS, SP_PIECE_KINDS };
+struct sp_pieces {
+    uint64_t used;
+    uint32_t room;  /* pieces left in the blocks of this kind */
+    uint32_t block; /* that had one left, when one was taken last */
+};
+struct sp_block;
+
 /* A node or a segment that goes away (H2). */
 struct sp_drain {
     bool on;
@@ -259,6 +269,10 @@ struct sp_engine {
     uint64_t max_kernel_pages;
     uint64_t memory_limit; /* bytes the engine may allocate, 0: no limit; unit tests set it */
     uint64_t memory_used;
+    struct sp_pieces pieces[SP_PIECE_KINDS];
+    struct sp_block *block; /* by ascending address */
+    uint32_t nblocks, block_room;
+    uint64_t blocks_from; /* bytes of a kind */
 
     uint64_t serial;
     struct sp_mm *first, *last, *cursor; /* cursor NULL: the pass is at its end */
@@ -307,6 +321,15 @@ void *sp_memory_get_lines(struct sp_engine *engine, size_t size) SP_MUST_CHECK;
 /* As realloc: on NULL the old memory stays. */
 void *sp_memory_resize(struct sp_engine *engine, void *memory, size_t old,
                        size_t size) SP_MUST_CHECK;
+/* So many bytes more are within memory_limit. */
+bool sp_memory_allowed(const struct sp_engine *engine, size_t more);
+
+/* pieces.c */
+/* One piece, zeroed unless it is for buckets, which begin with a line; NULL as above. */
+void *sp_piece_get(struct sp_engine *engine, enum sp_piece_kind kind) SP_MUST_CHECK;
+void sp_piece_put(struct sp_engine *engine, enum sp_piece_kind kind, void *piece);
+/* All pieces went. */
+void sp_pieces_free(struct sp_engine *engine);
 
 /* buckets.c */
 static inline struct sp_bucket *sp_bucket(const struct sp_buckets *buckets, uint32_t number)
@@ -396,6 +419,8 @@ void sp_item_set_site(struct sp_engine *engine, uint32_t item, sp_frame frame);
 /* Makes the page a candidate (K5). False if one with this fingerprint exists, or there is no room:
  * the page is unknown then. Of fingerprints, here and below, the low 61 bits count. */
 bool sp_item_set_candidate(struct sp_engine *engine, uint32_t item, uint64_t fingerprint);
+/* The same, where it was just looked up that there is none with this fingerprint. */
+bool sp_item_new_candidate(struct sp_engine *engine, uint32_t item, uint64_t fingerprint);
 /* Notes of a candidate that it met an equal page and both could not be merged. Of others: nothing.
  */
 void sp_item_set_met(struct sp_engine *engine, uint32_t item);

@@ -81,8 +81,11 @@ void sim_daemon_settle(struct sim *sim)
 
 void sim_daemon_start(struct sim *sim)
 {
-    struct sp_engine_config config = {
-        .ops = &sim_ops, .ctx = sim, .page_size = SIM_PAGE, .zero_hash = sim_hash(0)};
+    struct sp_engine_config config = {.ops = &sim_ops,
+                                      .ctx = sim,
+                                      .page_size = SIM_PAGE,
+                                      .zero_hash = sim_hash(0),
+                                      .blocks_from = 1};
 
     sim->engine = sp_engine_new(&config);
     for (unsigned i = 0; i < SIM_MMS; i++)

@@ -7,6 +7,9 @@
 
 #include <errno.h>
 
+/* What the engine may keep its books in. */
+static _Alignas(64) char blocks[SIM_BLOCKS][SP_BLOCK_BYTES];
+
 void sim_go_on(struct sim *sim)
 {
     while (sim_below(&sim->draw, 1024) < sim->chance)
@@ -379,6 +382,30 @@ static bool op_frame_mapped(void *ctx, sp_frame number)
     return true;
 }
 
+/* Now and then there is one, for each kind of pieces that the engine has. */
+static void *op_block_get(void *ctx)
+{
+    struct sim *sim = ctx;
+
+    for (unsigned i = 0; sim->clock % 4 == 0 && i < SIM_BLOCKS; i++)
+        if (!sim->block_used[i]) {
+            sim->block_used[i] = true;
+            return blocks[i];
+        }
+    return NULL;
+}
+
+static void op_block_put(void *ctx, void *block)
+{
+    struct sim *sim = ctx;
+    unsigned i = (unsigned)((char(*)[SP_BLOCK_BYTES])block - blocks);
+
+    if (i >= SIM_BLOCKS || !sim->block_used[i])
+        sim_fail(sim, "a block is given back that was not taken");
+    else
+        sim->block_used[i] = false;
+}
+
 const struct sp_engine_ops sim_ops = {
     .scan = op_scan,
     .fill = op_fill,
@@ -395,4 +422,6 @@ const struct sp_engine_ops sim_ops = {
     .frame_locked = op_frame_locked,
     .frame_evict = op_frame_evict,
     .frame_bring_back = op_frame_bring_back,
+    .block_get = op_block_get,
+    .block_put = op_block_put,
 };

@@ -46,6 +46,7 @@
 #define SIM_SLOTS     48u  /* of the swap device */
 #define SIM_GROUPS    2u   /* cgroups: process i is in group i % SIM_GROUPS + 1 */
 #define SIM_STEPS_MAX 4096u
+#define SIM_BLOCKS    4u
 
 /* Contents with this bit have the same lo of the hash as those without, and another hi; with the
  * other, the same hash altogether: what only a comparison of the bytes tells apart (K6). */
@@ -145,10 +146,11 @@ struct sim {
     bool node_off[SIM_NODES], segment_off[SIM_SEGMENTS + 1];
     int drain_node, drain_segment; /* on its way off; -1: none */
     uint32_t asked_group;          /* whose references were asked last */
-    bool stepped;                  /* the engine did something since it was checked */
-    uint64_t *count;               /* how often each path was taken, by enum sim_path */
-    bool twin[SIM_TWINS];          /* a content that is this but for those bits was written */
-    char error[256];               /* the first thing that did not hold */
+    bool block_used[SIM_BLOCKS];
+    bool stepped;         /* the engine did something since it was checked */
+    uint64_t *count;      /* how often each path was taken, by enum sim_path */
+    bool twin[SIM_TWINS]; /* a content that is this but for those bits was written */
+    char error[256];      /* the first thing that did not hold */
 };
 
 /* What a run must have met: none of these may be zero over many seeds. */

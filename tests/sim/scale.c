@@ -20,6 +20,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "block.h"
 #include "engine.h"
 
 #define PAGE        4096u
@@ -175,6 +176,8 @@ static const struct sp_engine_ops world_ops = {
     .frame_alloc = op_frame_alloc,
     .frame_free_unused = op_free_unused,
     .frame_forget = op_forget,
+    .block_get = sp_block_get,
+    .block_put = sp_block_put,
 };
 
 /* One pass. Returns nanoseconds of the engine's own. */

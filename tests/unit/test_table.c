@@ -41,7 +41,7 @@ static uint64_t draw(uint64_t below)
 
 static void begin(struct sp_engine *engine, struct sp_table *table)
 {
-    *engine = (struct sp_engine){0};
+    *engine = (struct sp_engine){.blocks_from = UINT64_MAX};
     *table = (struct sp_table){0};
     memset(there, 0, sizeof(there));
     for (uint32_t i = 0; i < ENTRIES; i++)
