@@ -7,10 +7,12 @@ from lib.place import wait_for
 
 def test_d2_agent_dies_while_it_gives_the_wait_page(fault_daemon, compiled):
     daemon = fault_daemon
+    daemon.set(run=0)  # until both wait for a line: nothing waits at a gate before
     programs = [daemon.run(compiled("protect_halves"), env=env)
                 for env in ({"SAMEPAGE_FAULT": "gate-given:1"}, None)]
     for program in programs:
         program.area = program.region()
+    daemon.set(run=1)
     for program in programs:
         daemon.wait_merged(program, program.area)
     program = programs[0]

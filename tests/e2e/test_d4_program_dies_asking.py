@@ -13,10 +13,12 @@ LOOKS = 1  # seconds: the agent looks after its program more than once
 
 def test_d4_program_is_killed_before_it_asks(fault_daemon, compiled):
     daemon = fault_daemon
+    daemon.set(run=0)  # until both wait for a line: nothing waits at a gate before
     programs = [daemon.run(compiled("protect_halves"), env=env)
                 for env in ({"SAMEPAGE_FAULT": f"gate-asks:1:{int(signal.SIGSTOP)}"}, None)]
     for program in programs:
         program.area = program.region()
+    daemon.set(run=1)
     for program in programs:
         daemon.wait_merged(program, program.area)
     assert programs[0].agents()
