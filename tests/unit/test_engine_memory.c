@@ -336,6 +336,25 @@ static void h1_nodes_name_their_frame_by_number(void **state)
     fake_world_free(world);
 }
 
+/* What cannot be entered for want of memory is said, and is adopted when there is some. */
+static void d1_adoption_without_memory_changes_nothing(void **state)
+{
+    struct fake_world *world = merged_world_new(1);
+    struct fake_mm *mm = world->mm[0];
+    struct sp_hash hash = fake_hash(7);
+    uint64_t far = fake_addr(0) + (UINT64_C(1) << 30), before = world->engine->memory_used;
+    sp_frame frame = SP_FRAME(0xffff, 0xfffe);
+
+    world->engine->memory_limit = before;
+    assert_int_equal(sp_engine_adopt(world->engine, mm->mm, far, frame, 1, &hash), -ENOMEM);
+    assert_false(sp_engine_frame_known(world->engine, frame, NULL));
+    assert_int_equal(world->engine->memory_used, before);
+    world->engine->memory_limit = 0;
+    assert_int_equal(sp_engine_adopt(world->engine, mm->mm, far, frame, 1, &hash), 0);
+    assert_int_equal(sp_item_frame(mm->mm, far), frame);
+    fake_world_free(world);
+}
+
 static void h4_nodes_whose_frames_vanished_are_pruned_by_number(void **state)
 {
     struct fake_world *world = merged_world_new(4);
@@ -398,6 +417,7 @@ int main(void)
         cmocka_unit_test(h2_a_drain_locks_out_scanning_and_unmerging),
         cmocka_unit_test(h3_frames_of_a_node_keep_number_contents_and_sites),
         cmocka_unit_test(h3_frames_of_a_segment_move_with_their_sites),
+        cmocka_unit_test(d1_adoption_without_memory_changes_nothing),
         cmocka_unit_test(h4_nodes_whose_frames_vanished_are_pruned_by_number),
         cmocka_unit_test(h5_a_drain_without_room_leaves_all_as_it_was),
     };
