@@ -19,6 +19,9 @@
 
 #include <errno.h>
 #include <string.h>
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
 
 #define SP_TABLE_FULL  7u /* entries for each bucket on average; more, and it grows */
 #define SP_TABLE_THIN  5u /* fewer, and it shrinks */
@@ -65,37 +68,47 @@ static struct sp_bucket *sp_table_bucket(const struct sp_table *table, uint64_t 
     return table->home.count ? sp_bucket(&table->home, sp_table_home(table, key)) : NULL;
 }
 
-/* Whether one of the four tags that begin here is this one. */
-static uint64_t sp_four_tags(const uint16_t *tags, uint16_t tag)
+/*
+ * The places in use that have this tag, one bit each. Without a branch for each: which one it is is
+ * not to be foreseen.
+ */
+#ifdef __SSE2__
+static uint32_t sp_bucket_matches(const struct sp_bucket *bucket, uint16_t tag)
 {
-    const uint64_t ones = UINT64_C(0x0001000100010001);
-    uint64_t four;
+    const unsigned rest = SP_BUCKET_PLACES - 8; /* the second eight begin here */
+    __m128i want = _mm_set1_epi16((short)tag), first, last;
+    uint32_t found;
 
-    memcpy(&four, tags, sizeof(four));
-    four ^= tag * ones;
-    return (four - ones) & ~four & ones << 15;
+    memcpy(&first, &bucket->tag[0], sizeof(first));
+    memcpy(&last, &bucket->tag[rest], sizeof(last));
+    first = _mm_cmpeq_epi16(first, want);
+    last = _mm_cmpeq_epi16(last, want);
+    found = (uint32_t)_mm_movemask_epi8(_mm_packs_epi16(first, last));
+    return ((found & 0xff) | found >> 8 << rest) & ((1u << bucket->used) - 1);
 }
-
-/* False: no place in use has this tag. Without a branch for each: which one it is is not to be
- * foreseen. */
-static bool sp_bucket_may_have(const struct sp_bucket *bucket, uint16_t tag)
+#else
+static uint32_t sp_bucket_matches(const struct sp_bucket *bucket, uint16_t tag)
 {
-    return (sp_four_tags(&bucket->tag[0], tag) | sp_four_tags(&bucket->tag[4], tag) |
-            sp_four_tags(&bucket->tag[SP_BUCKET_PLACES - 4], tag)) != 0;
+    uint32_t found = 0;
+
+    for (unsigned i = 0; i < SP_BUCKET_PLACES; i++)
+        found |= (uint32_t)(bucket->tag[i] == tag) << i;
+    return found & ((1u << bucket->used) - 1);
 }
+#endif
 
 uint32_t sp_table_find(const struct sp_engine *engine, const struct sp_table *table,
                        sp_table_key_of *key_of, uint64_t key)
 {
     const struct sp_bucket *bucket = sp_table_bucket(table, key);
 
-    for (; bucket; bucket = sp_table_next(table, bucket)) {
-        if (!sp_bucket_may_have(bucket, sp_tag(key)))
-            continue;
-        for (unsigned i = 0; i < bucket->used; i++)
-            if (bucket->tag[i] == sp_tag(key) && key_of(engine, bucket->number[i]) == key)
-                return bucket->number[i];
-    }
+    for (; bucket; bucket = sp_table_next(table, bucket))
+        for (uint32_t m = sp_bucket_matches(bucket, sp_tag(key)); m; m &= m - 1) {
+            uint32_t number = bucket->number[__builtin_ctz(m)];
+
+            if (key_of(engine, number) == key)
+                return number;
+        }
     return SP_NONE;
 }
 
@@ -110,17 +123,14 @@ void sp_table_prefetch(const struct sp_table *table, uint64_t key)
 uint32_t sp_table_guess(const struct sp_table *table, uint64_t key)
 {
     const struct sp_bucket *bucket = sp_table_bucket(table, key);
+    uint32_t matches;
 
     if (!bucket)
         return SP_NONE;
     if (bucket->more)
         __builtin_prefetch(sp_bucket(&table->over, bucket->more - 1));
-    if (!sp_bucket_may_have(bucket, sp_tag(key)))
-        return SP_NONE;
-    for (unsigned i = 0; i < bucket->used; i++)
-        if (bucket->tag[i] == sp_tag(key))
-            return bucket->number[i];
-    return SP_NONE;
+    matches = sp_bucket_matches(bucket, sp_tag(key));
+    return matches ? bucket->number[__builtin_ctz(matches)] : SP_NONE;
 }
 
 static unsigned sp_row_length(const struct sp_table *table, const struct sp_bucket *bucket)
