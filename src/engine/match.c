@@ -364,6 +364,21 @@ static void sp_match_prefetch(struct sp_engine *engine, uint32_t i)
     }
 }
 
+/* What comes now goes through the plans again and again: those with nothing to do are left out. */
+static void sp_match_leave_out(struct sp_batch *batch)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < batch->nplans; i++) {
+        if (batch->plan[i].kind == SP_PLAN_NOTHING)
+            continue;
+        if (n < i)
+            batch->plan[n] = batch->plan[i];
+        n++;
+    }
+    batch->nplans = n;
+}
+
 void sp_match_batch(struct sp_engine *engine, struct sp_mm *mm, const struct sp_scan *scan)
 {
     struct sp_batch *batch = engine->batch;
@@ -389,6 +404,7 @@ void sp_match_batch(struct sp_engine *engine, struct sp_mm *mm, const struct sp_
             sp_match_page(engine, i + k);
         }
     }
+    sp_match_leave_out(batch);
     sp_match_recount(batch);
     sp_policy_apply(engine);
 }

@@ -67,22 +67,25 @@ static bool sp_policy_spend(struct sp_mm *mm, uint32_t n)
     return true;
 }
 
-/* Divides the plans into runs: plan.run is the length at the first of each, 0 at the others. */
-static void sp_policy_find_runs(struct sp_engine *engine)
+/* Lists the runs that need a mapping by their first plans, plan.run being the length; returns how
+ * many there are. */
+static uint32_t sp_policy_find_runs(struct sp_engine *engine, uint16_t *first)
 {
     struct sp_batch *batch = engine->batch;
-    uint32_t end;
+    uint32_t end, n = 0;
 
     for (uint32_t i = 0; i < batch->nplans; i = end) {
         end = i + 1;
-        while (end < batch->nplans && sp_policy_continues(batch, end, engine->page_size))
-            batch->plan[end++].run = 0;
-        batch->plan[i].run = (uint16_t)(end - i);
         if (batch->plan[i].kind != SP_PLAN_NODE && batch->plan[i].kind != SP_PLAN_JOB)
-            batch->plan[i].run = 0;
-        else if (sp_policy_extends(engine, &batch->plan[i], &batch->plan[end - 1]))
-            batch->plan[i].run = 0;
+            continue;
+        while (end < batch->nplans && sp_policy_continues(batch, end, engine->page_size))
+            end++;
+        if (sp_policy_extends(engine, &batch->plan[i], &batch->plan[end - 1]))
+            continue;
+        batch->plan[i].run = (uint16_t)(end - i);
+        first[n++] = (uint16_t)i;
     }
+    return n;
 }
 
 /* Why a run of this mm was too short. */
@@ -109,17 +112,24 @@ static void sp_policy_decline(struct sp_engine *engine, struct sp_plan *plan)
 static void sp_policy_apply_scanned(struct sp_engine *engine)
 {
     struct sp_batch *batch = engine->batch;
+    uint16_t first[SP_BATCH_PAGES];
+    uint32_t n = sp_policy_find_runs(engine, first);
 
-    sp_policy_find_runs(engine);
     for (uint32_t tier = SP_RUN_TIER_LONGEST; tier; tier /= 2)
-        for (uint32_t i = 0; i < batch->nplans; i++)
-            if (batch->plan[i].run >= tier && sp_policy_spend(batch->mm, batch->plan[i].run))
-                batch->plan[i].run = 0;
-    for (uint32_t i = 0; i < batch->nplans; i++) {
-        for (uint32_t k = 0; k < batch->plan[i].run; k++)
-            sp_policy_decline(engine, &batch->plan[i + k]);
-        if (batch->plan[i].run)
-            sp_policy_retry_later(batch->mm);
+        for (uint32_t i = 0; i < n; i++) {
+            struct sp_plan *plan = &batch->plan[first[i]];
+
+            if (plan->run >= tier && sp_policy_spend(batch->mm, plan->run))
+                plan->run = 0;
+        }
+    for (uint32_t i = 0; i < n; i++) {
+        struct sp_plan *plan = &batch->plan[first[i]];
+
+        if (plan->run == 0)
+            continue;
+        for (uint32_t k = 0; k < plan->run; k++)
+            sp_policy_decline(engine, &plan[k]);
+        sp_policy_retry_later(batch->mm);
     }
     sp_match_recount(batch);
 }
