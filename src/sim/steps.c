@@ -281,7 +281,8 @@ static void do_engine_memory(struct sim *sim, const struct sim_step *s)
 {
     if (sim->engine)
         sim->engine->memory_limit =
-            s->c & 1 ? 0 : sim->engine->memory_used + (uint64_t)(s->b % (s->a & 1 ? 4 : 400)) * 1024;
+            s->c & 1 ? 0
+                     : sim->engine->memory_used + (uint64_t)(s->b % (s->a & 1 ? 4 : 400)) * 1024;
 }
 
 /* ---- nodes, the store, and the rest of the rules ---- */
