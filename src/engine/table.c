@@ -23,8 +23,8 @@
 #include <emmintrin.h>
 #endif
 
-#define SP_TABLE_FULL  7u /* entries for each bucket on average; more, and it grows */
-#define SP_TABLE_THIN  5u /* fewer, and it shrinks */
+#define SP_TABLE_FULL  6u /* entries for each bucket on average; more, and it grows */
+#define SP_TABLE_THIN  4u /* fewer, and it shrinks */
 #define SP_TABLE_LEAST 4u /* buckets */
 #define SP_ROW_BUCKETS 9u /* that one goes on in, itself included */
 #define SP_ROW_ENTRIES (SP_ROW_BUCKETS * SP_BUCKET_PLACES)

@@ -9,7 +9,7 @@
  * Stable nodes stand where their frame's number says (H1): chunks of 512 frames below a directory
  * of segments (16 bytes a frame). A site's item names the frame, so no list of sites is needed.
  *
- * A table costs each of its entries 10 to 12 bytes. In all a tracked page costs 18 to 20 bytes
+ * A table costs each of its entries 11 to 16 bytes. In all a tracked page costs 18 to 20 bytes
  * while it waits for its like, and 22 to 22.6 once it shares a frame with one other page, which is
  * the worst case (bookkeeping_is_at_most_24_bytes_a_page; where chunks are full).
  *
