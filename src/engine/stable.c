@@ -235,15 +235,17 @@ void sp_stable_refile(struct sp_engine *engine, sp_frame frame, unsigned node_id
     uint64_t old = node->fingerprint;
     uint64_t key = sp_node_key(engine, sp_node_key(engine, old, node->node), node_id);
 
+    /* Whatever comes of it: where the frame lies must be right, or a drain prunes it that is
+     * there, or keeps it that is gone (H4). */
+    node->node = node_id & (SP_NODES_MAX - 1);
+    if (key == old || node->lost)
+        return;
     /* With both chains made beforehand nothing fails half-way. */
-    if (key != old && (!sp_chain_make(engine, old) || !sp_chain_make(engine, key) ||
-                       sp_chain_frame_added(engine, key) != 0)) {
+    if (!sp_chain_make(engine, old) || !sp_chain_make(engine, key) ||
+        sp_chain_frame_added(engine, key) != 0) {
         sp_stable_set_lost(engine, frame);
         return;
     }
-    node->node = node_id & (SP_NODES_MAX - 1);
-    if (key == old)
-        return;
     if (node->linked)
         sp_stable_unfile(engine, frame, node);
     node->linked = 0;

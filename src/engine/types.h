@@ -80,8 +80,9 @@ struct sp_node {
     uint32_t live : 1;    /* this place is a stable node */
     uint32_t linked : 1;  /* stands in the table: it has room for sites (K14) */
     uint32_t evicted : 1; /* is in the store, as far as the engine was told (S) */
-    uint32_t lost : 1;    /* takes no further sites: the store lost its bytes (S8), or it lies on
-                             another node than its fingerprint says, for want of memory */
+    uint32_t lost : 1;    /* takes no further sites: the store lost its bytes (S8), or memory was
+                             short when it moved to node, and its fingerprint is still the one of
+                             the node before */
 };
 #define SP_SITES_MAX  ((1u << 21) - 1)
 #define SP_SITES_FULL (1u << 20) /* by merging; beyond, by adoption only */
