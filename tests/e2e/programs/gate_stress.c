@@ -157,6 +157,7 @@ static void handlers_end(void)
 #define DEEP_STACK (1024u * 1024u)
 
 static atomic_int depth[THREADS]; /* of each caller */
+static atomic_uint deep_callers;  /* that know their number */
 static _Thread_local unsigned caller_number;
 
 static void handler_goes_deep(int number)
@@ -182,6 +183,7 @@ static void *call_on_deep(void *arg)
 
     must(!sigaltstack(&stack, NULL), "sigaltstack");
     caller_number = (unsigned)(uintptr_t)arg;
+    deep_callers++;
     call_on(arg);
     return arg;
 }
@@ -189,6 +191,8 @@ static void *call_on_deep(void *arg)
 /* Only who is in no handler is interrupted: else handlers might come faster than they return. */
 static void *send_deep(void *arg)
 {
+    while (deep_callers < THREADS)
+        usleep(500);
     while (!stop) {
         for (unsigned i = 0; i < THREADS; i++)
             if (!depth[i])
