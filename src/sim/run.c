@@ -5,9 +5,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Passes after which whatever can be merged is: pages passed over are asked for again after at
- * most 64 (policy.c), and a retry takes some more. */
-#define REST_PASSES 150u
+/* Passes after which whatever can be merged is. Pages passed over are asked for again after at most
+ * 64 (policy.c), and a retry takes some more; of relatives that fork shares a page with, one may
+ * have to wait for another's retry, and that one for a third's. */
+#define REST_PASSES 280u
 
 static void rest(struct sim *sim)
 {
