@@ -201,6 +201,7 @@ static void n3_without_memory_a_frame_that_moved_is_found_no_more(void **state)
     sp_engine_frame_moved(world->engine, mm->page[0].frame, 1);
     world->engine->memory_limit = 0;
     assert_true(sp_stable_node(world->engine, mm->page[0].frame)->lost);
+    assert_int_equal(sp_stable_node(world->engine, mm->page[0].frame)->node, 1);
     outside.elsewhere[0] = fake_mm_new(world, 1, 50);
     (void)fake_mm_new(world, 1, 50);
     fake_passes(world, 3);
