@@ -35,6 +35,7 @@
 
 #include "config.h"
 #include "engine.h"
+#include "load.h"
 #include "pool.h"
 #include "wire.h"
 
@@ -84,6 +85,7 @@ struct sp_client {
     uint64_t join_at; /* CLOCK_MONOTONIC, us: a client that stalls again and again must wait */
     bool waited;      /* join_at has been put off for a turn of its user's (join.c) */
     uint64_t rest_until; /* us: it kept the daemon waiting, and is not asked to merge (ask.c) */
+    uint64_t slow_serial; /* the go of the event loop in which it did */
     uint8_t *segments; /* bit by segment id: the client has its descriptor */
     uint32_t segments_size;
     unsigned unmerge_serial; /* of the last unmerge job that did this client */
@@ -151,6 +153,8 @@ struct sp_daemon {
     uint64_t pool_id;
     struct sp_keeper *keeper;
     unsigned rejoin_seconds; /* > 0: the pool's import is not ended yet */
+
+    struct sp_load load;
 
     /* passes.c */
     uint64_t quota;      /* pages left to look into before the next sleep */
