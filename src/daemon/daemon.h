@@ -161,6 +161,7 @@ struct sp_daemon {
     uint64_t idle_us;    /* present idle sleep, 0: not idle */
     uint64_t serial;     /* of this go of the event loop */
     unsigned sweep_tries; /* in a row, for domains without clients */
+    uint64_t swept_at;    /* us: domains with clients */
     bool run2_busy;      /* a client could not be asked while all was un-merged */
     bool off;            /* run goes to 0 when all is un-merged */
     unsigned unmerge_serial;

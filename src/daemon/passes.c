@@ -20,6 +20,7 @@
 #define SWEEP_USECS   100000u /* between looks whether dead domains' frames can be freed, */
 #define SWEEP_TRIES   30u     /* so often, then every: */
 #define SWEEP_SLOWLY  1000000u
+#define SWEEP_ROUNDLESS 5000000u /* between two, while a round does not end */
 
 uint64_t sp_now_usecs(void)
 {
@@ -113,6 +114,14 @@ static void set_idle(struct sp_daemon *daemon, bool idle)
         daemon->idle_us = longer < SP_IDLE_USECS_MAX ? longer : SP_IDLE_USECS_MAX;
 }
 
+static bool sweep_live(struct sp_daemon *daemon)
+{
+    bool left = sp_domains_sweep_live(daemon);
+
+    daemon->swept_at = sp_now_usecs();
+    return left;
+}
+
 static void end_round(struct sp_daemon *daemon)
 {
     uint64_t looked = 0, tracked = 0;
@@ -136,7 +145,7 @@ static void end_round(struct sp_daemon *daemon)
     set_idle(daemon, looked <= IDLE_LOOKED + tracked / 1000 && (!any || sp_passes_quiet(daemon, SP_EVERYBODY) > 1));
     if (daemon->idle_us)
         empty_offers(daemon);
-    sp_domains_sweep_live(daemon);
+    sweep_live(daemon);
 }
 
 /* Merges for a slice. Returns how long to sleep then, us. */
@@ -220,11 +229,15 @@ static void earlier(uint64_t *at, uint64_t than)
 }
 
 /* Frames of domains without clients are freed as soon as the last process let go (D4); those of
- * others at the end of a round, or here if there are no rounds. */
+ * others at the end of a round, or here if there are no rounds, or if one does not end: a program
+ * may have it last for ever. */
 static void sweep(struct sp_daemon *daemon, uint64_t *at)
 {
-    bool left = daemon->config.run != SP_RUN_MERGE && sp_domains_sweep_live(daemon);
+    bool merging = daemon->config.run == SP_RUN_MERGE;
+    bool left = !merging && sweep_live(daemon);
 
+    if (merging && sp_now_usecs() - daemon->swept_at > SWEEP_ROUNDLESS)
+        (void)sweep_live(daemon);
     if (!sp_domains_sweep_dead(daemon) && !left) {
         daemon->sweep_tries = 0;
         return;

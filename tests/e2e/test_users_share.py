@@ -4,6 +4,7 @@ others, and each sees and changes only what is their own."""
 
 import json
 import os
+import struct
 import time
 
 import pytest
@@ -267,3 +268,28 @@ def test_rounds_go_on_with_several_slow_users(slow, agents):
     before = daemon.status("full_scans")
     wait_for(lambda: f"{daemon.status('full_scans')} after {before}",
              lambda: daemon.status("full_scans") >= before + 2, 20)
+
+
+def test_a_pass_without_end_keeps_no_frames_of_others(serve, agents, compiled):
+    """K9: what another user's programs do not map any more is given back though one program's pass, and
+    so the round of all, never ends."""
+    def scan(agent, seq, body):
+        start, = struct.unpack_from("<Q", body)
+        return fake_agent.packet(fake_agent.SCAN, agent.report(
+            next_=(start or 1 << 32) + fake_agent.PAGE, looked=1, tracked=1 << 20), seq)
+
+    daemon = serve("")
+    programs = [daemon.run(compiled("x_rows"), "hold") for _ in range(2)]
+    for program in programs:
+        program.area = program.region()
+    for program in programs:
+        daemon.wait_merged(program, program.area)
+    agents.append(Agent(daemon.socket, NOBODY, lie={fake_agent.SCAN: scan}))
+    daemon.wait_state(agents[0].pid, "merging")
+    for program in programs:
+        daemon.cli("unmerge", program.pid)
+    wait_for(lambda: f"frames are left: {daemon.status()}",
+             lambda: daemon.status("frames_lingering") == 0 and daemon.status("segments") <= 1)
+    for program in programs:
+        program.say()
+        program.must_finish(0)
