@@ -53,16 +53,27 @@ static int frames_of(uint64_t addr, uint32_t npages, uint64_t *frames)
     return 0;
 }
 
-/* Puts pages [i, i + n) of the copy over their addresses. */
-static int put(uint64_t addr, uint64_t copy, uint32_t i, uint32_t n)
+/*
+ * Puts pages [i, i + n) of the copy over their addresses; *torn: the copy has a hole there now.
+ *
+ * DONTUNMAP leaves what is moved from, so that nothing else is mapped there while the rest of the
+ * copy is needed; but it is charged like memory anew, after the target is gone: where memory is
+ * accounted strictly (vm.overcommit_memory 2), another process may have taken what the target gave
+ * back, and the bytes would be lost. To move all of it is charged nothing.
+ */
+static int put(uint64_t addr, uint64_t copy, uint32_t i, uint32_t n, bool *torn)
 {
     uint64_t at = addr + ((uint64_t)i << sp_agent.page_shift);
     uint64_t len = (uint64_t)n << sp_agent.page_shift;
     const struct sp_range *range = sp_range_of(at, at + sp_agent.page_size);
     bool advised = sp_gate.advise_all || (range && (range->flags & SP_RANGE_ADVISED));
-    long ret =
-        sp_move_over(copy + ((uint64_t)i << sp_agent.page_shift), len, at, MREMAP_PUT, advised);
+    uint64_t from = copy + ((uint64_t)i << sp_agent.page_shift);
+    long ret = sp_move_over(from, len, at, MREMAP_PUT, advised);
 
+    if (ret == -ENOMEM) {
+        ret = sp_move_over(from, len, at, MREMAP_PUT & ~MREMAP_DONTUNMAP, advised);
+        *torn |= ret == 0;
+    }
     if (ret)
         return (int)ret;
     sp_sitemap_clear(at, at + len);
@@ -83,7 +94,7 @@ static uint64_t cut(uint64_t a, uint64_t b)
 }
 
 static int put_frames(uint64_t addr, uint64_t copy, uint32_t npages, uint64_t frames,
-                      uint64_t *done)
+                      uint64_t *done, bool *torn)
 {
     for (uint32_t i = 0; i < npages;) {
         uint32_t n = 0;
@@ -95,7 +106,7 @@ static int put_frames(uint64_t addr, uint64_t copy, uint32_t npages, uint64_t fr
             i++;
             continue;
         }
-        ret = put(addr, copy, i, n);
+        ret = put(addr, copy, i, n, torn);
         if (ret)
             return ret;
         *done += n;
@@ -139,8 +150,8 @@ static int unmerge_run(uint64_t addr, uint32_t npages, uint64_t *done)
     struct uffdio_register reg = {.range = range, .mode = UFFDIO_REGISTER_MODE_WP};
     struct uffdio_writeprotect wp = {.range = range, .mode = UFFDIO_WRITEPROTECT_MODE_WP};
     uint64_t frames = ~0ull;
+    bool waiting, torn = false;
     long copy, ret;
-    bool waiting;
 
     copy = map_copy(addr, len);
     if (copy == -EINVAL)
@@ -174,13 +185,16 @@ static int unmerge_run(uint64_t addr, uint32_t npages, uint64_t *done)
                               addr + ((uint64_t)i << sp_agent.page_shift)))
                 ret = -EAGAIN;
         if (!ret)
-            ret = put_frames(addr, (uint64_t)copy, npages, frames, done);
+            ret = put_frames(addr, (uint64_t)copy, npages, frames, done, &torn);
     }
     sp_sys(__NR_ioctl, sp_agent.uffd_sync, UFFDIO_UNREGISTER, &range);
     sp_sys(__NR_ioctl, sp_agent.uffd_sync, UFFDIO_WAKE, &range);
 open:
+    if (torn) /* once the gate is open, others may map something there */
+        sp_sys(__NR_munmap, copy, len);
     waiting = sp_gate_open();
-    sp_sys(__NR_munmap, copy, len);
+    if (!torn)
+        sp_sys(__NR_munmap, copy, len);
     if (waiting)
         sp_serve_gate();
     return (int)ret;
