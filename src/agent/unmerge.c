@@ -22,9 +22,14 @@
 
 #define GATE_SPIN_US 20000u
 #define GATE_TRIES 10u
-/* MAYMOVE | FIXED | DONTUNMAP: the copy's own place stays ours until we unmap it, or a mapping that
- * the program makes meanwhile could land there and be unmapped with it. */
-#define MREMAP_PUT 7
+/*
+ * Not DONTUNMAP, which would leave the copy's own place to us until we unmap it: the kernel charges that
+ * like memory anew, after it unmapped the target. Where memory is accounted strictly
+ * (vm.overcommit_memory 2), another process may have taken what the target gave back: the call fails, and
+ * the bytes are lost. To move all of it is charged nothing. What the program maps meanwhile may land
+ * in the place that was left: that is never unmapped (unmap_rest).
+ */
+#define MREMAP_PUT (MREMAP_MAYMOVE | MREMAP_FIXED)
 
 /* Which of the pages still are the frame's: bit i for page i. 0, or a negative errno: that cannot be told. */
 static int frames_of(uint64_t addr, uint32_t npages, uint64_t *frames)
@@ -53,27 +58,16 @@ static int frames_of(uint64_t addr, uint32_t npages, uint64_t *frames)
     return 0;
 }
 
-/*
- * Puts pages [i, i + n) of the copy over their addresses; *torn: the copy has a hole there now.
- *
- * DONTUNMAP leaves what is moved from, so that nothing else is mapped there while the rest of the
- * copy is needed; but it is charged like memory anew, after the target is gone: where memory is
- * accounted strictly (vm.overcommit_memory 2), another process may have taken what the target gave
- * back, and the bytes would be lost. To move all of it is charged nothing.
- */
-static int put(uint64_t addr, uint64_t copy, uint32_t i, uint32_t n, bool *torn)
+/* Puts pages [i, i + n) of the copy over their addresses: the copy lacks them then. */
+static int put(uint64_t addr, uint64_t copy, uint32_t i, uint32_t n)
 {
     uint64_t at = addr + ((uint64_t)i << sp_agent.page_shift);
     uint64_t len = (uint64_t)n << sp_agent.page_shift;
     const struct sp_range *range = sp_range_of(at, at + sp_agent.page_size);
     bool advised = sp_gate.advise_all || (range && (range->flags & SP_RANGE_ADVISED));
-    uint64_t from = copy + ((uint64_t)i << sp_agent.page_shift);
-    long ret = sp_move_over(from, len, at, MREMAP_PUT, advised);
+    long ret =
+        sp_move_over(copy + ((uint64_t)i << sp_agent.page_shift), len, at, MREMAP_PUT, advised);
 
-    if (ret == -ENOMEM) {
-        ret = sp_move_over(from, len, at, MREMAP_PUT & ~MREMAP_DONTUNMAP, advised);
-        *torn |= ret == 0;
-    }
     if (ret)
         return (int)ret;
     sp_sitemap_clear(at, at + len);
@@ -93,8 +87,9 @@ static uint64_t cut(uint64_t a, uint64_t b)
     return range && b > range->end ? range->end : b;
 }
 
+/* *moved: bit i for page i of the copy that was put. */
 static int put_frames(uint64_t addr, uint64_t copy, uint32_t npages, uint64_t frames,
-                      uint64_t *done, bool *torn)
+                      uint64_t *moved)
 {
     for (uint32_t i = 0; i < npages;) {
         uint32_t n = 0;
@@ -106,13 +101,24 @@ static int put_frames(uint64_t addr, uint64_t copy, uint32_t npages, uint64_t fr
             i++;
             continue;
         }
-        ret = put(addr, copy, i, n, torn);
+        ret = put(addr, copy, i, n);
         if (ret)
             return ret;
-        *done += n;
+        *moved |= (n == 64 ? ~0ull : (1ull << n) - 1) << i;
         i += n;
     }
     return 0;
+}
+
+static void unmap_rest(uint64_t copy, uint32_t npages, uint64_t moved)
+{
+    for (uint32_t i = 0, n; i < npages; i += n + 1) {
+        for (n = 0; i + n < npages && !(moved >> (i + n) & 1); n++)
+            ;
+        if (n)
+            sp_sys(__NR_munmap, copy + ((uint64_t)i << sp_agent.page_shift),
+                   (uint64_t)n << sp_agent.page_shift);
+    }
 }
 
 /* Where the bytes are copied to. Written pages may have been given attributes in their place, which the
@@ -149,9 +155,9 @@ static int unmerge_run(uint64_t addr, uint32_t npages, uint64_t *done)
     struct uffdio_range range = {.start = addr, .len = len};
     struct uffdio_register reg = {.range = range, .mode = UFFDIO_REGISTER_MODE_WP};
     struct uffdio_writeprotect wp = {.range = range, .mode = UFFDIO_WRITEPROTECT_MODE_WP};
-    uint64_t frames = ~0ull;
-    bool waiting, torn = false;
+    uint64_t frames = ~0ull, moved = 0;
     long copy, ret;
+    bool waiting;
 
     copy = map_copy(addr, len);
     if (copy == -EINVAL)
@@ -185,16 +191,15 @@ static int unmerge_run(uint64_t addr, uint32_t npages, uint64_t *done)
                               addr + ((uint64_t)i << sp_agent.page_shift)))
                 ret = -EAGAIN;
         if (!ret)
-            ret = put_frames(addr, (uint64_t)copy, npages, frames, done, &torn);
+            ret = put_frames(addr, (uint64_t)copy, npages, frames, &moved);
+        for (uint64_t m = moved; m; m &= m - 1)
+            ++*done;
     }
     sp_sys(__NR_ioctl, sp_agent.uffd_sync, UFFDIO_UNREGISTER, &range);
     sp_sys(__NR_ioctl, sp_agent.uffd_sync, UFFDIO_WAKE, &range);
 open:
-    if (torn) /* once the gate is open, others may map something there */
-        sp_sys(__NR_munmap, copy, len);
     waiting = sp_gate_open();
-    if (!torn)
-        sp_sys(__NR_munmap, copy, len);
+    unmap_rest((uint64_t)copy, npages, moved);
     if (waiting)
         sp_serve_gate();
     return (int)ret;
