@@ -26,8 +26,9 @@
  * Not DONTUNMAP, which would leave the copy's own place to us until we unmap it: the kernel charges that
  * like memory anew, after it unmapped the target. Where memory is accounted strictly
  * (vm.overcommit_memory 2), another process may have taken what the target gave back: the call fails, and
- * the bytes are lost. To move all of it is charged nothing. What the program maps meanwhile may land
- * in the place that was left: that is never unmapped (unmap_rest).
+ * the bytes are lost. To move all of it is charged nothing, and fails only if the sum is above the limit
+ * already; where that can be, nothing is merged (decision 0017). What the program maps meanwhile may
+ * land in the place that was left: that is never unmapped (unmap_rest).
  */
 #define MREMAP_PUT (MREMAP_MAYMOVE | MREMAP_FIXED)
 

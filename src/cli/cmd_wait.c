@@ -113,6 +113,11 @@ static int reason_to_stop(const struct wait *w, json_object *answer)
                sp_answer_number(answer, "run"));
         return SP_EXIT_COULD_NOT;
     }
+    if (sp_answer_number(answer, "strict_accounting")) {
+        clear_progress(w);
+        sp_say("wait: nothing is merged while memory is accounted strictly (vm.overcommit_memory is 2)");
+        return SP_EXIT_COULD_NOT;
+    }
     if (w->limited && now_ns() - w->started >= w->timeout * 1000000000u) {
         clear_progress(w);
         sp_say("wait: not settled after %" PRIu64 " s: %" PRId64 " of %d passes, %" PRId64

@@ -132,6 +132,17 @@ static void check_numa(struct sp_checks *checks)
                   nodes ? nodes : 1);
 }
 
+/* As the daemon does (decision 0017): there frames would count besides what programs are charged. */
+static void check_accounting(struct sp_checks *checks)
+{
+    char line[32];
+    bool strict = read_line("/proc/sys/vm/overcommit_memory", line, sizeof(line)) && line[0] == '2';
+
+    sp_checks_add(checks, "accounting", strict ? SP_STATE_MISSING : SP_STATE_OK,
+                  "set vm.overcommit_memory=0 or 1", "%s",
+                  strict ? "strict (vm.overcommit_memory is 2): nothing is merged" : "not strict");
+}
+
 static void check_swap(struct sp_checks *checks)
 {
     FILE *f = fopen("/proc/swaps", "re");
@@ -154,4 +165,5 @@ void sp_doctor_system(struct sp_checks *checks, pid_t daemon)
     check_cgroup(checks, daemon);
     check_numa(checks);
     check_swap(checks);
+    check_accounting(checks);
 }

@@ -33,6 +33,7 @@
 #include <sys/types.h>
 #include <systemd/sd-event.h>
 
+#include "accounting.h"
 #include "config.h"
 #include "engine.h"
 #include "load.h"
@@ -155,6 +156,7 @@ struct sp_daemon {
     unsigned rejoin_seconds; /* > 0: the pool's import is not ended yet */
 
     struct sp_load load;
+    struct sp_accounting accounting;
 
     /* passes.c */
     uint64_t quota;      /* pages left to look into before the next sleep */

@@ -228,12 +228,17 @@ static void earlier(uint64_t *at, uint64_t than)
         *at = than;
 }
 
+static bool may_merge(struct sp_daemon *daemon)
+{
+    return daemon->config.run == SP_RUN_MERGE && !sp_accounting_is_strict(&daemon->accounting);
+}
+
 /* Frames of domains without clients are freed as soon as the last process let go (D4); those of
  * others at the end of a round, or here if there are no rounds, or if one does not end: a program
  * may have it last for ever. */
 static void sweep(struct sp_daemon *daemon, uint64_t *at)
 {
-    bool merging = daemon->config.run == SP_RUN_MERGE;
+    bool merging = may_merge(daemon);
     bool left = !merging && sweep_live(daemon);
 
     if (merging && sp_now_usecs() - daemon->swept_at > SWEEP_ROUNDLESS)
@@ -258,8 +263,10 @@ static int on_pass(sd_event_source *source, uint64_t usec, void *arg)
 
     if (sp_control_work(daemon))
         earlier(&at, sp_now_usecs());
-    else if (daemon->config.run == SP_RUN_MERGE)
+    else if (may_merge(daemon))
         earlier(&at, merge_slice(daemon) + sp_now_usecs());
+    else if (daemon->config.run == SP_RUN_MERGE)
+        earlier(&at, sp_now_usecs() + SP_IDLE_USECS_MAX);
     else if (daemon->config.run == SP_RUN_UNMERGE && next_merged(daemon) && unmerge_slice(daemon))
         earlier(&at, sp_now_usecs());
     if (explains)

@@ -189,6 +189,8 @@ struct json_object *sp_status_json(struct sp_daemon *daemon, uid_t uid)
     add_u64(to, "domains", sums.domains);
     add_u64(to, "processes", sums.processes);
     add_u64(to, "mappings", sums.mappings);
+    json_object_object_add(to, "strict_accounting",
+                           json_object_new_boolean(sp_accounting_is_strict(&daemon->accounting)));
     add_u64(to, "quiet_passes", sp_passes_quiet(daemon, uid));
     add_done(to, sums.past.count);
     add_merges(to, &sums.past);

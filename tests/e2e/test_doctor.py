@@ -16,7 +16,7 @@ from lib.program import become
 NOBODY = 65534
 NAMES = {"daemon", "userfaultfd", "kernel", "UFFDIO_MOVE", "WP_ASYNC", "WP_UNPOPULATED", "WP_SHMEM",
          "PAGEMAP_SCAN", "memfd", "leases", "kcmp", "pool", "ptrace", "proc", "program",
-         "max_map_count", "ksmd", "huge pages", "cgroup", "NUMA", "swap"}
+         "max_map_count", "ksmd", "huge pages", "cgroup", "NUMA", "swap", "accounting"}
 
 
 def doctor(daemon, uid=None, prefix=(), env=None):
