@@ -10,7 +10,13 @@ cd "$(dirname "$0")/.."
 compiler=${1:-gcc}
 passed=0 failed=0 skipped=0
 work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+beside=
+trap 'stop_beside; rm -rf "$work"' EXIT
+trap 'exit 130' INT TERM
+
+stop_beside() {
+    [ -z "$beside" ] || kill -- "-$beside" 2>/dev/null
+}
 
 add() {
     passed=$((passed + $1)) failed=$((failed + $2)) skipped=$((skipped + $3))
@@ -31,7 +37,7 @@ build() {
     scripts/build.sh "$folder" "$compiler" /usr/local "$@" || {
         echo "$folder could not be built"
         add 0 1 0
-        finish
+        return 1
     }
 }
 
@@ -144,30 +150,49 @@ PY
     add "$ok" "$bad" "$skip"
 }
 
-build build
-build build-test -Dfault_points=true
+# The end-to-end tests leave half of the processors' time unused: this is done beside them, and gives way.
+run_beside() {
+    renice -n 15 "$BASHPID" >/dev/null
+    run_sim
+    export TARGET=unit-tests
+    if build build-asan -Dfault_points=true -Db_sanitize=address,undefined -Db_lundef=false \
+        -Dbuildtype=debugoptimized; then
+        echo "== unit tests with ASan and UBSan"
+        UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 run_units build-asan
+    fi
+    export TARGET=fuzz-targets
+    if ! has_fuzzer; then
+        run_fuzz skip
+    elif compiler=clang build build-fuzz -Dfuzz=true -Dbuildtype=debugoptimized; then
+        echo "== fuzz targets"
+        run_fuzz run
+    fi
+}
+
+start_beside() {
+    set -m # a process group of its own, to be ended with all that it started
+    (
+        passed=0 failed=0 skipped=0
+        echo "== simulator"
+        run_beside
+        echo "$passed $failed $skipped" >"$work/beside.sums"
+    ) >"$work/beside.log" 2>&1 </dev/null &
+    beside=$!
+    set +m
+}
+
+end_beside() {
+    wait "$beside"
+    beside=
+    cat "$work/beside.log"
+    read -r ok bad skip <"$work/beside.sums" || ok=0 bad=1 skip=0
+    add "$ok" "$bad" "$skip"
+}
+
+build build && build build-test -Dfault_points=true || finish
 echo "== unit tests"
 run_units build-test
-echo "== simulator"
-run_sim
-
-export TARGET=unit-tests
-build build-asan -Dfault_points=true -Db_sanitize=address,undefined -Db_lundef=false \
-    -Dbuildtype=debugoptimized
-echo "== unit tests with ASan and UBSan"
-export UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
-run_units build-asan
-unset UBSAN_OPTIONS TARGET
-
-if has_fuzzer; then
-    export TARGET=fuzz-targets
-    compiler=clang build build-fuzz -Dfuzz=true -Dbuildtype=debugoptimized
-    unset TARGET
-    echo "== fuzz targets"
-    run_fuzz run
-else
-    run_fuzz skip
-fi
-
+start_beside
 run_pytest
+end_beside
 finish
