@@ -293,6 +293,9 @@ int sp_unmerge_written(uint64_t start, uint64_t end);
 /* The same for up to max_runs runs, in a way that gives their mappings back, which is only possible
  * while the program's only thread waits for us: returns the runs, 0 if it has more threads. */
 uint64_t sp_unmerge_plain(uint64_t max_runs);
+/* Un-merges [addr, end), at most a lift's pages, all of them sites and alike, into the mapping `copy`, if they
+ * have these attributes. 0: copy was moved there; a negative errno: it is where it was, and the sites, too. */
+int sp_unmerge_into(uint64_t addr, uint64_t end, uint64_t copy, uint32_t attributes);
 
 /* zero.c */
 /* Makes the sites in [start, end) pages of zeros, and leaves their mappings as they are. 0, or a

@@ -45,6 +45,16 @@ long sp_keep_from_fork(uint64_t addr, uint64_t length)
     return ret;
 }
 
+bool sp_is_locked(uint64_t addr, uint64_t length)
+{
+    return sp_sys(__NR_msync, addr, length, MS_ASYNC | MS_INVALIDATE) == -EBUSY;
+}
+
+long sp_lock_as(uint64_t addr, uint64_t length, uint32_t attributes)
+{
+    return sp_sys(__NR_mlock2, addr, length, attributes & SP_RANGE_ONFAULT ? MLOCK_ONFAULT : 0);
+}
+
 static int protection(uint32_t attributes)
 {
     return (attributes & SP_RANGE_READ ? PROT_READ : 0) |
@@ -71,6 +81,6 @@ long sp_map_with(uint64_t addr, uint64_t length, int flags, uint32_t attributes)
     if (sp_gate.locks_future && !(attributes & SP_RANGE_LOCKED))
         sp_sys(__NR_munlock, ret, length); /* it is no new memory to the program */
     if (attributes & SP_RANGE_LOCKED)
-        sp_sys(__NR_mlock2, ret, length, attributes & SP_RANGE_ONFAULT ? MLOCK_ONFAULT : 0);
+        sp_lock_as((uint64_t)ret, length, attributes);
     return ret;
 }

@@ -6,6 +6,7 @@
 #ifndef SP_AGENT_ATTRIBUTES_H
 #define SP_AGENT_ATTRIBUTES_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* Memory with these is merged, and gets them back when it is un-merged. */
@@ -40,6 +41,12 @@ uint32_t sp_attribute_of(const char *f);
  * that the kernel refuses is left out. Raw system calls only: for the program's threads too.
  */
 long sp_map_with(uint64_t addr, uint64_t length, int flags, uint32_t attributes);
+
+/* Is any of [addr, addr + length) locked? It lies in private mappings, of which the call asks nothing else. */
+bool sp_is_locked(uint64_t addr, uint64_t length);
+
+/* Locks [addr, addr + length) as these attributes say: 0 or a negative errno. */
+long sp_lock_as(uint64_t addr, uint64_t length, uint32_t attributes);
 
 /* Gives a mapping, new and whole, what SP_RANGE_DONTFORK says: 0 or a negative errno. The kernel needs
  * a little memory for it: it is tried until there is some, and given up only where the program is as

@@ -6,6 +6,7 @@
 #include <linux/audit.h>
 #include <linux/capability.h>
 #include <linux/filter.h>
+#include <linux/mman.h>
 #include <linux/prctl.h>
 #include <linux/resource.h>
 #include <linux/seccomp.h>
@@ -97,6 +98,12 @@ static struct sock_filter filter[] = {
     BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_prctl, 0, 4),
     LOAD(ARG(0)),
     BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, PR_GET_DUMPABLE, 0, 1),
+    ALLOW,
+    DENY,
+    /* msync: only asking whether memory is locked. */
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_msync, 0, 4),
+    LOAD(ARG(2)),
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, MS_ASYNC | MS_INVALIDATE, 0, 1),
     ALLOW,
     DENY,
     /* ioctl: userfaultfd's, and PAGEMAP_SCAN. */

@@ -481,17 +481,19 @@ gone:
     return -ESRCH;
 }
 
-static long ask_and_wait(const struct sp_gate_pass *pass, uint32_t kind, uint64_t addr,
-                         uint64_t end, uint32_t since, struct sp_gate_request **taken)
+static long ask_and_wait(const struct sp_gate_pass *pass, const struct sp_gate_request *what,
+                         uint32_t since, struct sp_gate_request **taken)
 {
     struct sp_gate_request *request;
 
     while (!(*taken = request = take_request()))
         if (!agent_there() || !wait_a_little())
             return -ESRCH;
-    request->kind = kind;
-    request->addr = addr;
-    request->end = end;
+    request->kind = what->kind;
+    request->addr = what->addr;
+    request->end = what->end;
+    request->copy = what->copy;
+    request->attributes = what->attributes;
     request->status = 0;
     request->pass = (uint64_t)pass;
     request->owner = this_thread();
@@ -500,7 +502,7 @@ static long ask_and_wait(const struct sp_gate_pass *pass, uint32_t kind, uint64_
     return await_answer(taken, since);
 }
 
-long sp_gate_ask(struct sp_gate_pass *pass, uint32_t kind, uint64_t addr, uint64_t end)
+static long ask(struct sp_gate_pass *pass, const struct sp_gate_request *what)
 {
     struct sp_gate_request *request = NULL;
     uint32_t since;
@@ -511,7 +513,7 @@ long sp_gate_ask(struct sp_gate_pass *pass, uint32_t kind, uint64_t addr, uint64
     __atomic_fetch_add(&sp_gate.asks, 1, __ATOMIC_SEQ_CST);
     leave(pass);
     since = start_waiting();
-    status = ask_and_wait(pass, kind, addr, end, since, &request);
+    status = ask_and_wait(pass, what, since, &request);
     stop_waiting(since);
     enter(pass);
     /* Only now: no lift was in the range meanwhile, nor will be while this thread is inside. */
@@ -519,4 +521,16 @@ long sp_gate_ask(struct sp_gate_pass *pass, uint32_t kind, uint64_t addr, uint64
         sp_store(&request->state, SP_REQUEST_FREE);
     __atomic_fetch_add(&sp_gate.asks, 1, __ATOMIC_SEQ_CST);
     return status;
+}
+
+long sp_gate_ask(struct sp_gate_pass *pass, uint32_t kind, uint64_t addr, uint64_t end)
+{
+    return ask(pass, &(struct sp_gate_request){.kind = kind, .addr = addr, .end = end});
+}
+
+long sp_gate_ask_into(struct sp_gate_pass *pass, uint64_t addr, uint64_t end, uint64_t copy,
+                      uint32_t attributes)
+{
+    return ask(pass, &(struct sp_gate_request){.kind = SP_GATE_UNMERGE_INTO, .addr = addr,
+                                               .end = end, .copy = copy, .attributes = attributes});
 }

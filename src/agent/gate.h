@@ -99,6 +99,8 @@ enum sp_gate_request_kind {
     SP_GATE_UNTRACK = 5,    /* end its tracking until sp_gate.moving is 0 */
     SP_GATE_UNMERGE_WRITTEN = 6, /* UNMERGE, also of pages that were written since they were merged */
     SP_GATE_ZERO = 7, /* make the sites in [addr, end) zeros where the gate cannot */
+    SP_GATE_UNMERGE_INTO = 8, /* UNMERGE_WRITTEN, by moving the mapping `copy` there, if what is there
+                                 has these attributes; else, or if it fails, copy stays where it is */
 };
 
 enum sp_gate_request_state { SP_REQUEST_FREE = 0, SP_REQUEST_TAKEN, SP_REQUEST_POSTED,
@@ -108,6 +110,8 @@ struct sp_gate_request {
     uint32_t state; /* atomically; POSTED by the thread, DONE by the agent */
     uint32_t kind;
     uint64_t addr, end;
+    uint64_t copy; /* as long as [addr, end); else 0 */
+    uint32_t attributes;
     int64_t status; /* 0 or a negative errno, set before DONE */
     uint64_t pass, owner; /* of the thread that waits, set before POSTED */
 };

@@ -433,6 +433,7 @@ static long call_uffd_register(struct sp_gate_pass *pass, const long *a)
         addr = reg->range.start;
         end = range_end(addr, reg->range.len);
         sp_gate_note(addr, end);
+        sp_merged_unmerge(pass, SP_GATE_UNMERGE_WRITTEN, addr, end);
         for (unsigned n = 0; n < RELEASES && end > addr; n++)
             if (sp_gate_ask(pass, SP_GATE_RELEASE, addr, end) != -EAGAIN)
                 break;

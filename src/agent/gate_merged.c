@@ -29,6 +29,7 @@
 
 #define READ_WRITE    (PROT_READ | PROT_WRITE)
 #define UNMERGE_TRIES 20u /* of ten in the agent: some thread was in the gate all the time */
+#define MUST_TRIES    100u /* where the call would be wrong: another thread's mlockall takes seconds */
 
 static uint32_t agent_state(void)
 {
@@ -50,13 +51,20 @@ static long map_anonymous(uint64_t addr, uint64_t length, int flags)
 
 void sp_merged_unmerge(struct sp_gate_pass *pass, uint32_t kind, uint64_t addr, uint64_t end)
 {
+    bool must = kind == SP_GATE_UNMERGE_WRITTEN;
+    unsigned tries = must ? MUST_TRIES : UNMERGE_TRIES, done = 0;
+
     /* What is left when it was done was written after its merge, and stays unless that is to be
      * un-merged, too. */
-    for (unsigned n = 0; n < UNMERGE_TRIES && sp_sitemap_any(addr, end); n++) {
+    for (unsigned n = 0; n < tries && done < UNMERGE_TRIES && sp_sitemap_any(addr, end); n++) {
         long ret = sp_gate_ask(pass, kind, addr, end);
 
-        if (ret != -EAGAIN && (ret != 0 || kind != SP_GATE_UNMERGE_WRITTEN))
+        if (ret == 0 && must) {
+            sp_locked_unmerge(pass, addr, end);
+            done++;
+        } else if (ret != -EAGAIN) {
             break;
+        }
     }
     /* The gate was open meanwhile: the agent must not think that it knows the range. */
     sp_gate_note(addr, end);

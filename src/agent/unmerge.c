@@ -28,9 +28,16 @@
  * (vm.overcommit_memory 2), another process may have taken what the target gave back: the call fails, and
  * the bytes are lost. To move all of it is charged nothing, and fails only if the sum is above the limit
  * already; where that can be, nothing is merged (decision 0017). What the program maps meanwhile may
- * land in the place that was left: that is never unmapped (unmap_rest).
+ * land in the place that was left: that is never unmapped (unmap_rest). And Linux 6.18 would count what is
+ * locked at both places.
  */
 #define MREMAP_PUT (MREMAP_MAYMOVE | MREMAP_FIXED)
+
+/* Where sp_unmerge_into() says that the copy is to be made: the thread that asked unmaps it. 0: nowhere. */
+static struct {
+    uint64_t copy;
+    uint32_t attributes; /* that the pages must have */
+} given;
 
 /* Which of the pages still are the frame's: bit i for page i. 0, or a negative errno: that cannot be told. */
 static int frames_of(uint64_t addr, uint32_t npages, uint64_t *frames)
@@ -66,9 +73,11 @@ static int put(uint64_t addr, uint64_t copy, uint32_t i, uint32_t n)
     uint64_t len = (uint64_t)n << sp_agent.page_shift;
     const struct sp_range *range = sp_range_of(at, at + sp_agent.page_size);
     bool advised = sp_gate.advise_all || (range && (range->flags & SP_RANGE_ADVISED));
-    long ret =
-        sp_move_over(copy + ((uint64_t)i << sp_agent.page_shift), len, at, MREMAP_PUT, advised);
+    long ret;
 
+    if (given.copy)
+        advised |= given.attributes & SP_RANGE_ADVISED;
+    ret = sp_move_over(copy + ((uint64_t)i << sp_agent.page_shift), len, at, MREMAP_PUT, advised);
     if (ret)
         return (int)ret;
     sp_sitemap_clear(at, at + len);
@@ -113,7 +122,7 @@ static int put_frames(uint64_t addr, uint64_t copy, uint32_t npages, uint64_t fr
 
 static void unmap_rest(uint64_t copy, uint32_t npages, uint64_t moved)
 {
-    for (uint32_t i = 0, n; i < npages; i += n + 1) {
+    for (uint32_t i = 0, n; i < npages && !given.copy; i += n + 1) {
         for (n = 0; i + n < npages && !(moved >> (i + n) & 1); n++)
             ;
         if (n)
@@ -131,22 +140,54 @@ static long map_copy(uint64_t addr, uint64_t len)
     if (!sp_agent.unmerges_written)
         return sp_range_map(addr, len, 0);
     attributes = sp_range_attributes(addr, addr + len);
+    if (given.copy)
+        return attributes == (long)given.attributes ? (long)given.copy : -EINVAL;
     if (sp_is_err(attributes) || (attributes & SP_RANGE_RW) != SP_RANGE_RW ||
         (attributes & SP_RANGE_LOCKED))
         return -EINVAL;
     return sp_map_with(0, len, 0, (uint32_t)attributes);
 }
 
+/* Is what the copy was given known only as long as no call touched the range? */
+static bool must_be_untouched(void)
+{
+    return sp_gate.dontfork || sp_agent.unmerges_written;
+}
+
 /*
  * With the gate closed: is the copy still what is to be there? What was replaced or moved since it was made
- * is no site of ours, and may be anything; what fork is to copy, or not, may have been changed.
+ * is no site of ours, and may be anything; what fork is to copy, or not, may have been changed, and so may
+ * be what written pages were given.
  */
 static bool is_as_copied(uint64_t addr, uint64_t end)
 {
     uint64_t a, b;
 
     return sp_sitemap_next(addr, end, &a, &b) && a == addr && b == end &&
-           !(sp_gate.dontfork && sp_gate_changed(addr, end));
+           !(must_be_untouched() && sp_gate_changed(addr, end));
+}
+
+/*
+ * With the gate closed, where memory is locked: new memory would not be, and we have no right to lock it. A frame
+ * that is written to is copied where it is. Page by page: what lies beside it may not be locked.
+ */
+static int copy_in_place(uint64_t addr, uint32_t npages, uint64_t *done)
+{
+    uint64_t frames;
+    int ret;
+
+    if (npages > 1)
+        return -EINVAL;
+    ret = frames_of(addr, 1, &frames);
+    if (ret || !frames)
+        return ret;
+    ret = (int)sp_sys(__NR_madvise, addr, sp_agent.page_size, SP_MADV_POPULATE_WRITE);
+    if (ret)
+        return ret == -ENOMEM ? ret : -EINVAL;
+    sp_track_pending(addr, 1);
+    sp_count(SP_COUNT_UNMERGED, 1);
+    *done += 1;
+    return 0;
 }
 
 /* Un-merges one run of at most SP_LIFT_PAGES pages, all of them in mappings of the pool. */
@@ -179,6 +220,10 @@ static int unmerge_run(uint64_t addr, uint32_t npages, uint64_t *done)
     ret = -EAGAIN;
     if (!is_as_copied(addr, addr + len))
         goto open;
+    if (!sp_agent.unmerges_written && sp_is_locked(addr, len)) {
+        ret = copy_in_place(addr, npages, done);
+        goto open;
+    }
     ret = sp_sys(__NR_ioctl, sp_agent.uffd_sync, UFFDIO_REGISTER, &reg);
     if (sp_is_err(ret))
         goto open;
@@ -205,7 +250,7 @@ open:
         sp_serve_gate();
     return (int)ret;
 out:
-    sp_sys(__NR_munmap, copy, len);
+    unmap_rest((uint64_t)copy, npages, 0);
     return (int)ret;
 }
 
@@ -247,7 +292,7 @@ static uint64_t replace_frames(uint64_t a, uint64_t b)
     uint32_t npages = (uint32_t)((b - a) >> sp_agent.page_shift);
     uint64_t frames, runs = 0;
 
-    if (frames_of(a, npages, &frames))
+    if (sp_is_locked(a, b - a) || frames_of(a, npages, &frames))
         return 0;
     for (uint32_t i = 0; i < npages;) {
         uint32_t n = 0;
@@ -301,7 +346,7 @@ static bool is_known(uint64_t start, uint64_t end)
 {
     uint64_t a, b;
 
-    if (sp_gate.dontfork || !sp_agent.ranges_at_us)
+    if (must_be_untouched() || !sp_agent.ranges_at_us)
         return false;
     for (; start < end && sp_sitemap_next(start, end, &a, &b); start = cut(a, b))
         if (!sp_range_of(a, a + sp_agent.page_size))
@@ -329,7 +374,7 @@ int sp_unmerge(uint64_t start, uint64_t end, uint64_t max_pages, uint64_t *next,
         b = cut(a, b);
         ret = unmerge_stretch(a, b, npages);
         if (ret == -EAGAIN && tries++ < GATE_TRIES) {
-            if (sp_gate.dontfork)
+            if (must_be_untouched())
                 sp_ranges_refresh(true);
             continue;
         }
@@ -352,5 +397,25 @@ int sp_unmerge_written(uint64_t start, uint64_t end)
     sp_agent.unmerges_written = true;
     ret = sp_unmerge(start, end, ~0ull, &next, &npages);
     sp_agent.unmerges_written = false;
+    return ret;
+}
+
+int sp_unmerge_into(uint64_t addr, uint64_t end, uint64_t copy, uint32_t attributes)
+{
+    uint64_t npages = (end - addr) >> sp_agent.page_shift, done = 0;
+    int ret = -EAGAIN;
+
+    if (end <= addr || npages > SP_LIFT_PAGES || !copy ||
+        ((addr | end | copy) & (sp_agent.page_size - 1)))
+        return -EINVAL;
+    sp_agent.unmerges_written = true;
+    given.copy = copy;
+    given.attributes = attributes;
+    for (unsigned tries = 0; ret == -EAGAIN && tries < GATE_TRIES; tries++)
+        if (sp_ranges_refresh(true))
+            ret = unmerge_run(addr, (uint32_t)npages, &done);
+    given.copy = 0;
+    sp_agent.unmerges_written = false;
+    sp_agent.ranges_vm = 0;
     return ret;
 }

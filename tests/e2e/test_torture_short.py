@@ -9,9 +9,6 @@ from lib import place
 
 SEED = 20
 SECONDS = 35
-# Refused with EINVAL where the memory was merged, then written, and is locked, by another thread's mlockall
-# perhaps (docs/design.md, Known limits).
-WITHOUT = ("madvise-wipeonfork",)
 
 
 def test_torture_short(tmp_path):
@@ -22,7 +19,7 @@ def test_torture_short(tmp_path):
     done = subprocess.run(
         ["/usr/bin/python3", place.ROOT / "tests" / "torture" / "torture.py", "--json", "--build",
          place.BUILD_TEST, "--minutes", str(SECONDS / 60), "--seed", str(SEED), "--no-sanitized",
-         "--keep", tmp_path / "kept", "--without", ",".join(WITHOUT)],
+         "--keep", tmp_path / "kept"],
         capture_output=True, text=True, timeout=(SECONDS + 400) * place.SLACK, check=False)
     assert done.returncode == 0, done.stderr[-6000:] + done.stdout[-3000:]
     result = json.loads(done.stdout)

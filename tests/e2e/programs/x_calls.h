@@ -352,6 +352,20 @@ static inline void told_smaps(char *p, size_t n)
          anonymous);
 }
 
+/* What the kernel counts as locked of this process. */
+static inline void told_locked(void)
+{
+    FILE *status = fopen("/proc/self/status", "r");
+    long kib = -1;
+    char line[256];
+
+    must(status != NULL, "/proc/self/status");
+    while (fgets(line, sizeof(line), status))
+        sscanf(line, "VmLck: %ld", &kib);
+    fclose(status);
+    note("VmLck=%ld ", kib);
+}
+
 /* Has the test do something now: "unmerge" the program until the row's end, "merge" whatever can be
  * merged, or nothing ("go"). */
 static inline void ask(const char *what)

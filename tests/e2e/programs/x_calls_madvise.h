@@ -180,6 +180,47 @@ static void madvise_wipeonfork(struct area *a)
     same(a, 0, AREA_PAGES, "in the parent");
 }
 
+/* What was written after it was merged is locked where it lies; then the advice takes it away from there, and
+ * the lock is in force where it goes. */
+static void locked_wipeonfork(struct area *a)
+{
+    CALL(madvise, place(a, 7), 60 * PAGE, MADV_WIPEONFORK);
+    told_smaps(place(a, 0), AREA_PAGES);
+    told_locked();
+    ask("merge");
+    in_child(check_wiped, a);
+    same(a, 0, AREA_PAGES, "in the parent");
+    CALL(munlock, place(a, 20), 10 * PAGE);
+    told_smaps(place(a, 0), AREA_PAGES);
+    told_locked();
+    CALL(madvise, place(a, 7), 60 * PAGE, MADV_KEEPONFORK);
+    CALL(munlock, place(a, 0), AREA_PAGES * PAGE);
+    told_smaps(place(a, 0), AREA_PAGES);
+    told_locked();
+    in_child(check_whole, a);
+    usable(a, 0, AREA_PAGES, "unlocked");
+}
+
+static void mlock_wipeonfork(struct area *a)
+{
+    CALL(mlock, place(a, 0), AREA_PAGES * PAGE);
+    locked_wipeonfork(a);
+}
+
+static void mlock2_wipeonfork(struct area *a)
+{
+    CALL(mlock2, place(a, 3), 70 * PAGE, MLOCK_ONFAULT);
+    locked_wipeonfork(a);
+}
+
+/* Not all that it names is locked, and not all of that alike. */
+static void mlock_some_wipeonfork(struct area *a)
+{
+    CALL(mlock, place(a, 5), 10 * PAGE);
+    CALL(mlock2, place(a, 15), 30 * PAGE, MLOCK_ONFAULT);
+    locked_wipeonfork(a);
+}
+
 static void check_missing(struct area *a)
 {
     size_t mapped = 0;
@@ -398,6 +439,8 @@ static void process_madvise_refused(struct area *a)
         { "madvise-dontneed-hole", madvise_dontneed_hole },                                        \
         { "madvise-free-hole", madvise_free_hole }, { "madvise-hole", madvise_hole },              \
         { "madvise-refused", madvise_refused }, { "madvise-wipeonfork", madvise_wipeonfork },      \
+        { "mlock-wipeonfork", mlock_wipeonfork }, { "mlock2-wipeonfork", mlock2_wipeonfork },      \
+        { "mlock-some-wipeonfork", mlock_some_wipeonfork },                                        \
         { "madvise-dontfork", madvise_dontfork }, { "madvise-guard", madvise_guard },              \
         { "madvise-guard-readonly", madvise_guard_readonly },                                      \
         { "madvise-readonly", madvise_readonly }, { "process-madvise", process_madvise_keeping },  \

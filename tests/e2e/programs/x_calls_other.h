@@ -52,6 +52,25 @@ static void mbind_bind(struct area *a)
     same(a, 0, AREA_PAGES, "bound to a node");
 }
 
+static void mlock_mbind(struct area *a)
+{
+    unsigned long nodes = 1;
+
+    CALL(mlock, place(a, 0), AREA_PAGES * PAGE);
+    RAW(mbind, place(a, 7), 60 * PAGE, MPOL_BIND, &nodes, 64, MPOL_MF_MOVE);
+    told_policies(a);
+    told_smaps(place(a, 0), AREA_PAGES);
+    told_locked();
+    ask("merge");
+    told_policies(a);
+    same(a, 0, AREA_PAGES, "locked and bound to a node");
+    CALL(munlock, place(a, 0), AREA_PAGES * PAGE);
+    ask("unmerge");
+    told_policies(a);
+    told_locked();
+    same(a, 0, AREA_PAGES, "bound to a node");
+}
+
 static void mbind_interleave(struct area *a)
 {
     unsigned long nodes = 1;
@@ -202,7 +221,8 @@ static void own_userfaultfd(struct area *a)
 }
 
 #define OTHER_ROWS                                                                                 \
-    { "mbind", mbind_bind }, { "mbind-interleave", mbind_interleave },                             \
+    { "mbind", mbind_bind }, { "mlock-mbind", mlock_mbind },                                       \
+        { "mbind-interleave", mbind_interleave },                                                  \
         { "mbind-refused", mbind_refused }, { "set-mempolicy-home-node", home_node },              \
         { "migrate-pages", migrate }, { "move-pages", move_some }, { "msync", msync_all },         \
         { "mincore", mincore_all }, { "remap-file-pages", remap_pages }, { "prctl-set-vma", named },  \

@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Merged memory that is locked. "ready", and where it is; then by line of stdin:
+ *
+ *   written   writes some of the pages, and locks all
+ *   full      can lock no more than it has locked from now on
+ *   less      can lock less than it has locked already (both without CAP_IPC_LOCK)
+ *   wipe      MADV_WIPEONFORK: "wipe" and the errno
+ *   onfault   locks what comes to be there: "onfault" and the errno
+ *   tell      "locked", how many pages are (VmLck), how many of the area's are in locked mappings, and
+ *             whether any of them is a frame
+ *   check     all pages hold what they held: "ok"
+ */
+#include <errno.h>
+#include <sys/resource.h>
+
+#include "pattern.h"
+
+#define PAGES 512u
+#define STEP  16u /* pages from one that is written to the next */
+
+static char *region;
+static unsigned version; /* of those */
+
+static void check(void)
+{
+    for (unsigned i = 0; i < PAGES; i++)
+        pattern_check(region + i * PAGE, i, i % STEP ? 0 : version, "locked");
+}
+
+static void lock_written(void)
+{
+    version = 1;
+    for (unsigned i = 0; i < PAGES; i += STEP)
+        pattern_fill(region + i * PAGE, i, version);
+    if (mlock(region, PAGES * PAGE))
+        die("mlock");
+}
+
+static void limit_to(unsigned pages)
+{
+    struct rlimit limit = { (rlim_t)pages * PAGE, (rlim_t)pages * PAGE };
+
+    if (setrlimit(RLIMIT_MEMLOCK, &limit))
+        die("setrlimit");
+}
+
+static long locked_pages(void)
+{
+    FILE *status = fopen("/proc/self/status", "r");
+    char line[256];
+    long kib = -1;
+
+    if (!status)
+        die("status");
+    while (fgets(line, sizeof(line), status))
+        sscanf(line, "VmLck: %ld", &kib);
+    fclose(status);
+    return kib * 1024 / PAGE;
+}
+
+/* How many pages of the area lie in mappings with the flag. */
+static unsigned pages_with(const char *flag)
+{
+    unsigned long start = 0, end = 0, low = (unsigned long)region, high = low + PAGES * PAGE;
+    FILE *smaps = fopen("/proc/self/smaps", "r");
+    unsigned pages = 0;
+    char line[512];
+
+    if (!smaps)
+        die("smaps");
+    while (fgets(line, sizeof(line), smaps)) {
+        unsigned long a, b;
+
+        if (sscanf(line, "%lx-%lx ", &a, &b) == 2) {
+            start = a < low ? low : a;
+            end = b > high ? high : b;
+        } else if (!strncmp(line, "VmFlags:", 8) && end > start && strstr(line, flag)) {
+            pages += (unsigned)((end - start) / PAGE);
+        }
+    }
+    fclose(smaps);
+    return pages;
+}
+
+/* Is a page that is there a file's? */
+static int any_frame(void)
+{
+    FILE *pagemap = fopen("/proc/self/pagemap", "rb");
+    uint64_t entry[PAGES];
+    int any = 0;
+
+    if (!pagemap || fseek(pagemap, (long)((uintptr_t)region / PAGE * sizeof(*entry)), SEEK_SET) ||
+        fread(entry, sizeof(*entry), PAGES, pagemap) != PAGES)
+        die("pagemap");
+    for (unsigned i = 0; i < PAGES; i++)
+        any |= entry[i] >> 63 && (entry[i] >> 61 & 1);
+    fclose(pagemap);
+    return any;
+}
+
+static void obey(const char *word)
+{
+    if (!strcmp(word, "written")) {
+        lock_written();
+        puts("locked");
+    } else if (!strcmp(word, "full") || !strcmp(word, "less")) {
+        limit_to(*word == 'f' ? PAGES : PAGES - 1);
+        puts("limited");
+    } else if (!strcmp(word, "wipe")) {
+        printf("wipe %d\n", madvise(region, PAGES * PAGE, MADV_WIPEONFORK) ? errno : 0);
+    } else if (!strcmp(word, "onfault")) {
+        printf("onfault %d\n", mlock2(region, PAGES * PAGE, MLOCK_ONFAULT) ? errno : 0);
+    } else if (!strcmp(word, "tell")) {
+        printf("locked %ld %u %d\n", locked_pages(), pages_with(" lo"), any_frame());
+    } else if (!strcmp(word, "check")) {
+        check();
+        puts("ok");
+    } else {
+        exit(2);
+    }
+    fflush(stdout);
+}
+
+int main(void)
+{
+    char word[32];
+
+    region = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (region == MAP_FAILED)
+        die("mmap");
+    madvise(region, PAGES * PAGE, MADV_NOHUGEPAGE);
+    for (unsigned i = 0; i < PAGES; i++)
+        pattern_fill(region + i * PAGE, i, 0);
+    printf("ready %lx %u\n", (unsigned long)region, PAGES * PAGE);
+    fflush(stdout);
+    while (scanf("%31s", word) == 1)
+        obey(word);
+    return 0;
+}
