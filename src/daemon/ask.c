@@ -187,18 +187,15 @@ static bool is_put_off(const struct sp_client *client, uint16_t type, uint64_t n
     return type == SP_MSG_SCAN || type == SP_MSG_EXPLAIN;
 }
 
-/* Everybody waits for one answer: who is slow, just within the limit, gets a tenth of the time. On a
- * machine where we have to wait for a processor ourselves, they do (load.h). */
+/* Everybody waits for one answer: who is slow, just within the limit, gets a tenth of the time. */
 static void note_slowness(struct sp_client *client, uint64_t asked)
 {
     uint64_t now = sp_now_usecs();
 
     if (now - asked <= SP_SLOW_USECS)
         return;
-    if (now - asked > (uint64_t)SP_SLOW_USECS * client->daemon->load.stretch) {
-        client->rest_until = now + (now - asked) * SP_SLOW_REST;
-        client->slow_serial = client->daemon->serial;
-    }
+    client->rest_until = now + (now - asked) * SP_SLOW_REST;
+    client->slow_serial = client->daemon->serial;
     if (sp_admit_is_limited(client->daemon, client->uid))
         sp_turns_note_slow(client->daemon, client->uid, now - asked);
 }

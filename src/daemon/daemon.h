@@ -36,7 +36,6 @@
 #include "accounting.h"
 #include "config.h"
 #include "engine.h"
-#include "load.h"
 #include "pool.h"
 #include "wire.h"
 
@@ -155,7 +154,6 @@ struct sp_daemon {
     struct sp_keeper *keeper;
     unsigned rejoin_seconds; /* > 0: the pool's import is not ended yet */
 
-    struct sp_load load;
     struct sp_accounting accounting;
 
     /* passes.c */

@@ -172,7 +172,6 @@ static struct sp_daemon *daemon_new(const struct sp_config *config)
     daemon->uid = geteuid();
     daemon->listen_fd = daemon->lock_fd = -1;
     daemon->next_client_id = 1;
-    sp_load_measure(&daemon->load);
     TAILQ_INIT(&daemon->conns);
     TAILQ_INIT(&daemon->clients);
     TAILQ_INIT(&daemon->domains);

@@ -139,7 +139,6 @@ static void end_round(struct sp_daemon *daemon)
         any = true;
     }
     sp_turns_new_round(daemon);
-    sp_load_measure(&daemon->load);
     daemon->full_scans++;
     daemon->empty_rounds = any ? 0 : daemon->empty_rounds + 1;
     set_idle(daemon, looked <= IDLE_LOOKED + tracked / 1000 && (!any || sp_passes_quiet(daemon, SP_EVERYBODY) > 1));
