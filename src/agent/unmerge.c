@@ -339,45 +339,45 @@ static int unmerge_stretch(uint64_t a, uint64_t b, uint64_t *done)
     return ret == -ENOMEM || ret == -EAGAIN ? ret : 0;
 }
 
-/* Is it known what new memory for the sites in [start, end) is to have? What was moved since the mappings
- * were read is not, nor what fork may copy, or not, since just now; a forked child's agent may know of
- * nothing yet. */
-static bool is_known(uint64_t start, uint64_t end)
+/*
+ * Sees to it that it is known what new memory for [a, b) is to have: what was moved since the mappings
+ * were read is not, nor what fork may copy, or not, if a call touched it since; a forked child's agent may
+ * know of nothing yet. What is in no range in a fresh list (*fresh) has nothing. False: a thread stays in the
+ * gate.
+ */
+static bool learn(uint64_t a, uint64_t b, bool *fresh)
 {
-    uint64_t a, b;
+    bool known = sp_agent.ranges_at_us && (*fresh || sp_range_of(a, a + sp_agent.page_size));
 
-    if (must_be_untouched() || !sp_agent.ranges_at_us)
+    if (known && !(must_be_untouched() && sp_gate_changed(a, b)))
+        return true;
+    if (!sp_ranges_refresh(true))
         return false;
-    for (; start < end && sp_sitemap_next(start, end, &a, &b); start = cut(a, b))
-        if (!sp_range_of(a, a + sp_agent.page_size))
-            return false;
+    *fresh = true;
     return true;
 }
 
 int sp_unmerge(uint64_t start, uint64_t end, uint64_t max_pages, uint64_t *next, uint64_t *npages)
 {
     uint64_t at = start, a, b, looked = 0;
+    bool fresh = false;
     unsigned tries = 0;
     int ret = 0;
 
     *npages = 0;
     *next = 0;
-    while (!is_known(start, end) && !sp_ranges_refresh(true))
-        if (++tries > GATE_TRIES)
-            return -EAGAIN;
-    tries = 0;
     while (at < end && sp_sitemap_next(at, end, &a, &b)) {
         if (looked >= max_pages) {
             *next = a;
             break;
         }
         b = cut(a, b);
-        ret = unmerge_stretch(a, b, npages);
-        if (ret == -EAGAIN && tries++ < GATE_TRIES) {
-            if (must_be_untouched())
-                sp_ranges_refresh(true);
+        ret = learn(a, b, &fresh) ? 0 : -EAGAIN;
+        b = cut(a, b); /* of the ranges as they are now */
+        if (!ret)
+            ret = unmerge_stretch(a, b, npages);
+        if (ret == -EAGAIN && tries++ < GATE_TRIES)
             continue;
-        }
         if (ret == -ENOMEM || ret == -EAGAIN)
             break; /* a thread stays in a gated call: it would stay for the next run too */
         ret = 0;
