@@ -8,8 +8,8 @@
  * gate_close.c  the agent's side
  * gate_calls.c  one gated call: which rule holds for which number
  * gate_merged.c the same calls on merged pages (X)
- * gate_locked.c un-merging of what is locked (X)
  * gate_mremap.c mremap of what is many mappings by our doing (X)
+ * gate_replace.c un-merging of what only the program can replace (X)
  * gate_splice.c what comes before a vmsplice
  * gate_ring.c   before buffers are registered with an io_uring
  * gate_entry.c  the assembly between a patched site and C; clone and fork
@@ -115,7 +115,7 @@ static inline bool sp_gate_page_aligned(uint64_t addr)
 }
 
 /*
- * gate_merged.c, gate_locked.c, gate_mremap.c: all inside the gate, [addr, end) page aligned and not empty.
+ * gate_merged.c, gate_mremap.c, gate_replace.c: all inside the gate, [addr, end) page aligned and not empty.
  */
 /* madvise on a range with merged pages, but for what is native there. */
 long sp_merged_madvise(struct sp_gate_pass *pass, const long *a, uint64_t addr, uint64_t end);
@@ -132,7 +132,8 @@ void sp_merged_unmerge(struct sp_gate_pass *pass, uint32_t kind, uint64_t addr, 
  * since it was merged, and stays where it is. */
 void sp_merged_before_attributes(struct sp_gate_pass *pass, uint32_t kind, uint64_t addr,
                                  uint64_t end);
-/* Un-merges what SP_GATE_UNMERGE_WRITTEN left because it is locked; what cannot be stays as it is. */
-void sp_locked_unmerge(struct sp_gate_pass *pass, uint64_t addr, uint64_t end);
+/* Un-merges what SP_GATE_UNMERGE_WRITTEN left because the agent may not make the like of it; what cannot
+ * be stays as it is. */
+void sp_replace_left(struct sp_gate_pass *pass, uint64_t addr, uint64_t end);
 
 #endif

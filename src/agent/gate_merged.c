@@ -10,7 +10,8 @@
  *
  * Merged pages are readable and writable: they were when they were merged, and any call that makes
  * them something else un-merges them. Without an agent that may not be possible; see each. Pages that
- * were written after their merge stay in their mapping (unmerge.c): from then on it may be guarded.
+ * were written after their merge stay in their mapping (unmerge.c): from then on it may be guarded,
+ * or locked (gate_replace.c).
  */
 #include <errno.h>
 
@@ -60,7 +61,7 @@ void sp_merged_unmerge(struct sp_gate_pass *pass, uint32_t kind, uint64_t addr, 
         long ret = sp_gate_ask(pass, kind, addr, end);
 
         if (ret == 0 && must) {
-            sp_locked_unmerge(pass, addr, end);
+            sp_replace_left(pass, addr, end);
             done++;
         } else if (ret != -EAGAIN) {
             break;

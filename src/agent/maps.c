@@ -31,6 +31,12 @@ static uint8_t why_not_kept(const char *f)
     return SP_LEFT_OTHER_FLAG;
 }
 
+/* What is known without the flag: guards are of pages, which move with them; code, by its protection. */
+static bool says_nothing_new(const char *f)
+{
+    return (f[0] == 'g' && f[1] == 'u') || (f[0] == 'e' && f[1] == 'x');
+}
+
 static void read_flags(struct sp_mapping *m, const char *p, const char *end)
 {
     m->merge_keeps = !m->lost; /* a key stands in a line before */
@@ -49,7 +55,7 @@ static void read_flags(struct sp_mapping *m, const char *p, const char *end)
             m->dontfork = true;
         } else if (!sp_vmflag_kept(p)) {
             m->merge_keeps = false;
-            if (!attribute && !(p[0] == 'g' && p[1] == 'u')) /* guards: of pages, which move with them */
+            if (!attribute && !says_nothing_new(p))
                 m->given |= SP_RANGE_OTHER;
             if (!m->lost)
                 m->lost = why_not_kept(p);

@@ -142,8 +142,8 @@ static long map_copy(uint64_t addr, uint64_t len)
     attributes = sp_range_attributes(addr, addr + len);
     if (given.copy)
         return attributes == (long)given.attributes ? (long)given.copy : -EINVAL;
-    if (sp_is_err(attributes) || (attributes & SP_RANGE_RW) != SP_RANGE_RW ||
-        (attributes & SP_RANGE_LOCKED))
+    if (sp_is_err(attributes) ||
+        (attributes & (SP_RANGE_RW | SP_RANGE_EXEC | SP_RANGE_LOCKED)) != SP_RANGE_RW)
         return -EINVAL;
     return sp_map_with(0, len, 0, (uint32_t)attributes);
 }
@@ -190,6 +190,42 @@ static int copy_in_place(uint64_t addr, uint32_t npages, uint64_t *done)
     return 0;
 }
 
+static bool may_write_copy(void)
+{
+    return !given.copy || (given.attributes & SP_RANGE_WRITE);
+}
+
+/* The copy that nobody may write is filled as a userfaultfd fills what is missing; a lock may have brought
+ * pages there already. */
+static int fill_unwritable(uint64_t copy, uint64_t addr, uint64_t len)
+{
+    struct uffdio_range range = {.start = copy, .len = len};
+    struct uffdio_register reg = {.range = range, .mode = UFFDIO_REGISTER_MODE_MISSING};
+    struct uffdio_copy fill = {.dst = copy, .src = addr, .len = len};
+    long ret = sp_sys(__NR_madvise, copy, len, SP_MADV_DONTNEED_LOCKED);
+
+    if (!ret)
+        ret = sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_REGISTER, &reg);
+    if (ret)
+        return -EINVAL;
+    ret = sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_COPY, &fill);
+    sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_UNREGISTER, &range);
+    return ret ? -EAGAIN : 0;
+}
+
+/* With the gate closed, and nobody writing: the bytes of the pages in frames. */
+static int fill(uint64_t copy, uint64_t addr, uint32_t npages, uint64_t frames)
+{
+    if (!may_write_copy())
+        return fill_unwritable(copy, addr, (uint64_t)npages << sp_agent.page_shift);
+    for (uint32_t i = 0; i < npages; i++)
+        if ((frames >> i & 1) &&
+            !sp_peek_copy((void *)(copy + ((uint64_t)i << sp_agent.page_shift)),
+                          addr + ((uint64_t)i << sp_agent.page_shift)))
+            return -EAGAIN;
+    return 0;
+}
+
 /* Un-merges one run of at most SP_LIFT_PAGES pages, all of them in mappings of the pool. */
 static int unmerge_run(uint64_t addr, uint32_t npages, uint64_t *done)
 {
@@ -206,7 +242,7 @@ static int unmerge_run(uint64_t addr, uint32_t npages, uint64_t *done)
         return -EINVAL;
     if (sp_is_err(copy))
         return -ENOMEM;
-    ret = sp_sys(__NR_madvise, copy, len, SP_MADV_POPULATE_WRITE);
+    ret = may_write_copy() ? sp_sys(__NR_madvise, copy, len, SP_MADV_POPULATE_WRITE) : 0;
     if (sp_is_err(ret)) {
         ret = -ENOMEM;
         goto out;
@@ -231,11 +267,8 @@ static int unmerge_run(uint64_t addr, uint32_t npages, uint64_t *done)
     if (!sp_is_err(ret)) {
         /* What the program wrote may be unreadable by now. */
         ret = sp_agent.unmerges_written ? 0 : frames_of(addr, npages, &frames);
-        for (uint32_t i = 0; i < npages && !ret; i++)
-            if ((frames >> i & 1) &&
-                !sp_peek_copy((void *)(copy + ((long)i << sp_agent.page_shift)),
-                              addr + ((uint64_t)i << sp_agent.page_shift)))
-                ret = -EAGAIN;
+        if (!ret)
+            ret = fill((uint64_t)copy, addr, npages, frames);
         if (!ret)
             ret = put_frames(addr, (uint64_t)copy, npages, frames, &moved);
         for (uint64_t m = moved; m; m &= m - 1)

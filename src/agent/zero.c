@@ -16,7 +16,6 @@
 #define GATE_SPIN_US  20000u
 #define GATE_TRIES    10u
 #define PAGE_TRIES    1000u /* a thread that reads meanwhile maps the frame's page again */
-#define DROP          24    /* MADV_DONTNEED_LOCKED: also where memory is locked */
 #define PAGES_AT_ONCE 512u
 
 static int zero_page(uint64_t addr)
@@ -26,7 +25,7 @@ static int zero_page(uint64_t addr)
     for (uint32_t tries = 0; tries < PAGE_TRIES && ret; tries++) {
         struct uffdio_zeropage zero = {.range = {addr, sp_agent.page_size}};
 
-        ret = sp_sys(__NR_madvise, addr, sp_agent.page_size, DROP);
+        ret = sp_sys(__NR_madvise, addr, sp_agent.page_size, SP_MADV_DONTNEED_LOCKED);
         if (!ret)
             ret = sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_ZEROPAGE, &zero);
         if (ret && ret != -EEXIST && ret != -EAGAIN)

@@ -48,5 +48,6 @@ struct sp_pm_scan_arg {
 
 #define SP_MADV_POPULATE_READ  22
 #define SP_MADV_POPULATE_WRITE 23
+#define SP_MADV_DONTNEED_LOCKED 24 /* DONTNEED, also where memory is locked */
 
 #endif

@@ -180,6 +180,49 @@ static void madvise_wipeonfork(struct area *a)
     same(a, 0, AREA_PAGES, "in the parent");
 }
 
+/* Advice that no file's mapping takes, where what was written after it was merged has another protection. */
+static void protected_wipeonfork(struct area *a, int prot)
+{
+    CALL(mprotect, place(a, 7), 60 * PAGE, prot);
+    CALL(madvise, place(a, 7), 60 * PAGE, MADV_WIPEONFORK);
+    told_smaps(place(a, 0), AREA_PAGES);
+    told_access(place(a, 0), AREA_PAGES);
+    in_child(check_wiped, a);
+    same(a, 0, AREA_PAGES, "in the parent");
+    CALL(mprotect, place(a, 7), 60 * PAGE, PROT_READ | PROT_WRITE);
+    CALL(madvise, place(a, 7), 60 * PAGE, MADV_KEEPONFORK);
+    told_smaps(place(a, 0), AREA_PAGES);
+    told_access(place(a, 0), AREA_PAGES);
+    usable(a, 0, AREA_PAGES, "once protected");
+}
+
+static void mprotect_read_wipeonfork(struct area *a)
+{
+    protected_wipeonfork(a, PROT_READ);
+}
+
+static void mprotect_write_wipeonfork(struct area *a)
+{
+    protected_wipeonfork(a, PROT_WRITE);
+}
+
+static void mprotect_exec_wipeonfork(struct area *a)
+{
+    protected_wipeonfork(a, PROT_READ | PROT_EXEC);
+}
+
+static void mprotect_rwx_wipeonfork(struct area *a)
+{
+    protected_wipeonfork(a, PROT_READ | PROT_WRITE | PROT_EXEC);
+}
+
+static void mlock_read_wipeonfork(struct area *a)
+{
+    CALL(mlock, place(a, 0), AREA_PAGES * PAGE);
+    protected_wipeonfork(a, PROT_READ);
+    told_locked();
+}
+
 /* What was written after it was merged is locked where it lies; then the advice takes it away from there, and
  * the lock is in force where it goes. */
 static void locked_wipeonfork(struct area *a)
@@ -441,6 +484,11 @@ static void process_madvise_refused(struct area *a)
         { "madvise-refused", madvise_refused }, { "madvise-wipeonfork", madvise_wipeonfork },      \
         { "mlock-wipeonfork", mlock_wipeonfork }, { "mlock2-wipeonfork", mlock2_wipeonfork },      \
         { "mlock-some-wipeonfork", mlock_some_wipeonfork },                                        \
+        { "mlock-read-wipeonfork", mlock_read_wipeonfork },                                        \
+        { "mprotect-read-wipeonfork", mprotect_read_wipeonfork },                                  \
+        { "mprotect-write-wipeonfork", mprotect_write_wipeonfork },                                \
+        { "mprotect-exec-wipeonfork", mprotect_exec_wipeonfork },                                  \
+        { "mprotect-rwx-wipeonfork", mprotect_rwx_wipeonfork },                                    \
         { "madvise-dontfork", madvise_dontfork }, { "madvise-guard", madvise_guard },              \
         { "madvise-guard-readonly", madvise_guard_readonly },                                      \
         { "madvise-readonly", madvise_readonly }, { "process-madvise", process_madvise_keeping },  \

@@ -285,6 +285,18 @@ static void mremap_none(struct area *a)
     drop(p, a);
 }
 
+static void mremap_exec(struct area *a)
+{
+    char *p;
+
+    must(!mprotect(place(a, 0), AREA_PAGES * PAGE, PROT_READ | PROT_EXEC), "mprotect");
+    p = grow_maymove(a);
+    told_access(p, 2 * AREA_PAGES);
+    must(!mprotect(p, 2 * AREA_PAGES * PAGE, PROT_READ | PROT_WRITE), "mprotect");
+    grown_is_right(p, a);
+    drop(p, a);
+}
+
 static void mremap_locked(struct area *a)
 {
     char *p;
@@ -383,7 +395,8 @@ static void mremap_unmerged(struct area *a)
         { "mremap-dontunmap-fixed", mremap_dontunmap_fixed }, { "mremap-hole", mremap_hole },      \
         { "mremap-hole-shrink", mremap_hole_shrink }, { "mremap-mixed", mremap_mixed },            \
         { "mremap-readonly", mremap_readonly }, { "mremap-none", mremap_none },                    \
-        { "mremap-locked", mremap_locked }, { "mremap-dontdump", mremap_dontdump },                \
+        { "mremap-exec", mremap_exec }, { "mremap-locked", mremap_locked },                        \
+        { "mremap-dontdump", mremap_dontdump },                                                    \
         { "mremap-dontfork", mremap_dontfork }, { "mremap-wipeonfork", mremap_wipeonfork },        \
         { "mremap-hugepage", mremap_hugepage }, { "mremap-random", mremap_random },                \
         { "mremap-noreserve", mremap_noreserve, .flags = MAP_NORESERVE },                          \
