@@ -212,13 +212,15 @@ static long call_brk(struct sp_gate_pass *pass, const long *a)
     return (long)now;
 }
 
+/* What un-merges first is noted afterwards only: until then it changes nothing, and the agent would take the
+ * range for changed and read all mappings again. */
 static long call_protect(struct sp_gate_pass *pass, long nr, const long *a)
 {
     uint64_t addr = (uint64_t)a[0], end = range_end(addr, (uint64_t)a[1]);
 
-    sp_gate_note(addr, end);
     if (sp_sitemap_any(addr, end))
         sp_merged_before_protect(pass, nr, a, addr, end);
+    sp_gate_note(addr, end);
     return with_mappings(pass, nr, a);
 }
 
@@ -305,8 +307,8 @@ static long call_policy(struct sp_gate_pass *pass, long nr, const long *a)
 {
     uint64_t addr = (uint64_t)a[0], end = range_end(addr, (uint64_t)a[1]);
 
-    sp_gate_note(addr, end);
     sp_merged_unmerge(pass, SP_GATE_UNMERGE_WRITTEN, addr, end);
+    sp_gate_note(addr, end);
     return with_mappings(pass, nr, a);
 }
 
@@ -316,9 +318,9 @@ static long call_lock(struct sp_gate_pass *pass, long nr, const long *a)
     uint64_t addr = (uint64_t)a[0] & ~((uint64_t)sp_gate.page_size - 1);
     uint64_t end = sp_gate_page_up((uint64_t)a[0] + (uint64_t)a[1]);
 
-    sp_gate_note(addr, end);
     if (end > addr && nr != __NR_munlock)
         sp_merged_before_attributes(pass, SP_GATE_UNMERGE, addr, end);
+    sp_gate_note(addr, end);
     return with_mappings(pass, nr, a);
 }
 
@@ -327,8 +329,8 @@ static long call_unmerged(struct sp_gate_pass *pass, long nr, const long *a)
 {
     uint64_t addr = (uint64_t)a[0], end = range_end(addr, (uint64_t)a[1]);
 
-    sp_gate_note(addr, end);
     sp_merged_unmerge(pass, SP_GATE_UNMERGE, addr, end);
+    sp_gate_note(addr, end);
     return with_mappings(pass, nr, a);
 }
 
