@@ -38,7 +38,8 @@ struct sp_mapping;
 
 struct sp_view {
     uint64_t base; /* the agent's read-only view of the segment, 0: none */
-    uint64_t inode;
+    uint64_t device, inode; /* of the segment, also when the view was dropped */
+    bool dropped; /* because the daemon said so: it needs nothing of the segment any more */
     uint32_t npages;
     int32_t fd; /* read-only; frames are mapped from it */
 };
@@ -59,7 +60,7 @@ struct sp_agent {
     char comm[16];
     uint64_t arena, arena_end; /* everything below lives in one reservation of our own */
     uint64_t staging;          /* SP_LIFT_PAGES pages, registered MISSING */
-    uint64_t track_area;
+    uint64_t track_area, seed_area;
     uint64_t stack_top, helper_stack_top;
     sp_hash_fn hash;
 
@@ -105,6 +106,7 @@ struct sp_agent {
     uint64_t rights; /* that the agent was born with: sp_program_changed() */
     bool test_features; /* test builds: the kernel is to look too old */
     bool test_no_mseal; /* test builds: ... older than 6.10 */
+    bool test_hasty;    /* test builds: pages rest for a 64th of the time (lasting.c) */
 };
 
 extern struct sp_agent sp_agent;
@@ -214,8 +216,26 @@ int sp_range_untrack(uint64_t addr, uint64_t end);
 /* The range that holds [addr, end) whole, or NULL. */
 const struct sp_range *sp_range_of(uint64_t addr, uint64_t end);
 uint32_t sp_mappings_budget(void);
+/* Was so much merged since mappings were counted that they should be counted again? sp_useless_look() does. */
+bool sp_mappings_are_stale(void);
 /* Does the program need so many mappings itself that none is left for merging? */
 bool sp_mappings_short(void);
+
+/* useless.c: mappings of the pool that are to be given back. */
+struct sp_mapping;
+/* The mappings are read anew; then one of the pool. */
+void sp_useless_read_begin(void);
+void sp_useless_note(const struct sp_mapping *m);
+/* A pass begins: looks for more of them, if there may be such, at some of the mappings. */
+void sp_useless_look(void);
+/* Is anything of [addr, end) in a mapping of the pool that is not as a merge makes it? As last read. */
+bool sp_range_odd(uint64_t addr, uint64_t end);
+/* Pages in mappings of the pool in which every page was written and is at rest, as last read. */
+uint64_t sp_ranges_useless(void);
+/* Takes one of them out of the list; false: there is none. */
+bool sp_range_useless(uint64_t *start, uint64_t *end);
+/* Frames whose mappings are useless, too, from the next reading on. */
+void sp_ranges_thin(const struct sp_thin_part *part, uint32_t n);
 
 /*
  * code_watch.c: programs whose calls do not all go through the gate (DESIGN.md, The gate).
@@ -266,6 +286,19 @@ void sp_track_explain(uint64_t from, struct sp_explained *out);
 /* Notes that pages are not tracked any more, for the next report. */
 void sp_track_gone(uint64_t addr, uint64_t end);
 
+
+/* kept.c: pages that were written after their merge. */
+void sp_kept_init(void);
+/* How many there are, as far as was seen. */
+uint64_t sp_kept_pages(void);
+/* Has one come, or come to rest, since sp_kept_read()? */
+bool sp_kept_moved(void);
+void sp_kept_read(void);
+/* Notes such pages that were found otherwise than by a scan. */
+void sp_track_kept(uint64_t addr, uint64_t end);
+/* Are all pages of [addr, end) such pages, and at rest? */
+bool sp_kept_all(uint64_t addr, uint64_t end);
+
 /* peek.c: reading the program's memory, which may vanish while it is read. */
 void sp_peek_init(void);
 /* Copies, compares, hashes one page; false if it could not be read. */
@@ -283,8 +316,52 @@ bool sp_pass_is_ghost(uint64_t pass, uint64_t owner);
 /* lift.c */
 /* Merges the runs of ask; result gets one enum sp_result a page. */
 void sp_lift_merge(const struct sp_merge_ask *ask, uint8_t *result);
+/* Maps n frames over the pages at addr, with the gate closed and nobody able to write them: false if
+ * there is no mapping left, or no room to note them, and nothing was changed. */
+bool sp_lift_map(uint64_t addr, uint32_t n, uint32_t segment, uint32_t index);
+
+/* When nobody can reach a page any more: waits for who found it just before, by ptrace say. */
+void sp_wait_for_reachers(void);
+
+/* again.c: pages that were written after their merge. */
+/* With the gate closed: is all of it what it was when the flags were read, readable, writable, in
+ * mappings of the pool, and may it be merged? */
+bool sp_again_valid(uint64_t addr, uint64_t end);
+/* Forgets what was to be held. */
+void sp_again_begin(void);
+/* Wants the page at addr held; its result, result[slot], is SP_RESULT_HELD if it is in the end. */
+void sp_again_want(uint64_t addr, uint32_t slot);
+void sp_again_hold(uint8_t *result);
+/* Merges pages that are held. */
+void sp_again_merge(const struct sp_merge_ask *ask, uint8_t *result);
+/* Holds pages of useless mappings, max_pages at most; how many. */
+uint64_t sp_again_hold_useless(uint64_t max_pages);
+/* Gives what is held plain memory, and lets go of it. How many pages. */
+uint64_t sp_again_unmerge(void);
+/* Lets go of all that is held. */
+void sp_again_release(void);
+/* Somebody waits to write addr: lets go of what is held there. */
+void sp_again_touched(uint64_t addr);
+/* In a forked child: what is held is the parent's. */
+void sp_again_forget(void);
+/* Since when (sp_now_us()) is anything held? 0: nothing is. */
+uint64_t sp_again_since(void);
+
+/* seeds.c: where un-merged memory can be made so that the kernel joins it with what lies around it. */
+/* In a lift, when the pages of [addr, end) are in the air: takes a seed from there if one is needed. */
+void sp_seed_take(uint64_t addr, uint64_t end);
+/* Empty memory of that length to be put over addr by mremap(): its address, and in *area, *size what
+ * is to be unmapped when it was; 0: none can be had. */
+uint64_t sp_seed_grow(uint64_t addr, uint64_t length, uint64_t *area, uint64_t *size);
+/* Address space that the seeds need, at sp_agent.seed_area. */
+uint64_t sp_seed_bytes(void);
+/* In a forked child: its seeds are of no use to it. */
+void sp_seeds_forget(void);
 
 /* unmerge.c */
+/* Un-merges pages of at most SP_LIFT_PAGES in a row: those that map frames, and those of written (bit i:
+ * page i), which were written since and which nothing has pinned. 0, or a negative errno. */
+int sp_unmerge_run(uint64_t addr, uint32_t npages, uint64_t written, uint64_t *done);
 /* Un-merges the sites of [start, end), at most max_pages; *next where to go on or 0. */
 int sp_unmerge(uint64_t start, uint64_t end, uint64_t max_pages, uint64_t *next, uint64_t *npages);
 /* Un-merges all of [start, end), also the pages that were written since they were merged. What has such
@@ -307,12 +384,17 @@ int sp_zero_sites(uint64_t start, uint64_t end);
 int sp_view_add(uint32_t id, uint32_t npages, int fd);
 void sp_view_drop(uint32_t id);
 void sp_views_drop_all(void);
+/* In a forked child, which has none of them. */
+void sp_views_forget(void);
 /* Address of the frame in the view, 0 if there is none. */
 uint64_t sp_view_frame(uint32_t id, uint32_t index);
-/* Segment that a mapping with this inode belongs to, 0: none. */
-uint32_t sp_view_by_inode(uint64_t inode);
-/* Is it a mapping of the pool? Also where there is no view yet, or none any more: then the sites tell. */
+/* Segment that a mapping of this file belongs to, 0: none that there is a view of. */
+uint32_t sp_view_of_file(uint64_t device, uint64_t inode);
+/* Is it a mapping of the pool? Also where there is no view yet, or none any more: then the file that it
+ * was a view of tells, or the sites. */
 bool sp_view_is_pool(const struct sp_mapping *m);
+/* Is it one that the daemon had dropped? */
+bool sp_view_is_dropped(uint64_t device, uint64_t inode);
 
 /* sites.c: answers SP_MSG_SITES. */
 void sp_sites_report(const struct sp_msg *msg, uint64_t from);

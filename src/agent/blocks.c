@@ -25,6 +25,8 @@ void sp_track_init(void)
     used = 0;
     ngone = 0;
     sp_track_pass = 1;
+    sp_kept_init();
+    sp_lasting_init();
     sp_quiet_disturb(); /* in a forked child the parent's state is no word about this process */
 }
 
@@ -53,10 +55,8 @@ void sp_block_roll(struct sp_block *b)
         return;
     if (sp_track_pass - b->pass > 1)
         b->calm = sp_track_pass; /* what it knows is of another time, perhaps of other memory */
-    for (unsigned w = 0; w < BLOCK_WORDS; w++) {
-        b->pending[w] |= b->fresh[w];
-        b->fresh[w] = 0;
-    }
+    for (unsigned w = 0; w < BLOCK_WORDS; w++)
+        sp_lasting_roll(b, w);
     b->pass = sp_track_pass;
 }
 
@@ -67,7 +67,8 @@ void sp_track_restart(void)
         struct sp_block *b = &table[i];
 
         for (unsigned w = 0; b->key && w < BLOCK_WORDS; w++) {
-            b->pending[w] |= b->hashed[w] & ~b->site[w];
+            b->pending[w] |= b->hashed[w] & ~b->site[w] & ~b->kept[w];
+            b->again[w] |= b->kept[w] & ~b->rank[1][w];
             b->hashed[w] &= b->site[w];
         }
     }
@@ -102,16 +103,22 @@ void sp_track_pending(uint64_t addr, uint64_t npages)
     for (; npages; npages--, addr += sp_agent.page_size) {
         struct sp_block *b = sp_block_find(addr, true);
         uint32_t i = sp_block_index(addr);
+        bool told = sp_agent.daemon_unmerges, had_mapping;
 
         if (!b)
             return;
-        if (sp_bit(b->site, i) && !sp_agent.daemon_unmerges)
+        if (sp_bit(b->site, i) && !told)
             note_gone(addr, addr + sp_agent.page_size);
-        sp_bit_set(b->fresh, i);
+        had_mapping = !told && (sp_bit(b->site, i) || sp_bit(b->kept, i));
         b->calm = sp_track_pass + 1; /* it is not protected any more, which looks like a write */
         sp_bit_clear(b->hot, i);
         sp_bit_clear(b->hashed, i);
         sp_bit_clear(b->site, i);
+        sp_bit_clear(b->slow, i);
+        sp_kept_remove(b, i);
+        sp_bit_set(b->fresh, i);
+        if (had_mapping)
+            sp_bit_set(b->tagged, i);
     }
 }
 
@@ -151,6 +158,9 @@ void sp_track_merged(uint64_t addr, uint64_t npages)
             b->fresh[w] &= ~all;
             b->pending[w] &= ~all;
             b->hot[w] &= ~all;
+            for (uint64_t kept = b->kept[w] & all; kept; kept &= kept - 1)
+                sp_kept_remove(b, w * 64 + (uint32_t)__builtin_ctzll(kept));
+            sp_lasting_merged(b, w, all);
             b->hashed[w] |= all;
             b->site[w] |= all;
         }
@@ -163,12 +173,18 @@ void sp_track_merged(uint64_t addr, uint64_t npages)
  * this bit says that it is to be looked at. */
 static void gone_page(struct sp_block *b, uint32_t i)
 {
-    if (sp_bit(b->pending, i) || sp_bit(b->hot, i) || sp_bit(b->hashed, i) || sp_bit(b->site, i))
+    if (sp_bit(b->pending, i) || sp_bit(b->hot, i) || sp_bit(b->hashed, i) || sp_bit(b->site, i) ||
+        sp_bit(b->kept, i) || sp_bit(b->slow, i))
         sp_bit_set(b->fresh, i);
     sp_bit_clear(b->pending, i);
     sp_bit_clear(b->hot, i);
     sp_bit_clear(b->hashed, i);
     sp_bit_clear(b->site, i);
+    sp_bit_clear(b->slow, i);
+    sp_bit_clear(b->tagged, i);
+    sp_bit_clear(b->rank[0], i);
+    sp_bit_clear(b->rank[1], i);
+    sp_kept_remove(b, i);
 }
 
 void sp_track_gone(uint64_t addr, uint64_t end)

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * The books of the agent: for each 512 pages what is known of them (track.c says what the words mean).
- * Only the agent's process touches them. Included by blocks.c, hot.c, quiet.c, track.c and track_explain.c only.
+ * Only the agent's process touches them. Included by blocks.c, hot.c, kept.c, lasting.c,
+ * quiet.c, track.c and track_explain.c only.
  */
 #ifndef SP_AGENT_BLOCKS_H
 #define SP_AGENT_BLOCKS_H
@@ -16,6 +17,9 @@ struct sp_block {
     uint64_t pass;
     uint64_t fresh[BLOCK_WORDS], pending[BLOCK_WORDS], hashed[BLOCK_WORDS], site[BLOCK_WORDS];
     uint64_t hot[BLOCK_WORDS];
+    uint64_t kept[BLOCK_WORDS], again[BLOCK_WORDS], tagged[BLOCK_WORDS]; /* kept.c */
+    uint64_t rank[2][BLOCK_WORDS], slow[BLOCK_WORDS];                    /* lasting.c */
+    uint64_t era; /* in which something was merged here last */
     uint64_t hot_due;  /* pass in which the hot pages are tried again */
     uint64_t hot_wait; /* passes from one trial to the next */
     uint64_t calm; /* up to this pass a page may look written without having been, or long ago */
@@ -37,6 +41,44 @@ uint32_t sp_block_gone(void);
  * those whose mapping is the pool's. [start, end) lies in one block. */
 void sp_look_own(uint64_t start, uint64_t end, uint64_t *present, uint64_t *own);
 void sp_look_pool(uint64_t start, uint64_t end, uint64_t *pool);
+
+/* kept.c */
+/* A page that mapped a frame was written: it is the program's own now, in a mapping of the pool. */
+void sp_kept_add(struct sp_block *b, uint32_t i);
+/* It is not any more. */
+void sp_kept_remove(struct sp_block *b, uint32_t i);
+/* One look at such a page, which is in memory: true if it is to be reported with this hash. */
+bool sp_kept_is_quiet(struct sp_block *b, uint32_t i, uint64_t addr, struct sp_hash128 *hash,
+                      bool *changed);
+/* Can any of the block be to be looked at in this pass? */
+bool sp_kept_any_due(const struct sp_block *b);
+
+/* lasting.c */
+void sp_lasting_init(void);
+/* A pass begins: must it look, because pages wait whose time has come? */
+bool sp_lasting_pass(void);
+/* It is not left out. */
+void sp_lasting_pass_looks(void);
+/* CPU that was used for looking in it, us. */
+void sp_lasting_cost(uint64_t us);
+/* Is the page one of those that are merged only after a longer rest? */
+bool sp_lasting_must_rest(const struct sp_block *b, uint32_t i);
+/* Is a page that was written after its merge to be looked at in this pass? */
+bool sp_lasting_kept_is_due(const struct sp_block *b, uint32_t i);
+/* Can any be? */
+bool sp_lasting_any_due(void);
+/* What was fresh in an earlier pass is pending now, or rests. */
+void sp_lasting_roll(struct sp_block *b, uint32_t word);
+/* One page in plain memory: it is pending if it rested for long enough. Once in each pass. */
+void sp_lasting_look(struct sp_block *b, uint32_t i);
+/* Pages of one word were merged. */
+void sp_lasting_merged(struct sp_block *b, uint32_t word, uint64_t pages);
+/* Was the page merged before, since it is there? As far as is known. */
+bool sp_lasting_was_merged(const struct sp_block *b, uint32_t i);
+/* A page that was written after its merge does not come to rest. */
+void sp_lasting_restless(struct sp_block *b, uint32_t i);
+/* A page that was merged is written. */
+void sp_lasting_written(struct sp_block *b, uint32_t i);
 
 /* hot.c */
 /* Pages of one word were written in this pass and in the last one that looked at them. Returns those

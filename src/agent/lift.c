@@ -218,7 +218,7 @@ static void move_back(struct lift *l, uint32_t i)
  * before it moved still writes to it, in staging. When the lock was had for writing it is through; who
  * comes later finds no page. The advice is one that staging has already: it only takes the lock.
  */
-static void wait_for_reachers(void)
+void sp_wait_for_reachers(void)
 {
     sp_sys(__NR_madvise, sp_agent.staging, sp_agent.page_size, MADV_NOHUGEPAGE);
 }
@@ -243,11 +243,12 @@ static bool budget_left(void)
     return sp_agent.mappings + 2 <= sp_mappings_budget();
 }
 
-/* Maps n frames over pages [i, i + n). The site map comes first: should we die in between, a bit
- * too many harms nobody, one too few would. */
-static bool map_run(struct lift *l, uint32_t i, uint32_t n)
+/* The site map comes first: should we die in between, a bit too many harms nobody, one too few
+ * would. */
+bool sp_lift_map(uint64_t at, uint32_t n, uint32_t segment, uint32_t index)
 {
-    uint64_t at = page_at(l->addr, i), end = page_at(at, n);
+    uint64_t end = page_at(at, n);
+    bool was_site = sp_sitemap_any(at, end);
     const struct sp_range *range = sp_range_of(at, end);
     long ret;
 
@@ -255,9 +256,10 @@ static bool map_run(struct lift *l, uint32_t i, uint32_t n)
         return false;
     sp_gate_tell_attributes(range ? (uint32_t)range->flags : 0);
     ret = sp_sys(__NR_mmap, at, end - at, 3, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE,
-                 sp_agent.view[l->segment[i]].fd, (uint64_t)l->index[i] << sp_agent.page_shift);
+                 sp_agent.view[segment].fd, (uint64_t)index << sp_agent.page_shift);
     if (sp_is_err(ret)) {
-        sp_sitemap_clear(at, end);
+        if (!was_site)
+            sp_sitemap_clear(at, end);
         return false;
     }
     sp_agent.mappings += 2;
@@ -290,7 +292,7 @@ static void map_frames(struct lift *l)
         while (i + n < l->npages && l->state[i + n] == EQUAL &&
                l->segment[i + n] == l->segment[i] && l->index[i + n] == l->index[i] + n)
             n++;
-        if (map_run(l, i, n)) {
+        if (sp_lift_map(page_at(l->addr, i), n, l->segment[i], l->index[i])) {
             sp_count(SP_COUNT_MERGED, n);
             for (; n; n--, i++) {
                 l->state[i] = MAPPED;
@@ -338,6 +340,17 @@ static void settle(struct lift *l)
         i = n;
     }
     sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_WAKE, &all);
+}
+
+/* The first two neighbours that are in the air may become a seed. */
+static void take_seed(const struct lift *l)
+{
+    for (uint32_t i = 0; i + 1 < l->npages; i++) {
+        if (l->state[i] != STAGED || l->state[i + 1] != STAGED)
+            continue;
+        sp_seed_take(page_at(l->addr, i), page_at(l->addr, i + 2));
+        return;
+    }
 }
 
 /* What no gated call touched since the flags were read is what it was, if all code that there is was
@@ -390,7 +403,8 @@ static void lift(struct lift *l)
         goto clear;
     }
     move_out(l);
-    wait_for_reachers();
+    sp_wait_for_reachers();
+    take_seed(l);
     sp_fault_point("lift-moved");
     compare_staged(l);
     map_frames(l);
@@ -490,6 +504,7 @@ void sp_lift_merge(const struct sp_merge_ask *ask, uint8_t *result)
     static struct lift l;
     uint32_t slot = 0;
 
+    sp_again_begin();
     sp_ranges_refresh(false);
     begin_window(&l, 0, result);
     l.stuck = false;
@@ -505,7 +520,6 @@ void sp_lift_merge(const struct sp_merge_ask *ask, uint8_t *result)
             result[slot] = SP_GONE;
             if (addr & (sp_agent.page_size - 1) || addr + sp_agent.page_size < addr ||
                 !sp_range_of(addr, addr + sp_agent.page_size) ||
-                sp_sitemap_any(addr, addr + sp_agent.page_size) ||
                 !sp_view_frame(run->segment, run->index + k))
                 continue;
             if (!budget_left() || sp_agent.stay_unmerged || sp_agent.raw_calls ||
@@ -515,6 +529,12 @@ void sp_lift_merge(const struct sp_merge_ask *ask, uint8_t *result)
             }
             if (sp_spliced_any(addr, addr + sp_agent.page_size)) {
                 result[slot] = SP_PINNED;
+                continue;
+            }
+            if (sp_sitemap_any(addr, addr + sp_agent.page_size)) {
+                result[slot] = SP_PINNED;
+                if (run->flags & SP_MERGE_WRITTEN)
+                    sp_again_want(addr, slot);
                 continue;
             }
             if (!joins(&l, addr)) {
@@ -537,4 +557,5 @@ void sp_lift_merge(const struct sp_merge_ask *ask, uint8_t *result)
     }
     if (l.npages)
         run_lift(&l);
+    sp_again_hold(result);
 }

@@ -71,6 +71,8 @@ static void read_flags(struct sp_mapping *m, const char *p, const char *end)
 /* "start-end rwxp offset major:minor inode   name" */
 static bool read_head(struct sp_mapping *m, const char *p, const char *end)
 {
+    uint64_t major, minor;
+
     *m = (struct sp_mapping){0};
     m->start = sp_parse_hex(&p, end);
     if (p >= end || *p++ != '-')
@@ -88,8 +90,11 @@ static bool read_head(struct sp_mapping *m, const char *p, const char *end)
     m->offset = sp_parse_hex(&p, end);
     while (p < end && *p == ' ')
         p++;
-    while (p < end && *p != ' ')
+    major = sp_parse_hex(&p, end);
+    if (p < end && *p == ':')
         p++;
+    minor = sp_parse_hex(&p, end);
+    m->device = (minor & 0xff) | major << 8 | (minor & ~0xffull) << 12;
     while (p < end && *p == ' ')
         p++;
     m->inode = sp_parse_dec(&p, end);
@@ -107,48 +112,82 @@ static bool is_head(const char *p, const char *end)
     return p < end && ((*p >= '0' && *p <= '9') || (*p >= 'a' && *p <= 'f'));
 }
 
-int sp_maps_read(bool (*fn)(void *arg, const struct sp_mapping *m), void *arg)
-{
+/* Where the reading stands, between parts of it. */
+static struct {
     struct sp_mapping m;
-    bool have = false;
-    size_t kept = 0;
+    bool have;   /* the first line of it */
+    size_t kept; /* bytes of a line that is not whole yet */
+    bool in_parts;
+} reader;
 
-    if (sp_is_err(sp_sys(__NR_lseek, sp_agent.smaps, 0, 0)))
-        return -5;
-    for (;;) {
-        long n = sp_sys(__NR_read, sp_agent.smaps, buffer + kept, BUFFER - 1 - kept);
+static int begin(void)
+{
+    reader.have = reader.in_parts = false;
+    reader.kept = 0;
+    return sp_is_err(sp_sys(__NR_lseek, sp_agent.smaps, 0, 0)) ? -5 : 0;
+}
+
+/* 0: at the end, or fn does not want more; 1: after `most` bytes or some more. */
+static int go_on(bool (*fn)(void *arg, const struct sp_mapping *m), void *arg, uint64_t most)
+{
+    for (uint64_t done = 0; done < most;) {
+        long n = sp_sys(__NR_read, sp_agent.smaps, buffer + reader.kept, BUFFER - 1 - reader.kept);
         const char *p = buffer, *end;
 
         if (sp_is_err(n))
             return (int)n;
         if (!n)
             return 0;
-        end = buffer + kept + n;
-        buffer[kept + (size_t)n] = 0;
+        done += (uint64_t)n;
+        end = buffer + reader.kept + n;
+        buffer[reader.kept + (size_t)n] = 0;
         for (const char *eol = p; p < end; p = eol + 1) {
             for (eol = p; eol < end && *eol != '\n'; eol++)
                 ;
             if (eol == end)
                 break;
             if (is_head(p, eol)) {
-                have = read_head(&m, p, eol);
-            } else if (have && eol - p > 14 && sp_starts(p, "ProtectionKey:")) {
+                reader.have = read_head(&reader.m, p, eol);
+            } else if (reader.have && eol - p > 14 && sp_starts(p, "ProtectionKey:")) {
                 const char *number = p + 14;
 
                 while (number < eol && *number == ' ')
                     number++;
                 if (sp_parse_dec(&number, eol))
-                    m.lost = SP_LEFT_KEYED;
-            } else if (have && eol - p > 8 && sp_starts(p, "VmFlags:")) {
-                read_flags(&m, p + 8, eol);
-                have = false;
-                if (!fn(arg, &m))
+                    reader.m.lost = SP_LEFT_KEYED;
+            } else if (reader.have && eol - p > 8 && sp_starts(p, "VmFlags:")) {
+                read_flags(&reader.m, p + 8, eol);
+                reader.have = false;
+                if (!fn(arg, &reader.m))
                     return 0;
             }
         }
-        kept = (size_t)(end - p);
-        if (kept >= BUFFER - 1) /* a line longer than the buffer: a name without end */
-            kept = 0;
-        memmove(buffer, p, kept);
+        reader.kept = (size_t)(end - p);
+        if (reader.kept >= BUFFER - 1) /* a line longer than the buffer: a name without end */
+            reader.kept = 0;
+        memmove(buffer, p, reader.kept);
     }
+    return 1;
+}
+
+int sp_maps_read(bool (*fn)(void *arg, const struct sp_mapping *m), void *arg)
+{
+    int ret = begin();
+
+    return ret ? ret : go_on(fn, arg, ~0ull);
+}
+
+int sp_maps_read_part(bool (*fn)(void *arg, const struct sp_mapping *m), void *arg, uint64_t most,
+                      bool first)
+{
+    int ret = 0;
+
+    if (first)
+        ret = begin();
+    else if (!reader.in_parts)
+        ret = -4; /* EINTR: all of it was read meanwhile */
+    if (!ret)
+        ret = go_on(fn, arg, most);
+    reader.in_parts = ret == 1;
+    return ret;
 }

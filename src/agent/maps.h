@@ -9,6 +9,7 @@
 /* One mapping, with what its VmFlags say. */
 struct sp_mapping {
     uint64_t start, end, offset, inode;
+    uint64_t device; /* as st_dev */
     bool readable, writable, executable, shared;
     bool named;      /* a file, [stack], [vdso]: anything but [heap] and [anon:…] */
     bool stack, special; /* of the named ones: [stack]; [vdso] and the like */
@@ -22,5 +23,9 @@ struct sp_mapping {
 
 /* Calls fn for each mapping, ascending, until it returns false. Negative errno: could not read. */
 int sp_maps_read(bool (*fn)(void *arg, const struct sp_mapping *m), void *arg);
+/* The same in parts of about `most` bytes of text: what the mappings are when their part is read. 1: there is
+ * more; 0: that was all. A negative errno: begin anew (first); -EINTR if sp_maps_read() came in between. */
+int sp_maps_read_part(bool (*fn)(void *arg, const struct sp_mapping *m), void *arg, uint64_t most,
+                      bool first);
 
 #endif

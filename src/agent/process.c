@@ -213,23 +213,26 @@ __attribute__((noreturn)) static void loop(void)
     uint32_t execs = sp_gate.execs;
 
     for (;;) {
-        struct pollfd p[3] = {{.fd = sp_agent.pidfd, .events = POLLIN},
+        struct pollfd p[4] = {{.fd = sp_agent.pidfd, .events = POLLIN},
                               {.fd = sp_agent.uffd, .events = POLLIN},
-                              {.fd = sp_agent.sock, .events = POLLIN}};
+                              {.fd = sp_agent.sock, .events = POLLIN},
+                              {.fd = sp_again_since() ? sp_agent.uffd_sync : -1, .events = POLLIN}};
         struct __kernel_timespec limit = {
             .tv_nsec = (sp_agent.arena_filled ? CLEAN_US : LOOK_US) * 1000ll};
         uint64_t now;
 
-        sp_sys(__NR_ppoll, p, 3, &limit, 0, 8);
+        sp_sys(__NR_ppoll, p, 4, &limit, 0, 8);
         if (p[0].revents)
             sp_sys(__NR_exit_group, 0); /* the program is dead (D4) */
-        if (p[1].revents || sp_gate.waiters || sp_gate_next_request())
+        if (p[1].revents || p[3].revents || sp_gate.waiters || sp_gate_next_request())
             sp_serve_gate();
         if (sp_agent.arena_filled)
             clean_arena();
         if (sp_agent.raw_calls && !sp_agent.raw_done)
             give_back_unprotected();
         now = sp_now_us();
+        if (sp_again_since() && (sp_agent.sock < 0 || now - sp_again_since() >= SP_HOLD_MSECS * 1000))
+            sp_again_release(); /* the daemon is busy elsewhere, or gone */
         if (now - looked >= LOOK_US || execs != sp_gate.execs) {
             execs = sp_gate.execs;
             looked = now;
@@ -340,12 +343,14 @@ static void forget_parent(void)
 {
     sp_agent.shm = 0;
     sp_gate_agent_known = 0;
-    memset(sp_agent.view, 0, sizeof(sp_agent.view));
+    sp_views_forget();
     sp_agent.nranges = 0;
     sp_agent.ranges_at_us = 0;
     sp_agent.leave = false;
     sp_agent.arena_filled = false;
     sp_agent.raw_done = false;
+    sp_seeds_forget();
+    sp_again_forget();
     /* The parent's agent may have been at it, with the gate open, when the program forked. */
     sp_agent.serving = sp_agent.daemon_unmerges = sp_agent.unmerges_written = false;
     sp_gate_parked = 0;

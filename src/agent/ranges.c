@@ -29,7 +29,8 @@ struct build {
     bool plain; /* there is a plain mapping in it: flags are known whole */
     uint64_t guard_end; /* of the last mapping that nobody may touch */
     bool keep; /* however small: advised, or with sites in it */
-    uint32_t n, mappings, pool_mappings;
+    uint32_t n, mappings, pool_mappings, pool_stretches;
+    uint64_t pool_end; /* of the last one */
     uint64_t tracked;
     uint64_t left[SP_LEFT_KINDS];
 };
@@ -162,6 +163,14 @@ static void finish_range(struct build *b)
     b->keep = b->plain = false;
 }
 
+static void add_pool_mapping(struct build *b, const struct sp_mapping *m)
+{
+    b->pool_mappings++;
+    b->pool_stretches += m->start != b->pool_end;
+    b->pool_end = m->end;
+    sp_useless_note(m);
+}
+
 /* What is un-merged gets the flags of its range: so all that is in one has the same, as far as the
  * mappings of frames show it. */
 static bool is_alike(const struct build *b, const struct sp_mapping *m, bool pool)
@@ -195,7 +204,7 @@ static bool add_mapping(void *arg, const struct sp_mapping *mapping)
     if (pool && m->shared)
         return true;
     if (pool)
-        b->pool_mappings++;
+        add_pool_mapping(b, m);
     if (b->end && (m->start != b->end || (!eligible && !pool) || !is_alike(b, m, pool)))
         finish_range(b);
     if (!eligible && !pool)
@@ -267,7 +276,7 @@ static void note_gone(const struct sp_range *old, uint32_t nold)
  * counted that it may matter to the budget, and once when merging has come to rest. Not sooner: to
  * read 2,500 mappings took as long as to merge 6,000 pages.
  */
-static bool mappings_are_stale(void)
+bool sp_mappings_are_stale(void)
 {
     uint32_t budget = sp_mappings_budget();
     uint32_t more = sp_agent.mappings > sp_agent.mappings_read
@@ -314,12 +323,13 @@ bool sp_ranges_refresh(bool force)
     struct build b = {0};
 
     if (!force && sp_agent.ranges_at_us &&
-        ((!changed && vm == sp_agent.ranges_vm && !mappings_are_stale() && sp_code_is_known()) ||
+        ((!changed && vm == sp_agent.ranges_vm && sp_code_is_known()) ||
          too_soon(now)))
         return !changed;
     if (!begin_epoch(force))
         return false;
     sp_code_look_begin();
+    sp_useless_read_begin();
     nold = sp_agent.nranges; /* a request that was served meanwhile may have read them, too */
     memcpy(old, sp_agent.range, nold * sizeof(*old));
     cpu = sp_cpu_us();
@@ -332,7 +342,8 @@ bool sp_ranges_refresh(bool force)
     sp_agent.nranges = b.n;
     sp_agent.tracked = b.tracked;
     memcpy(sp_agent.left, b.left, sizeof(sp_agent.left));
-    sp_agent.mappings = sp_agent.mappings_read = 2 * b.pool_mappings;
+    /* Each makes one more; and what lies around those that adjoin one another is in two pieces. */
+    sp_agent.mappings = sp_agent.mappings_read = b.pool_mappings + b.pool_stretches;
     sp_agent.all_mappings = b.mappings;
     sp_agent.own_mappings =
         b.mappings > sp_agent.mappings ? b.mappings - sp_agent.mappings : b.mappings / 2;

@@ -84,7 +84,12 @@ static void serve_merge(const struct sp_msg *msg, const struct sp_merge_ask *ask
         sp_agent.leave = true; /* not the daemon we know */
         return;
     }
-    sp_lift_merge(ask, out.head.result);
+    if (!ask->nruns)
+        sp_again_release();
+    else if (ask->run[0].flags & SP_MERGE_LOOKED)
+        sp_again_merge(ask, out.head.result);
+    else
+        sp_lift_merge(ask, out.head.result);
     out.head.npages = ask->npages;
     out.head.mappings = sp_agent.mappings;
     sp_link_answer(msg, SP_MSG_MERGE, &out, sizeof(out.head) + ask->npages);
@@ -96,9 +101,15 @@ static void serve_unmerge(const struct sp_msg *msg, const struct sp_unmerge_ask 
 
     if (ask->flags & SP_UNMERGE_STAY)
         sp_agent.stay_unmerged = true;
-    sp_agent.daemon_unmerges = true;
-    u.status = sp_unmerge(ask->start, ask->end, ask->max_pages, &u.next, &u.npages);
-    sp_agent.daemon_unmerges = false;
+    if (ask->flags & SP_UNMERGE_HOLD)
+        u.npages = sp_again_hold_useless(ask->max_pages);
+    else if (ask->flags & SP_UNMERGE_LOOKED)
+        u.npages = sp_again_unmerge();
+    else {
+        sp_agent.daemon_unmerges = true;
+        u.status = sp_unmerge(ask->start, ask->end, ask->max_pages, &u.next, &u.npages);
+        sp_agent.daemon_unmerges = false;
+    }
     u.mappings = sp_agent.mappings;
     sp_link_answer(msg, SP_MSG_UNMERGE, &u, sizeof(u));
 }
@@ -160,6 +171,8 @@ void sp_serve(const struct sp_msg *msg, const uint8_t *body, int fd)
         break;
     case SP_MSG_DROP_SEGMENT:
         sp_view_drop(segment->id);
+        if (segment->id < SP_AGENT_SEGMENTS)
+            sp_agent.view[segment->id].dropped = true;
         done(msg, 0);
         break;
     case SP_MSG_SITES:
@@ -223,6 +236,7 @@ static int64_t serve_request(const struct sp_gate_request *r)
 {
     uint64_t next = 0, npages;
 
+    sp_again_release(); /* another userfaultfd may be needed there */
     if (r->kind == SP_GATE_GIVE_BACK)
         return give_back();
     if (r->kind == SP_GATE_ATTRIBUTES)
@@ -286,6 +300,7 @@ void sp_arena_clean(void)
     sp_agent.arena_filled = false;
 }
 
+/* What threads wait for: pages of ours, and pages that are held (again.c). */
 static void drain_events(void)
 {
     static struct uffd_msg events[16];
@@ -295,8 +310,10 @@ static void drain_events(void)
         for (unsigned i = 0; i < (unsigned long)n / sizeof(events[0]); i++)
             if (events[i].event == UFFD_EVENT_PAGEFAULT)
                 serve_touch(events[i].arg.pagefault.address);
-    while (sp_sys(__NR_read, sp_agent.uffd_sync, events, sizeof(events)) > 0)
-        ;
+    while ((n = sp_sys(__NR_read, sp_agent.uffd_sync, events, sizeof(events))) > 0)
+        for (unsigned i = 0; i < (unsigned long)n / sizeof(events[0]); i++)
+            if (events[i].event == UFFD_EVENT_PAGEFAULT)
+                sp_again_touched(events[i].arg.pagefault.address);
 }
 
 /*

@@ -40,7 +40,8 @@ int sp_setup_arena(void)
 {
     uint64_t page = sp_agent.page_size, lists = 2 * SP_AGENT_RANGES * sizeof(struct sp_range);
     uint64_t track = (sp_track_bytes() + page - 1) & ~(page - 1);
-    uint64_t bytes = page * (SP_LIFT_PAGES + 2 + 2 * STACK_PAGES + 4) + lists + track, at;
+    uint64_t bytes = page * (SP_LIFT_PAGES + 2 + 2 * STACK_PAGES + 4) + lists + track + sp_seed_bytes();
+    uint64_t at;
     long ret = sp_sys(__NR_mmap, 0, bytes, 3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
     if (sp_is_err(ret))
@@ -59,6 +60,7 @@ int sp_setup_arena(void)
     sp_agent.range = (struct sp_range *)(at += page);
     at += lists;
     sp_agent.track_area = at;
+    sp_agent.seed_area = at + track;
     return 0;
 }
 

@@ -62,6 +62,8 @@ static void add_frames(const struct sp_mapping *m, uint64_t from, uint32_t segme
             if (stop > at)
                 add(at, stop, m, segment);
             at = r < n ? region[r].end : walked;
+            if (r < n)
+                sp_track_kept(stop, at);
         }
     }
 }
@@ -93,7 +95,7 @@ static bool visit(void *arg, const struct sp_mapping *m)
 
     if (m->shared || !m->inode || m->end <= from)
         return true;
-    segment = sp_view_by_inode(m->inode);
+    segment = sp_view_of_file(m->device, m->inode);
     if (!segment)
         return true;
     if (full()) {

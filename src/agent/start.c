@@ -316,6 +316,7 @@ static bool read_settings(char **env)
         sp_fault_set(env_get(env, "SAMEPAGE_FAULT"));
     sp_agent.test_features = env_get(env, "SAMEPAGE_TEST_FEATURES") != NULL;
     sp_agent.test_no_mseal = env_get(env, "SAMEPAGE_TEST_NO_MSEAL") != NULL;
+    sp_agent.test_hasty = env_get(env, "SAMEPAGE_TEST_HASTY") != NULL;
 #endif
     return true;
 }

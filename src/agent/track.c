@@ -66,7 +66,7 @@ static void written_in_block(struct sp_block *b, uint64_t base, uint32_t from, u
 {
     for (uint32_t w = from / 64; w * 64 < to; w++) {
         uint64_t all = sp_bits(w * 64 < from ? from % 64 : 0, to < w * 64 + 64 ? to - w * 64 : 64);
-        uint64_t again = (b->fresh[w] | b->pending[w]) & all;
+        uint64_t again = (b->fresh[w] | b->pending[w] | (b->slow[w] & ~b->site[w])) & all;
 
         for (uint64_t told = b->hashed[w] & all; told; told &= told - 1) {
             uint32_t i = w * 64 + (uint32_t)__builtin_ctzll(told);
@@ -78,6 +78,7 @@ static void written_in_block(struct sp_block *b, uint64_t base, uint32_t from, u
         }
         b->hashed[w] &= ~all;
         b->pending[w] &= ~all;
+        b->slow[w] &= ~all;
         b->fresh[w] |= all;
         if (all & ~sp_hot_again(b, w, again))
             sp_quiet_disturb(); /* hot ones alone are no reason to look again */
@@ -169,11 +170,32 @@ static void note_lost_sites(struct sp_block *b, uint64_t base, const uint64_t *o
         if (out->head.nchanged >= SP_REPORT_RUNS)
             return; /* the rest at the next look */
         add_run(out->changed, &out->head.nchanged, base + ((uint64_t)i << sp_agent.page_shift));
+        if (sp_bit(pool, i))
+            sp_lasting_written(b, i);
         sp_bit_clear(b->site, i);
+        sp_bit_clear(b->slow, i);
         sp_bit_clear(b->hashed, i);
-        if (!sp_bit(pool, i))
+        if (sp_bit(pool, i))
+            sp_kept_add(b, i);
+        else
             sp_bit_set(b->fresh, i);
     }
+}
+
+/* One page that was written after its merge (kept.c). */
+static void look_at_kept(struct sp_block *b, uint32_t i, uint64_t addr,
+                         struct sp_report_out *out)
+{
+    struct sp_hash128 h;
+    bool changed;
+
+    if (out->head.nchanged >= SP_REPORT_RUNS)
+        return;
+    if (sp_kept_is_quiet(b, i, addr, &h, &changed))
+        out->page[out->head.npages++] = (struct sp_page_hash){addr | SP_PAGE_KEPT, h.lo, h.hi};
+    if (changed)
+        add_run(out->changed, &out->head.nchanged, addr);
+    out->head.looked++;
 }
 
 /* Hashes the quiet pages of one block; false if the budget, at most the report's room, is used. */
@@ -186,6 +208,23 @@ static bool hash_quiet(struct sp_block *b, uint64_t from, uint64_t end, const ui
         uint32_t i = sp_block_index(addr);
         struct sp_hash128 h;
 
+        if (sp_bit(b->kept, i)) {
+            if (!sp_bit(pool, i) || !sp_bit(own, i)) {
+                sp_kept_remove(b, i); /* replaced by the program's own call */
+                sp_bit_set(b->fresh, i);
+                continue;
+            }
+            if (!sp_lasting_kept_is_due(b, i) || !(ask->flags & SP_SCAN_WRITTEN) ||
+                !sp_bit(present, i))
+                continue;
+            if (out->head.npages >= ask->budget) {
+                *stopped = addr;
+                return false;
+            }
+            look_at_kept(b, i, addr, out);
+            continue;
+        }
+        sp_lasting_look(b, i);
         /* What is swapped out, or being moved, waits: nothing else would ever say that it is back. */
         if (!sp_bit(b->pending, i) || (sp_bit(own, i) && !sp_bit(present, i)))
             continue;
@@ -199,7 +238,8 @@ static bool hash_quiet(struct sp_block *b, uint64_t from, uint64_t end, const ui
         if (!sp_bit(present, i) || sp_bit(pool, i) || !sp_peek_hash(addr, &h))
             continue;
         sp_bit_set(b->hashed, i);
-        out->page[out->head.npages++] = (struct sp_page_hash){addr, h.lo, h.hi};
+        out->page[out->head.npages++] =
+            (struct sp_page_hash){addr | (sp_lasting_was_merged(b, i) ? SP_PAGE_KEPT : 0), h.lo, h.hi};
         out->head.looked++;
     }
     return true;
@@ -216,7 +256,8 @@ static bool scan_block(uint64_t at, uint64_t end, const struct sp_scan_ask *ask,
     if (!b)
         return true;
     sp_block_roll(b);
-    if (!sp_bits_any(b->pending) && !sp_bits_any(b->site))
+    if (!sp_bits_any(b->pending) && !sp_bits_any(b->site) && !sp_kept_any_due(b) &&
+        !(sp_lasting_any_due() && sp_bits_any(b->slow)))
         return true;
     if (sp_gate_changed(at, end)) {
         /* A lift would refuse: nothing is hashed for nothing before the flags were read again. */
@@ -312,7 +353,7 @@ static bool refresh_and_look(void)
 
 void sp_track_scan(const struct sp_scan_ask *ask, struct sp_report_out *out)
 {
-    uint64_t at = ask->from;
+    uint64_t at = ask->from, began_us = sp_cpu_us();
     bool skip = false;
 
     memset(&out->head, 0, sizeof(out->head));
@@ -322,7 +363,14 @@ void sp_track_scan(const struct sp_scan_ask *ask, struct sp_report_out *out)
         sp_track_pass++;
         sp_agent.rest_passes =
             sp_agent.mappings == sp_agent.mappings_at_pass ? sp_agent.rest_passes + 1 : 0;
+        sp_ranges_thin(ask->thin, ask->nthin);
+        if (sp_lasting_pass())
+            sp_quiet_disturb();
         skip = sp_quiet_pass(refresh_and_look()) || !sp_code_is_known();
+        sp_useless_look();
+        began_us = sp_cpu_us();
+        if (!skip)
+            sp_lasting_pass_looks();
         sp_agent.mappings_at_pass = sp_agent.mappings;
     }
     /* What went is told first: what is found now may lie at the same addresses. */
@@ -352,8 +400,11 @@ void sp_track_scan(const struct sp_scan_ask *ask, struct sp_report_out *out)
     out->head.passed -= out->head.looked < out->head.passed ? out->head.looked : out->head.passed;
     give_gone(out);
     out->head.tracked = sp_agent.tracked;
+    out->head.kept = sp_kept_pages();
+    out->head.useless = sp_ranges_useless();
     out->head.merged = sp_sitemap_pages();
     out->head.cpu_us = sp_cpu_us();
+    sp_lasting_cost(out->head.cpu_us - began_us);
     out->head.mappings = sp_agent.mappings;
     out->head.mappings_budget = sp_mappings_budget();
     out->head.state = sp_agent.raw_told      ? SP_REPORT_RAW_TOLD

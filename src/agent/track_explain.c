@@ -21,7 +21,7 @@ static enum sp_now kind_of(const struct sp_block *b, uint32_t i, const uint64_t 
         return SP_NOW_NEW;
     if (sp_bit(b->fresh, i) || sp_bit(b->hot, i))
         return SP_NOW_CHANGED;
-    if (sp_bit(b->pending, i))
+    if (sp_bit(b->pending, i) || sp_bit(b->slow, i))
         return SP_NOW_SETTLING;
     return sp_bit(b->hashed, i) ? SP_NOW_REPORTED : SP_NOW_NEW;
 }

@@ -6,7 +6,11 @@
  * that really makes a writer wait. Then its bytes cannot change; they are copied to fresh memory,
  * and one mremap puts that memory over the old mapping: at no instant is there a missing page.
  * A page that the program wrote after the merge is its own already; it stays as it is (something
- * may have it pinned), in its mapping of the pool, which the site map goes on naming.
+ * may have it pinned), in its mapping of the pool, which the site map goes on naming, unless somebody
+ * made sure that nothing has (again.c).
+ *
+ * The copy is made in memory that grew from a seed (seeds.c), so that the kernel joins it with its
+ * neighbours and the mappings are given back; without a seed, in any.
  *
  * If we die in here, the second userfaultfd dies with us and every writer goes on: nothing is ever
  * in the air, so nothing needs the journal.
@@ -120,15 +124,29 @@ static int put_frames(uint64_t addr, uint64_t copy, uint32_t npages, uint64_t fr
     return 0;
 }
 
-static void unmap_rest(uint64_t copy, uint32_t npages, uint64_t moved)
+static void unmap(uint64_t start, uint64_t end)
 {
-    for (uint32_t i = 0, n; i < npages && !given.copy; i += n + 1) {
-        for (n = 0; i + n < npages && !(moved >> (i + n) & 1); n++)
-            ;
-        if (n)
-            sp_sys(__NR_munmap, copy + ((uint64_t)i << sp_agent.page_shift),
-                   (uint64_t)n << sp_agent.page_shift);
+    if (start < end)
+        sp_sys(__NR_munmap, start, end - start);
+}
+
+/* Of [area, area + size) all but the pages of the copy that were moved away: there may be anything now. What
+ * was given is not ours. */
+static void unmap_rest(uint64_t area, uint64_t size, uint64_t copy, uint32_t npages, uint64_t moved)
+{
+    uint64_t start = area;
+
+    if (given.copy)
+        return;
+    for (uint32_t i = 0; i < npages; i++) {
+        uint64_t page = copy + ((uint64_t)i << sp_agent.page_shift);
+
+        if (!(moved >> i & 1))
+            continue;
+        unmap(start, page);
+        start = page + sp_agent.page_size;
     }
+    unmap(start, area + size);
 }
 
 /* Where the bytes are copied to. Written pages may have been given attributes in their place, which the
@@ -163,7 +181,7 @@ static bool is_as_copied(uint64_t addr, uint64_t end)
 {
     uint64_t a, b;
 
-    return sp_sitemap_next(addr, end, &a, &b) && a == addr && b == end &&
+    return sp_sitemap_next(addr, end, &a, &b) && a == addr && b >= end &&
            !(must_be_untouched() && sp_gate_changed(addr, end));
 }
 
@@ -226,27 +244,60 @@ static int fill(uint64_t copy, uint64_t addr, uint32_t npages, uint64_t frames)
     return 0;
 }
 
-/* Un-merges one run of at most SP_LIFT_PAGES pages, all of them in mappings of the pool. */
-static int unmerge_run(uint64_t addr, uint32_t npages, uint64_t *done)
+/* With the gate closed. Tracked as its neighbours are, the new memory is joined with them. While a thread
+ * moves memory it is tracked later, when the mappings are read. */
+static void track(uint64_t addr, uint32_t npages, uint64_t put)
 {
-    uint64_t len = (uint64_t)npages << sp_agent.page_shift;
+    if (__atomic_load_n(&sp_gate.moving, __ATOMIC_SEQ_CST)) {
+        sp_agent.ranges_vm = 0;
+        return;
+    }
+    for (uint32_t i = 0, n; i < npages; i += n) {
+        struct uffdio_register reg = {.mode = UFFDIO_REGISTER_MODE_WP};
+
+        for (n = 0; i + n < npages && (put >> (i + n) & 1); n++)
+            ;
+        reg.range.start = addr + ((uint64_t)i << sp_agent.page_shift);
+        reg.range.len = (uint64_t)n << sp_agent.page_shift;
+        if (n)
+            sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_REGISTER, &reg);
+        n += !n;
+    }
+}
+
+/* Memory for a copy of [addr, addr + len): from a seed, so that it joins what lies around addr, or
+ * any. Its address or a negative errno; *area and *size are to be unmapped in the end. */
+static long copy_area(uint64_t addr, uint64_t len, uint64_t *area, uint64_t *size)
+{
+    long copy = sp_agent.unmerges_written ? 0 : (long)sp_seed_grow(addr, len, area, size), ret;
+
+    if (!copy) {
+        copy = map_copy(addr, len);
+        if (sp_is_err(copy))
+            return copy == -EINVAL ? -EINVAL : -ENOMEM;
+        *area = (uint64_t)copy;
+        *size = len;
+    }
+    ret = may_write_copy() ? sp_sys(__NR_madvise, copy, len, SP_MADV_POPULATE_WRITE) : 0;
+    if (!sp_is_err(ret))
+        return copy;
+    unmap_rest(*area, *size, (uint64_t)copy, (uint32_t)(len >> sp_agent.page_shift), 0);
+    return -ENOMEM;
+}
+
+int sp_unmerge_run(uint64_t addr, uint32_t npages, uint64_t written, uint64_t *done)
+{
+    uint64_t len = (uint64_t)npages << sp_agent.page_shift, area, size, put = 0, before = *done;
     struct uffdio_range range = {.start = addr, .len = len};
     struct uffdio_register reg = {.range = range, .mode = UFFDIO_REGISTER_MODE_WP};
     struct uffdio_writeprotect wp = {.range = range, .mode = UFFDIO_WRITEPROTECT_MODE_WP};
     uint64_t frames = ~0ull, moved = 0;
+    bool waiting = false;
     long copy, ret;
-    bool waiting;
 
-    copy = map_copy(addr, len);
-    if (copy == -EINVAL)
-        return -EINVAL;
+    copy = copy_area(addr, len, &area, &size);
     if (sp_is_err(copy))
-        return -ENOMEM;
-    ret = may_write_copy() ? sp_sys(__NR_madvise, copy, len, SP_MADV_POPULATE_WRITE) : 0;
-    if (sp_is_err(ret)) {
-        ret = -ENOMEM;
-        goto out;
-    }
+        return (int)copy;
     sp_sys(__NR_madvise, addr, len, SP_MADV_POPULATE_READ);
     if (!sp_gate_close(GATE_SPIN_US)) {
         sp_serve_gate();
@@ -257,33 +308,40 @@ static int unmerge_run(uint64_t addr, uint32_t npages, uint64_t *done)
     if (!is_as_copied(addr, addr + len))
         goto open;
     if (!sp_agent.unmerges_written && sp_is_locked(addr, len)) {
-        ret = copy_in_place(addr, npages, done);
+        ret = written ? -EINVAL : copy_in_place(addr, npages, done);
         goto open;
     }
+    /* A written page may have been given something since it was held, which a copy would not have. */
+    ret = -EINVAL;
+    if (written && !sp_again_valid(addr, addr + len))
+        goto open;
     ret = sp_sys(__NR_ioctl, sp_agent.uffd_sync, UFFDIO_REGISTER, &reg);
     if (sp_is_err(ret))
         goto open;
     ret = sp_sys(__NR_ioctl, sp_agent.uffd_sync, UFFDIO_WRITEPROTECT, &wp);
     if (!sp_is_err(ret)) {
+        sp_wait_for_reachers();
         /* What the program wrote may be unreadable by now. */
         ret = sp_agent.unmerges_written ? 0 : frames_of(addr, npages, &frames);
+        put = ret ? 0 : frames | written;
         if (!ret)
-            ret = fill((uint64_t)copy, addr, npages, frames);
+            ret = fill((uint64_t)copy, addr, npages, put);
+        sp_fault_point("unmerge-copied");
         if (!ret)
-            ret = put_frames(addr, (uint64_t)copy, npages, frames, &moved);
+            ret = put_frames(addr, (uint64_t)copy, npages, put, &moved);
         for (uint64_t m = moved; m; m &= m - 1)
             ++*done;
     }
     sp_sys(__NR_ioctl, sp_agent.uffd_sync, UFFDIO_UNREGISTER, &range);
     sp_sys(__NR_ioctl, sp_agent.uffd_sync, UFFDIO_WAKE, &range);
+    if (!ret && !given.copy && *done > before)
+        track(addr, npages, put);
 open:
     waiting = sp_gate_open();
-    unmap_rest((uint64_t)copy, npages, moved);
+out:
+    unmap_rest(area, size, (uint64_t)copy, npages, moved);
     if (waiting)
         sp_serve_gate();
-    return (int)ret;
-out:
-    unmap_rest((uint64_t)copy, npages, 0);
     return (int)ret;
 }
 
@@ -360,7 +418,7 @@ uint64_t sp_unmerge_plain(uint64_t max_runs)
 static int unmerge_stretch(uint64_t a, uint64_t b, uint64_t *done)
 {
     uint32_t npages = (uint32_t)((b - a) >> sp_agent.page_shift);
-    int ret = unmerge_run(a, npages, done);
+    int ret = sp_unmerge_run(a, npages, 0, done);
 
     /* The ranges of a userfaultfd and of mremap's target may be of many mappings: fine. But memory
      * that the program replaced without the gate makes the registration fail: page by page. */
@@ -368,7 +426,7 @@ static int unmerge_stretch(uint64_t a, uint64_t b, uint64_t *done)
         return ret;
     ret = 0;
     for (; a < b && ret != -ENOMEM && ret != -EAGAIN; a += sp_agent.page_size)
-        ret = unmerge_run(a, 1, done);
+        ret = sp_unmerge_run(a, 1, 0, done);
     return ret == -ENOMEM || ret == -EAGAIN ? ret : 0;
 }
 
@@ -399,6 +457,7 @@ int sp_unmerge(uint64_t start, uint64_t end, uint64_t max_pages, uint64_t *next,
 
     *npages = 0;
     *next = 0;
+    sp_again_release();
     while (at < end && sp_sitemap_next(at, end, &a, &b)) {
         if (looked >= max_pages) {
             *next = a;
@@ -446,7 +505,7 @@ int sp_unmerge_into(uint64_t addr, uint64_t end, uint64_t copy, uint32_t attribu
     given.attributes = attributes;
     for (unsigned tries = 0; ret == -EAGAIN && tries < GATE_TRIES; tries++)
         if (sp_ranges_refresh(true))
-            ret = unmerge_run(addr, (uint32_t)npages, &done);
+            ret = sp_unmerge_run(addr, (uint32_t)npages, 0, &done);
     given.copy = 0;
     sp_agent.unmerges_written = false;
     sp_agent.ranges_vm = 0;

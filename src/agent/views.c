@@ -49,7 +49,8 @@ int sp_view_add(uint32_t id, uint32_t npages, int fd)
     sp_sys(__NR_madvise, ret, bytes, MADV_DONTFORK_ADVICE);
     sp_sys(__NR_madvise, ret, bytes, MADV_DONTDUMP_ADVICE); /* other programs' pages */
     sp_agent.view[id] =
-        (struct sp_view){.base = (uint64_t)ret, .inode = st.st_ino, .npages = npages, .fd = fd};
+        (struct sp_view){.base = (uint64_t)ret, .device = st.st_dev, .inode = st.st_ino,
+                         .npages = npages, .fd = fd};
     size_changed((int64_t)bytes);
     if (id >= views_end)
         views_end = id + 1;
@@ -70,7 +71,14 @@ void sp_view_drop(uint32_t id)
     sp_sys(__NR_munmap, view->base, (uint64_t)view->npages << sp_agent.page_shift);
     size_changed(-((int64_t)view->npages << sp_agent.page_shift));
     sp_sys(__NR_close, view->fd);
-    *view = (struct sp_view){0};
+    *view = (struct sp_view){.device = view->device, .inode = view->inode};
+}
+
+void sp_views_forget(void)
+{
+    for (uint32_t id = 1; id < views_end; id++)
+        sp_agent.view[id] =
+            (struct sp_view){.device = sp_agent.view[id].device, .inode = sp_agent.view[id].inode};
 }
 
 void sp_views_drop_all(void)
@@ -86,12 +94,25 @@ uint64_t sp_view_frame(uint32_t id, uint32_t index)
     return sp_agent.view[id].base + ((uint64_t)index << sp_agent.page_shift);
 }
 
-uint32_t sp_view_by_inode(uint64_t inode)
+static bool is_file(const struct sp_view *view, uint64_t device, uint64_t inode)
+{
+    return view->inode == inode && view->device == device;
+}
+
+uint32_t sp_view_of_file(uint64_t device, uint64_t inode)
 {
     for (uint32_t id = 1; id < views_end; id++)
-        if (sp_agent.view[id].base && sp_agent.view[id].inode == inode)
+        if (sp_agent.view[id].base && is_file(&sp_agent.view[id], device, inode))
             return id;
     return 0;
+}
+
+bool sp_view_is_dropped(uint64_t device, uint64_t inode)
+{
+    for (uint32_t id = 1; id < views_end; id++)
+        if (sp_agent.view[id].dropped && is_file(&sp_agent.view[id], device, inode))
+            return true;
+    return false;
 }
 
 /* A forked child's agent has no views before the daemon sends them, and one whose daemon died has none:
@@ -102,8 +123,9 @@ bool sp_view_is_pool(const struct sp_mapping *m)
 
     if (!m->inode)
         return false;
-    if (sp_view_by_inode(m->inode))
-        return true;
+    for (uint32_t id = 1; id < views_end; id++)
+        if (is_file(&sp_agent.view[id], m->device, m->inode))
+            return true;
     return !m->shared && sp_sitemap_next(m->start, m->end, &start, &stop) && start == m->start &&
            stop >= m->end;
 }

@@ -46,6 +46,22 @@ static const struct reason of_process[] = {
     {"changed_unseen", "its memory changed by a system call that samepage did not see (code that it "
                        "made itself?)"},
     {"limit_reached", "no more frames may be made; raise max_kernel_pages"},
+    {"kept_pinned_memory", "pages written after their merge are kept private: it has pinned memory "
+                           "(VmPin in /proc/PID/status)"},
+    {"kept_aio", "pages written after their merge are kept private: it uses asynchronous I/O, which may "
+                 "have them pinned"},
+    {"kept_io_uring", "pages written after their merge are kept private: it uses io_uring, which may have "
+                      "them pinned"},
+    {"kept_direct_io", "pages written after their merge are kept private: it has a file open with "
+                       "O_DIRECT, through which they may be pinned"},
+    {"kept_file_system", "pages written after their merge are kept private: it has a file open of a file "
+                         "system that may pin them (network, FUSE, 9p)"},
+    {"kept_device", "pages written after their merge are kept private: it has a device open that may pin "
+                    "them"},
+    {"kept_socket", "pages written after their merge are kept private: it has a socket open of a kind "
+                    "that may pin them (AF_XDP, AF_ALG)"},
+    {"kept_unknown", "pages written after their merge are kept private: what it has open could not be "
+                     "looked at"},
 };
 
 static const struct reason of_pages[] = {
@@ -62,7 +78,8 @@ static const struct reason of_pages[] = {
     {"memory_short", "memory was short; tried again later"},
     {"attributes", "its mapping has attributes that a merge would lose"},
     {"unreachable", "its mapping was being changed, or it was given back meanwhile"},
-    {"kept_private", "kept private: was merged, then written by the program"},
+    {"kept_private", "kept private: was merged, then written by the program; merged again when it is "
+                     "quiet and meets its like, unless something may have it pinned"},
     {"absent", "no memory of its own: never written, given back, or the kernel's page of zeros"},
     {"swapped", "swapped out"},
     {"new", "not looked at yet"},

@@ -38,6 +38,7 @@ static const struct row rows[] = {
     {"pages_sharing", PAGES, "further sites: pages saved"},
     {"pages_unshared", PAGES, "looked at again and again, no partner"},
     {"pages_volatile", PAGES, "change too fast to merge"},
+    {"pages_kept_private", PAGES, "written after their merge, not merged again"},
     {"pages_tracked", PAGES, "looked after in all processes"},
     {"full_scans", COUNT, "whole passes"},
     {"quiet_passes", COUNT, "of these, the last in a row that merged next to nothing"},

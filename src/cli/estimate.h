@@ -112,6 +112,8 @@ struct sp_estimate_ranges {
     struct sp_estimate_range *range; /* ascending */
     size_t n, room;
     uint32_t mappings, pool_mappings; /* of the whole process */
+    uint32_t pool_stretches;          /* of mappings of frames that adjoin one another */
+    uint64_t pool_end;                /* of the last one */
 };
 
 /*

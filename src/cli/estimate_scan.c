@@ -209,8 +209,8 @@ static void read_entries(const struct reader *r, uint64_t addr, size_t n, uint64
         entry[i] = PAGEMAP_EXCLUSIVE;
 }
 
-/* A page that maps no frame any more, because it was written after it was merged, cannot merge
- * again in its place. */
+/* A page that maps no frame any more, because it was written after it was merged: it merges as any
+ * other does, where nothing can have it pinned. */
 static bool is_private_copy(uint64_t entry)
 {
     return (entry & PAGEMAP_THERE) && !(entry & PAGEMAP_FILE);
@@ -227,15 +227,14 @@ static int look_at_batch(struct reader *r, uint64_t addr, size_t n, bool pool)
     got = read_pages(r, addr, n);
     for (size_t i = 0; i < got; i++) {
         uint64_t hash = hash_page(r->buffer + i * r->page_size, r->page_size, r->scan->seed);
-        bool fork = !pool && !(entry[i] & PAGEMAP_EXCLUSIVE);
+        bool site = pool && !is_private_copy(entry[i]);
+        bool fork = !site && !(entry[i] & PAGEMAP_EXCLUSIVE);
         int err = room_for(p, 1);
 
         if (err)
             return err;
-        if (pool && is_private_copy(entry[i]))
-            continue;
         p->zero_pages += hash == r->zero;
-        p->merged_pages += pool;
+        p->merged_pages += site;
         add_page(p, addr + i * r->page_size, hash | (fork ? SP_ESTIMATE_FORK : 0), r->page_size);
     }
     if (r->scan->progress)
@@ -354,13 +353,14 @@ int sp_estimate_scan(const struct sp_estimate_scan *scan, struct sp_estimate_pro
 {
     struct sp_estimate_ranges ranges;
     struct reader *r = NULL;
+    uint32_t merging;
     int err = read_ranges(scan, process->pid, &ranges);
 
     if (!err)
         err = new_reader(scan, process, &r);
-    process->own_mappings = ranges.mappings - 2 * ranges.pool_mappings;
-    if (ranges.mappings < 2 * ranges.pool_mappings)
-        process->own_mappings = ranges.mappings / 2;
+    merging = ranges.pool_mappings + ranges.pool_stretches; /* src/agent/ranges.c */
+    process->own_mappings =
+        ranges.mappings > merging ? ranges.mappings - merging : ranges.mappings / 2;
     process->mappings_budget = budget(scan, process->own_mappings);
     for (size_t i = 0; !err && i < ranges.n && !r->gone && !*scan->stop; i++)
         err = look_at_range(r, &ranges.range[i]);

@@ -139,6 +139,13 @@ static int add_range(struct sp_estimate_ranges *ranges, uint64_t start, uint64_t
     return 0;
 }
 
+static void count_pool(struct sp_estimate_ranges *ranges, const struct mapping *m)
+{
+    ranges->pool_mappings++;
+    ranges->pool_stretches += m->start != ranges->pool_end;
+    ranges->pool_end = m->end;
+}
+
 static int add_mapping(struct build *b, const struct mapping *mapping)
 {
     struct mapping m = *mapping;
@@ -148,7 +155,7 @@ static int add_mapping(struct build *b, const struct mapping *mapping)
     if (m.pool && m.shared)
         return 0; /* the agent's view of a segment */
     if (pool)
-        b->ranges->pool_mappings++;
+        count_pool(b->ranges, &m);
     else
         m.start = behind_stacks(b, &m);
     if (!m.readable && !m.writable)

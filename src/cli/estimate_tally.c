@@ -28,7 +28,7 @@
  */
 #define DAEMON_BYTES  (UINT64_C(1700) << 10)
 #define PROCESS_BYTES (UINT64_C(224) << 10)
-#define BLOCK_BYTES   360u
+#define BLOCK_BYTES   752u
 #define BLOCK_PAGES   512u
 #define MAPPING_BYTES 270u
 #define VIEW_BYTES    8u
@@ -91,10 +91,15 @@ static uint32_t count_mappings(const struct sp_estimate_process *p)
 {
     uint32_t n = 0;
 
-    for (size_t i = 0; i < p->nruns; i++)
-        for (uint64_t k = 0; k < p->run[i].npages; k++)
-            if (p->frame[p->run[i].first + k] && !goes_on(p, &p->run[i], k))
-                n += RUN_MAPPINGS;
+    /* One for each mapping, and one for each stretch of them, as the agent counts. */
+    for (size_t i = 0; i < p->nruns; i++) {
+        const uint32_t *frame = &p->frame[p->run[i].first];
+
+        for (uint64_t k = 0; k < p->run[i].npages; k++) {
+            n += frame[k] && !goes_on(p, &p->run[i], k);
+            n += frame[k] && (!k || !frame[k - 1]);
+        }
+    }
     return n;
 }
 

@@ -2,7 +2,8 @@
 /*
  * Kernel definitions newer than the headers of Debian 12 (6.1), and the features that samepage
  * needs.
- * Sources: the man pages userfaultfd(2), ioctl_userfaultfd(2), PAGEMAP_SCAN(2const).
+ * Sources: the man pages userfaultfd(2), ioctl_userfaultfd(2), PAGEMAP_SCAN(2const), and for
+ * PROCMAP_QUERY the kernel's <linux/fs.h>.
  */
 #ifndef SP_KERNEL_H
 #define SP_KERNEL_H
@@ -41,6 +42,17 @@ struct sp_pm_scan_arg {
 #define SP_PAGE_SWAPPED   (1u << 4)
 #define SP_PAGE_PFNZERO   (1u << 5)
 #define SP_PAGE_HUGE      (1u << 6)
+
+struct sp_procmap_query {
+    __u64 size, flags, addr;
+    __u64 start, end, vm_flags, page_size, offset, inode;
+    __u32 dev_major, dev_minor, name_size, build_id_size;
+    __u64 name, build_id;
+};
+#define SP_PROCMAP_QUERY   _IOWR('f', 17, struct sp_procmap_query) /* of /proc/PID/maps, 6.11 */
+#define SP_PROCMAP_SHARED  (1u << 3)
+#define SP_PROCMAP_OR_NEXT (1u << 4)
+#define SP_PROCMAP_FILE    (1u << 5)
 
 /* <linux/mempolicy.h>, whose enums are not all needed */
 #define SP_MPOL_DEFAULT 0

@@ -26,7 +26,7 @@
 #include <stdint.h>
 
 #define SP_WIRE_MAGIC 0x31475053u /* "SPG1" */
-#define SP_WIRE_VERSION 3u
+#define SP_WIRE_VERSION 4u
 #define SP_AGENT_COMM "samepage-agent" /* the name of an agent's process */
 #define SP_WIRE_MAX 131072u /* bytes of a whole packet, header included */
 
@@ -113,15 +113,25 @@ struct sp_sites {
     struct sp_site_run run[]; /* ascending; only pages that still are the frame */
 };
 
+#define SP_THIN_SEGMENTS 8u
+
 #define SP_SCAN_RESTART 0x1u /* forget what was hashed: report every quiet page again */
+#define SP_SCAN_WRITTEN 0x2u /* report pages too that were written after their merge: the daemon saw
+                                nothing that could have them pinned */
 
 struct sp_scan_ask {
     uint64_t from;         /* continue at this address; 0: a new pass over this mm */
     uint32_t budget;       /* pages to look into at most, 1 to SP_REPORT_PAGES */
     uint32_t max_mappings; /* 0: the built-in quarter (three quarters for what was advised) */
     uint32_t flags;
-    uint32_t reserved;
+    uint32_t nthin;
+    struct sp_thin_part {
+        uint32_t segment;
+        uint32_t end; /* the frames before are to be made free: mappings of them are useless, whatever they hold */
+    } thin[SP_THIN_SEGMENTS];
 };
+
+#define SP_PAGE_KEPT 0x1u /* in addr: it was merged before; a mapping of the pool held it, or holds it yet */
 
 struct sp_page_hash {
     uint64_t addr;
@@ -149,6 +159,8 @@ struct sp_report {
     uint64_t waiting; /* of looked: pages seen for the first time, or again after a change */
     uint64_t merged;  /* pages that map frames in this mm now */
     uint64_t cpu_us;  /* CPU that this agent has used since it began */
+    uint64_t kept;    /* pages written after their merge: private, in mappings of the pool */
+    uint64_t useless; /* of them: in mappings of the pool in which no page maps a frame any more */
     uint32_t mappings;        /* mappings that merging uses now */
     uint32_t mappings_budget; /* and may use */
     uint32_t npages, nchanged, ngone;
@@ -165,7 +177,21 @@ struct sp_filled {
     uint64_t ok[SP_FILL_PAGES / 64]; /* bit i: page i was copied into slot i of the offer buffer */
 };
 
+/*
+ * A page that was written after its merge lies in a mapping of the pool, from where it cannot be
+ * lifted: whether something has it pinned, nobody can ask the kernel. Such a page takes two
+ * questions. To the first (SP_MERGE_WRITTEN) the agent answers SP_RESULT_HELD: the page is
+ * write-protected now, so that whoever wants to pin it for writing waits. Then the daemon looks
+ * whether the program has anything that could have pinned it before (pins.h), and asks again, with
+ * SP_MERGE_LOOKED, for the held pages; or it asks for no page at all, which lets go of them. What
+ * is held is let go of anyway as soon as somebody writes to it, and after SP_HOLD_MSECS. UNMERGE
+ * works in the same way on mappings of the pool in which every page was written (useless above).
+ */
 #define SP_MERGE_BREAK_FORK 0x1u /* take a page that fork still shares, by copying it first (K8) */
+#define SP_MERGE_WRITTEN 0x2u    /* a page written after its merge is to be held */
+#define SP_MERGE_LOOKED 0x4u     /* it was, and nothing has it pinned: now merge it */
+#define SP_RESULT_HELD 0x80u     /* beside those of enum sp_result: the page is held */
+#define SP_HOLD_MSECS 200u
 
 struct sp_merge_run {
     uint64_t addr;
@@ -189,6 +215,8 @@ struct sp_merged {
 };
 
 #define SP_UNMERGE_STAY 0x1u /* also merge nothing more in there until told (off, unmerge PID) */
+#define SP_UNMERGE_HOLD 0x2u /* hold useless mappings, max_pages at most: npages says how many */
+#define SP_UNMERGE_LOOKED 0x4u /* they were: give them plain memory, and the mappings back */
 
 struct sp_unmerge_ask {
     uint64_t start, end; /* 0 and ~0: everything */

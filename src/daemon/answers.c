@@ -83,8 +83,11 @@ static int check_runs(const struct sp_run *run, uint32_t nruns, uint32_t page_si
 
 static int check_pages(const struct sp_page_hash *page, uint32_t npages, uint32_t page_size)
 {
+    const uint64_t kept = SP_PAGE_KEPT;
+
     for (uint32_t i = 0; i < npages; i++) {
-        if (!range_ok(page[i].addr, 1, page_size) || (i && page[i].addr <= page[i - 1].addr))
+        if (!range_ok(page[i].addr & ~kept, 1, page_size) ||
+            (i && (page[i].addr & ~kept) <= (page[i - 1].addr & ~kept)))
             return -EPROTO;
     }
     return 0;
@@ -103,7 +106,7 @@ int sp_check_report(const void *body, size_t length, uint32_t page_size, uint64_
         return -EPROTO;
     if (!next_ok(head->next, from, page_size) || head->tracked > COUNT_MAX ||
         head->looked > COUNT_MAX || head->passed > COUNT_MAX || head->waiting > COUNT_MAX ||
-        head->merged > COUNT_MAX)
+        head->merged > COUNT_MAX || head->kept > COUNT_MAX || head->useless > COUNT_MAX)
         return -EPROTO;
     out->head = head;
     out->page = (const struct sp_page_hash *)(head + 1);
@@ -147,7 +150,7 @@ int sp_check_merged(const void *body, size_t length, uint32_t npages, const stru
         length != sizeof(*merged) + npages)
         return -EPROTO;
     for (uint32_t i = 0; i < npages; i++) {
-        if (merged->result[i] > SP_OUT_OF_MEMORY)
+        if (merged->result[i] > SP_OUT_OF_MEMORY && merged->result[i] != SP_RESULT_HELD)
             return -EPROTO;
     }
     *out = merged;

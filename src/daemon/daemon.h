@@ -36,6 +36,7 @@
 #include "accounting.h"
 #include "config.h"
 #include "engine.h"
+#include "pins.h"
 #include "pool.h"
 #include "wire.h"
 
@@ -91,6 +92,9 @@ struct sp_client {
     unsigned unmerge_serial; /* of the last unmerge job that did this client */
 
     uint64_t tracked, merged, cpu_us; /* as it said last */
+    uint64_t kept, useless; /* pages written after their merge (written.h) */
+    enum sp_pins pins;      /* what could have them pinned, when it was looked last */
+    uint64_t pins_due, give_back_due; /* us: when it may be looked, and given back, again */
     uint32_t mappings, mappings_budget;
     bool no_mappings; /* the program needs its mappings itself */
     bool raw_calls;   /* it makes system calls that samepage cannot see */
@@ -99,6 +103,12 @@ struct sp_client {
     uint64_t ns[SP_NAMESPACES]; /* inodes of its namespaces at HELLO (ns_watch.c) */
 };
 TAILQ_HEAD(sp_client_list, sp_client);
+
+struct sp_thin {
+    uint32_t segment;
+    uint32_t end; /* so many frames, from the first, are given back */
+    uint64_t since; /* us */
+};
 
 struct sp_domain {
     TAILQ_ENTRY(sp_domain) link;
@@ -124,6 +134,11 @@ struct sp_domain {
     sp_frame *suspect;
     size_t nsuspects, suspects_size;
     bool all_suspect;
+    struct sp_thin thin[SP_THIN_SEGMENTS]; /* thin.h */
+    unsigned nthin;
+    uint64_t thin_due; /* us */
+    bool brakes; /* so much lingers in the pool that what was written is not merged again now: each such
+                    page takes a new frame, and leaves an old one behind */
 };
 TAILQ_HEAD(sp_domain_list, sp_domain);
 
@@ -159,6 +174,7 @@ struct sp_daemon {
     /* passes.c */
     uint64_t quota;      /* pages left to look into before the next sleep */
     uint64_t idle_us;    /* present idle sleep, 0: not idle */
+    uint64_t round_busy, pause_us; /* what the round has taken; to the next one, at least */
     uint64_t serial;     /* of this go of the event loop */
     unsigned sweep_tries; /* in a row, for domains without clients */
     uint64_t swept_at;    /* us: domains with clients */
@@ -166,6 +182,7 @@ struct sp_daemon {
     bool off;            /* run goes to 0 when all is un-merged */
     unsigned unmerge_serial;
     uint64_t full_scans, empty_rounds;
+    uint64_t thin_due; /* us */
     struct sp_past past; /* sums of domains that are gone */
 
     uint64_t repairs, takeovers, malformed;

@@ -15,6 +15,8 @@
 #include "block.h"
 #include "notice.h"
 #include "log.h"
+#include "thin.h"
+#include "written.h"
 
 _Static_assert(SP_FILL_PAGES >= SP_FILL_PAGES_MAX, "the engine fills more than one offer holds");
 
@@ -40,8 +42,9 @@ static void take_report(struct sp_client *client, struct sp_scan *scan,
     const struct sp_report *head = view->head;
 
     for (uint32_t i = 0; i < head->npages; i++)
-        scan->page[i] = (struct sp_scan_page){.addr = view->page[i].addr,
-                                              .hash = {view->page[i].lo, view->page[i].hi}};
+        scan->page[i] = (struct sp_scan_page){.addr = view->page[i].addr & ~(uint64_t)SP_PAGE_KEPT,
+                                              .hash = {view->page[i].lo, view->page[i].hi},
+                                              .kept = view->page[i].addr & SP_PAGE_KEPT};
     copy_runs(scan->changed, view->changed, head->nchanged);
     copy_runs(scan->gone, view->gone, head->ngone);
     scan->npages = head->npages;
@@ -57,6 +60,8 @@ static void take_report(struct sp_client *client, struct sp_scan *scan,
     client->tracked = head->tracked;
     client->merged = head->merged;
     client->cpu_us = head->cpu_us;
+    client->kept = head->kept;
+    client->useless = head->useless;
     client->mappings = head->mappings;
     client->mappings_budget = head->mappings_budget;
     client->no_mappings = head->state == SP_REPORT_NO_MAPPINGS;
@@ -83,6 +88,9 @@ static int ops_scan(void *ctx, void *mm, struct sp_scan *scan)
         ask.budget = SP_REPORT_PAGES;
     if (scan->restart || client->restart)
         ask.flags |= SP_SCAN_RESTART;
+    if (sp_written_look(client) && !domain->brakes)
+        ask.flags |= SP_SCAN_WRITTEN;
+    sp_thin_tell(domain, &ask);
     err = sp_ask(client, SP_MSG_SCAN, &ask, sizeof(ask), -1, SP_MSG_SCAN, &body, &size);
     if (err)
         return err;
@@ -92,6 +100,8 @@ static int ops_scan(void *ctx, void *mm, struct sp_scan *scan)
         return sp_ask_malformed(client);
     client->restart = false;
     take_report(client, scan, &view);
+    if (!scan->next)
+        sp_written_give_back(client); /* an error marks the client; what was reported is good */
     return 0;
 }
 
@@ -215,7 +225,7 @@ static bool run_goes_on(const struct sp_merge_run *run, const struct sp_merge_pa
 
 /* Groups neighbouring pages with neighbouring frames: each run will be one mapping. */
 static uint32_t group_runs(struct sp_merge_run *run, const struct sp_merge_page *page, unsigned n,
-                           uint32_t page_size)
+                           uint32_t page_size, uint32_t flags)
 {
     uint32_t nruns = 0;
 
@@ -229,7 +239,7 @@ static uint32_t group_runs(struct sp_merge_run *run, const struct sp_merge_page 
             .segment = SP_FRAME_SEGMENT(page[i].frame),
             .index = SP_FRAME_INDEX(page[i].frame),
             .npages = 1,
-            .flags = page[i].break_fork ? SP_MERGE_BREAK_FORK : 0,
+            .flags = flags | (page[i].break_fork ? SP_MERGE_BREAK_FORK : 0),
         };
     }
     return nruns;
@@ -252,10 +262,10 @@ static void set_results(struct sp_merge_page *page, unsigned n, const uint8_t *r
         page[i].result = result ? result[i] : SP_OUT_OF_MEMORY;
 }
 
-static int ops_merge(void *ctx, void *mm, struct sp_merge_page *page, unsigned n)
+int sp_engine_ask_merge(struct sp_client *client, struct sp_merge_page *page, unsigned n,
+                        uint32_t flags)
 {
-    struct sp_domain *domain = ctx;
-    struct sp_client *client = mm;
+    struct sp_domain *domain = client->domain;
     _Alignas(struct sp_merge_ask) char
         buffer[sizeof(struct sp_merge_ask) + SP_MERGE_PAGES * sizeof(struct sp_merge_run)];
     struct sp_merge_ask *ask = (struct sp_merge_ask *)buffer;
@@ -264,10 +274,8 @@ static int ops_merge(void *ctx, void *mm, struct sp_merge_page *page, unsigned n
     size_t size;
     int err;
 
-    if (n == 0 || n > SP_MERGE_PAGES)
-        return -EINVAL;
     ask->npages = n;
-    ask->nruns = group_runs(ask->run, page, n, domain->daemon->page_size);
+    ask->nruns = group_runs(ask->run, page, n, domain->daemon->page_size, flags);
     err = send_segments(client, ask->run, ask->nruns);
     if (err && !client->failed && err != -EHOSTDOWN) {
         set_results(page, n, NULL); /* it has no room for the segment: its pages stay */
@@ -279,14 +287,26 @@ static int ops_merge(void *ctx, void *mm, struct sp_merge_page *page, unsigned n
                  SP_MSG_MERGE, &body, &size);
     if (!err && sp_check_merged(body, size, n, &merged))
         err = sp_ask_malformed(client);
-    if (err) {
-        if (err != -EHOSTDOWN)
-            suspect_frames(domain, page, n);
+    if (err)
         return err;
-    }
     client->mappings = merged->mappings;
     set_results(page, n, merged->result);
     return 0;
+}
+
+static int ops_merge(void *ctx, void *mm, struct sp_merge_page *page, unsigned n)
+{
+    struct sp_client *client = mm;
+    int err;
+
+    if (n == 0 || n > SP_MERGE_PAGES)
+        return -EINVAL;
+    err = sp_engine_ask_merge(client, page, n, client->pins == SP_PINS_NONE ? SP_MERGE_WRITTEN : 0);
+    if (!err)
+        err = sp_written_merge(client, page, n);
+    if (err && err != -EHOSTDOWN)
+        suspect_frames(ctx, page, n);
+    return err;
 }
 
 static int ops_unmerge(void *ctx, void *mm, uint64_t start, uint64_t end, uint64_t *next,

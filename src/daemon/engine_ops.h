@@ -8,6 +8,11 @@
 /* ctx is the struct sp_domain, mm the struct sp_client. */
 extern const struct sp_engine_ops sp_daemon_engine_ops;
 
+/* Asks the agent to merge n pages, 1 to SP_MERGE_PAGES; flags are those of every run (SP_MERGE_WRITTEN,
+ * SP_MERGE_LOOKED). Sets the results, also to SP_RESULT_HELD. 0, or a negative errno as sp_ask(). */
+int sp_engine_ask_merge(struct sp_client *client, struct sp_merge_page *page, unsigned n,
+                        uint32_t flags);
+
 /* Hashes a page's bytes with the domain's seed, as agents do. */
 struct sp_hash sp_page_hash(const struct sp_domain *domain, const void *page);
 

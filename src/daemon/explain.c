@@ -2,6 +2,7 @@
 #include "explain.h"
 
 #include <errno.h>
+#include <stdio.h>
 
 #include <json-c/json.h>
 
@@ -141,6 +142,7 @@ static struct json_object *because_json(const struct sp_client *client,
 {
     const struct sp_config *config = &client->daemon->config;
     struct json_object *list = json_object_new_array();
+    char key[64];
 
     add_if(list, config->run != SP_RUN_MERGE, "stopped");
     add_if(list, client->state == SP_CLIENT_JOINING, "joining");
@@ -159,6 +161,10 @@ static struct json_object *because_json(const struct sp_client *client,
     add_if(list, e->flags & SP_EXPLAINED_RAW_CODE, "own_system_calls");
     add_if(list, e->flags & SP_EXPLAINED_RAW_CHANGE, "changed_unseen");
     add_if(list, limit_reached(client->daemon), "limit_reached");
+    if (client->kept && client->pins != SP_PINS_NONE) {
+        snprintf(key, sizeof(key), "kept_%s", sp_pins_name(client->pins));
+        add_if(list, true, key);
+    }
     return list;
 }
 

@@ -13,10 +13,14 @@
 #include "explain.h"
 #include "log.h"
 #include "status.h"
+#include "thin.h"
 #include "turns.h"
 
 #define STEP_COST     64u     /* pages that a step counts for at least: it costs a message */
 #define IDLE_LOOKED   16u     /* pages looked into in an idle round, or one in a thousand */
+#define CALM_PART     64u     /* a round that found less than that part of all pages changed is not */
+#define CALM_SHARE    8u      /* followed by the next before so many times what it took, */
+#define CALM_MAX      100000u /* us, at most */
 #define SWEEP_USECS   100000u /* between looks whether dead domains' frames can be freed, */
 #define SWEEP_TRIES   30u     /* so often, then every: */
 #define SWEEP_SLOWLY  1000000u
@@ -82,6 +86,7 @@ static void step(struct sp_daemon *daemon, struct sp_domain *domain)
     daemon->quota -= looked < daemon->quota ? looked : daemon->quota;
     if (done)
         note_pass(domain);
+    daemon->round_busy += sp_now_usecs() - began;
     sp_turns_charge(daemon, domain->uid, sp_now_usecs() - began);
     sp_clients_reap(daemon); /* may free the domain */
 }
@@ -122,6 +127,15 @@ static bool sweep_live(struct sp_daemon *daemon)
     return left;
 }
 
+/* Where little changes, to look all the time is a waste. */
+static void set_pause(struct sp_daemon *daemon, bool calm)
+{
+    uint64_t pause = calm ? daemon->round_busy * CALM_SHARE : 0;
+
+    daemon->pause_us = pause < CALM_MAX ? pause : CALM_MAX;
+    daemon->round_busy = 0;
+}
+
 static void end_round(struct sp_daemon *daemon)
 {
     uint64_t looked = 0, tracked = 0;
@@ -142,9 +156,11 @@ static void end_round(struct sp_daemon *daemon)
     daemon->full_scans++;
     daemon->empty_rounds = any ? 0 : daemon->empty_rounds + 1;
     set_idle(daemon, looked <= IDLE_LOOKED + tracked / 1000 && (!any || sp_passes_quiet(daemon, SP_EVERYBODY) > 1));
+    set_pause(daemon, looked < tracked / CALM_PART);
     if (daemon->idle_us)
         empty_offers(daemon);
     sweep_live(daemon);
+    sp_thin_work(daemon);
 }
 
 /* Merges for a slice. Returns how long to sleep then, us. */
@@ -161,6 +177,8 @@ static uint64_t merge_slice(struct sp_daemon *daemon)
         if (!domain) {
             end_round(daemon);
             daemon->quota = 0;
+            if (sleep < daemon->pause_us)
+                sleep = daemon->pause_us;
             return sleep > daemon->idle_us ? sleep : daemon->idle_us;
         }
         step(daemon, domain);

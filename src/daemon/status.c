@@ -16,6 +16,7 @@ struct sums {
     struct sp_engine_counters e;
     struct sp_past past;
     uint64_t domains, processes, mappings, cpu_us;
+    uint64_t kept, kept_because[SP_PINS_KINDS];
     struct sp_pool_counters pool;
 };
 
@@ -86,6 +87,8 @@ static void sum_up(const struct sp_daemon *daemon, uid_t uid, struct sums *sums)
             continue;
         sums->processes++;
         sums->mappings += client->mappings;
+        sums->kept += client->kept;
+        sums->kept_because[client->pins] += client->kept;
         sums->cpu_us += client->cpu_us;
     }
 }
@@ -160,6 +163,18 @@ static void add_merges(struct json_object *to, const struct sp_past *past)
     add_u64(to, "merge_memory", past->merge_memory);
 }
 
+/* Pages that were written after their merge, and what keeps them from being merged again. */
+static void add_kept(struct json_object *to, const struct sums *sums)
+{
+    char key[64];
+
+    add_u64(to, "pages_kept_private", sums->kept);
+    for (unsigned i = 0; i < SP_PINS_KINDS; i++) {
+        snprintf(key, sizeof(key), "kept_%s", sp_pins_name((enum sp_pins)i));
+        add_u64(to, key, sums->kept_because[i]);
+    }
+}
+
 struct json_object *sp_status_json(struct sp_daemon *daemon, uid_t uid)
 {
     struct json_object *to = json_object_new_object();
@@ -175,6 +190,7 @@ struct json_object *sp_status_json(struct sp_daemon *daemon, uid_t uid)
     add_u64(to, "pages_sharing", sums.e.pages_sharing);
     add_u64(to, "pages_unshared", sums.e.pages_unshared);
     add_u64(to, "pages_volatile", sums.e.pages_volatile);
+    add_kept(to, &sums);
     add_u64(to, "full_scans", sp_turns_passes(daemon, uid));
     add_u64(to, "pages_scanned", sums.past.pages_scanned);
     add_u64(to, "kernel_pages_allocated", sums.e.pages_shared);
@@ -245,6 +261,9 @@ struct json_object *sp_process_json(const struct sp_client *client)
     json_object_object_add(to, "domain", json_object_new_string(client->domain->name));
     add_u64(to, "pages_tracked", c.tracked);
     add_u64(to, "sites", c.sites);
+    add_u64(to, "pages_kept_private", client->kept);
+    json_object_object_add(to, "kept_because",
+                           json_object_new_string(client->kept ? sp_pins_name(client->pins) : "none"));
     json_object_object_add(to, "bytes_saved", json_object_new_int64(saved));
     json_object_object_add(to, "cpu_seconds",
                            json_object_new_double((double)client->cpu_us / 1e6));

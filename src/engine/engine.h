@@ -117,6 +117,10 @@ int sp_engine_unmerge_step(struct sp_engine *engine);
  * if its answers do not come to an end; -EAGAIN: a drain runs. */
 int sp_engine_unmerge_mm(struct sp_engine *engine, struct sp_mm *mm);
 
+/* From now on the frames of a segment get no further sites by merging, so that it can become free; or
+ * they do again. What is said holds until its last frame is forgotten. */
+void sp_engine_avoid(struct sp_engine *engine, uint32_t segment, bool avoid);
+
 /* K10. 0: no limit. Frames above a lowered limit stay. */
 void sp_engine_set_max_kernel_pages(struct sp_engine *engine, uint64_t pages);
 

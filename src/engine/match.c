@@ -320,6 +320,7 @@ static void sp_match_load(struct sp_engine *engine, const struct sp_scan *scan)
                                  .hash = {key, page->hash.hi},
                                  .item = item,
                                  .node = node,
+                                 .kept = page->kept,
                                  .kind = sp_zero_is(engine, &page->hash) ? SP_PLAN_ZERO
                                                                          : SP_PLAN_NOTHING,
                                  .job = SP_NO_JOB,

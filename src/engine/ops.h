@@ -55,6 +55,7 @@ struct sp_scan_page {
     uint64_t addr;
     struct sp_hash hash;
     uint8_t node; /* that the page lies on (N1), below SP_NODES_MAX; 0 where that is not asked */
+    uint8_t kept; /* it was merged before: a mapping of frames holds it yet, or was given back */
 };
 
 struct sp_scan_run {

@@ -4,7 +4,10 @@
  * again.
  *
  * A run of neighbouring pages with neighbouring frames costs one mapping, whatever its length. The
- * fuller an mm's budget, the longer a run must be: what is left is for what saves most.
+ * fuller an mm's budget, the longer a run must be: what is left is for what saves most. A run that
+ * makes a mapping longer costs nothing, nor does one between two others, which is a mapping already. A
+ * page that was merged before often has the mapping still, or gave one back: such a run may be of any
+ * length until seven eighths of the budget are used.
  *
  * Pages that were passed over (budget, pinned, shared by fork, memory short, the limit of K10) are
  * forgotten, and the mm reports them when it is asked for every quiet page again. That costs
@@ -57,11 +60,24 @@ static bool sp_policy_extends(const struct sp_engine *engine, const struct sp_pl
            sp_item_frame(mm, last->addr + engine->page_size) == last->frame + 1;
 }
 
+/* A run from addr to end between two sites is a mapping of its own before and after. */
+static bool sp_policy_is_between(const struct sp_mm *mm, uint64_t addr, uint64_t end)
+{
+    return sp_item_frame(mm, addr - mm->engine->page_size) && sp_item_frame(mm, end);
+}
+
+static bool sp_policy_may_spend(const struct sp_mm *mm, uint32_t n, bool kept)
+{
+    uint64_t used = mm->mappings, budget = mm->mappings_budget;
+
+    return n >= sp_policy_shortest_run(mm) || (kept && used < budget - budget / 8);
+}
+
 /* Takes the mapping that a run of n pages needs out of the budget, as an estimate until the next
  * scan says it exactly. False: the run is too short for what is left. */
-static bool sp_policy_spend(struct sp_mm *mm, uint32_t n)
+static bool sp_policy_spend(struct sp_mm *mm, uint32_t n, bool kept)
 {
-    if (n < sp_policy_shortest_run(mm))
+    if (!sp_policy_may_spend(mm, n, kept))
         return false;
     mm->mappings++;
     return true;
@@ -80,7 +96,10 @@ static uint32_t sp_policy_find_runs(struct sp_engine *engine, uint16_t *first)
             continue;
         while (end < batch->nplans && sp_policy_continues(batch, end, engine->page_size))
             end++;
-        if (sp_policy_extends(engine, &batch->plan[i], &batch->plan[end - 1]))
+        if (sp_policy_extends(engine, &batch->plan[i], &batch->plan[end - 1]) ||
+            (batch->mm->mappings < batch->mm->mappings_budget &&
+             sp_policy_is_between(batch->mm, batch->plan[i].addr,
+                                  batch->plan[end - 1].addr + engine->page_size)))
             continue;
         batch->plan[i].run = (uint16_t)(end - i);
         first[n++] = (uint16_t)i;
@@ -119,7 +138,7 @@ static void sp_policy_apply_scanned(struct sp_engine *engine)
         for (uint32_t i = 0; i < n; i++) {
             struct sp_plan *plan = &batch->plan[first[i]];
 
-            if (plan->run >= tier && sp_policy_spend(batch->mm, plan->run))
+            if (plan->run >= tier && sp_policy_spend(batch->mm, plan->run, plan->kept))
                 plan->run = 0;
         }
     for (uint32_t i = 0; i < n; i++) {
@@ -142,6 +161,20 @@ static bool sp_policy_partner_continues(const struct sp_engine *engine, uint32_t
            sp_item_mm(engine, job->partner) == sp_item_mm(engine, before->partner) &&
            sp_item_addr(engine, job->partner) ==
                sp_item_addr(engine, before->partner) + engine->page_size;
+}
+
+/* Whether the partners of jobs [j, end), neighbours, may be merged. What is known of the pages they
+ * equal is taken for theirs: equal pages are mostly written together. */
+static bool sp_policy_partner_spend(const struct sp_engine *engine, uint32_t j, uint32_t end)
+{
+    const struct sp_job *job = &engine->batch->job[j], *last = &engine->batch->job[end - 1];
+    struct sp_mm *mm = sp_item_mm(engine, job->partner);
+
+    if (mm->mappings < mm->mappings_budget &&
+        sp_policy_is_between(mm, sp_item_addr(engine, job->partner),
+                             sp_item_addr(engine, last->partner) + engine->page_size))
+        return true;
+    return sp_policy_spend(mm, end - j, engine->batch->plan[job->source].kept);
 }
 
 /* The partner's mm has no mapping for it: the page that was scanned becomes the candidate instead,
@@ -169,7 +202,7 @@ void sp_policy_apply(struct sp_engine *engine)
             continue;
         while (end < batch->njobs && sp_policy_partner_continues(engine, end))
             end++;
-        if (sp_policy_spend(sp_item_mm(engine, batch->job[j].partner), end - j))
+        if (sp_policy_partner_spend(engine, j, end))
             continue;
         for (uint32_t k = j; k < end; k++)
             sp_policy_drop_partner(engine, &batch->job[k]);

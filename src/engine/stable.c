@@ -329,10 +329,17 @@ bool sp_stable_holds(const struct sp_engine *engine, sp_frame frame, uint64_t fi
     return node && node->fingerprint == fingerprint;
 }
 
-/* There is a node of this frame, with this fingerprint, and room for one more site. */
+void sp_engine_avoid(struct sp_engine *engine, uint32_t segment, bool avoid)
+{
+    if (segment < engine->nsegments && engine->segment[segment])
+        engine->segment[segment]->avoided = avoid;
+}
+
+/* There is a node of this frame, with this fingerprint, and it may get one more site. */
 static bool sp_stable_suits(const struct sp_engine *engine, sp_frame frame, uint64_t fingerprint)
 {
-    return sp_stable_holds(engine, frame, fingerprint) && sp_stable_has_room(engine, frame, 1);
+    return sp_stable_holds(engine, frame, fingerprint) && sp_stable_has_room(engine, frame, 1) &&
+           !engine->segment[SP_FRAME_SEGMENT(frame)]->avoided;
 }
 
 static bool sp_stable_neighbours(const struct sp_engine *engine, sp_frame frame,

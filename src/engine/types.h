@@ -102,6 +102,7 @@ struct sp_node_chunk {
 
 struct sp_node_segment {
     uint32_t used; /* chunks */
+    bool avoided;  /* its frames get no further sites */
     struct sp_node_chunk *chunk[SP_SEGMENT_PAGES_MAX >> SP_CHUNK_SHIFT];
 };
 
@@ -175,6 +176,7 @@ struct sp_plan {
     uint16_t run;   /* policy.c: length of the run that starts here and has no mapping yet */
     uint8_t kind;
     uint8_t node;
+    uint8_t kept; /* as in struct sp_scan_page */
     uint8_t doubtful; /* a merge refused it for long */
     uint8_t result;   /* of the merge; SP_NOT_ASKED before */
 };

@@ -293,6 +293,34 @@ int sp_pool_write(struct sp_pool_set *set, uint32_t segment, uint32_t index, uns
     return s ? sp_pool_segment_write(s, index, n, bytes) : -ENOENT;
 }
 
+#define SP_POOL_THIN_PART  2u
+#define SP_POOL_THIN_LEAST 1024u
+
+uint32_t sp_pool_thinnest(const struct sp_pool_set *set)
+{
+    const struct sp_pool_segment *best = NULL;
+    uint64_t used = 0, lingering = 0;
+
+    for (const struct sp_pool_segment *s = set->segments; s; s = s->next) {
+        used += s->used;
+        lingering += s->bump - s->used - s->returned;
+        if (s->thin || s->importing || !s->used || s->bump < s->npages ||
+            s->used > s->npages / SP_POOL_THIN_PART)
+            continue;
+        if (!best || s->used < best->used)
+            best = s;
+    }
+    return best && lingering > SP_POOL_THIN_LEAST && lingering > used / 3 ? best->id : 0;
+}
+
+void sp_pool_mark_thin(struct sp_pool_set *set, uint32_t segment, bool is)
+{
+    struct sp_pool_segment *s = find_segment(set, segment);
+
+    if (s)
+        s->thin = is;
+}
+
 int sp_pool_segment_fd(struct sp_pool_set *set, uint32_t segment)
 {
     char name[16];

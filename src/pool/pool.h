@@ -78,6 +78,16 @@ void *sp_pool_frame(struct sp_pool_set *set, uint32_t segment, uint32_t index);
 int sp_pool_write(struct sp_pool_set *set, uint32_t segment, uint32_t index, unsigned n,
                   const void *bytes);
 
+/*
+ * The full segment of which the smallest part is in use, at most a half, if the set's frames that
+ * linger are more than a third of those in use (and more than 1024). 0: there is none. What is left in it
+ * keeps the memory of all.
+ */
+uint32_t sp_pool_thinnest(const struct sp_pool_set *set);
+/* It is being thinned out: it is not to be the answer again, and no frame of it is allocated; or it may be
+ * again. */
+void sp_pool_mark_thin(struct sp_pool_set *set, uint32_t segment, bool is);
+
 /* A read-only descriptor of the segment for a client; the caller closes it. Negative errno. */
 int sp_pool_segment_fd(struct sp_pool_set *set, uint32_t segment);
 uint32_t sp_pool_segment_pages(struct sp_pool_set *set, uint32_t segment);

@@ -165,7 +165,7 @@ static unsigned find_run(const struct sp_pool_segment *segment, unsigned want, u
     unsigned tail = rest < want ? rest : want;
     unsigned run;
 
-    if (segment->retiring || segment->importing)
+    if (segment->retiring || segment->importing || segment->thin)
         return 0;
     run = find_returned(segment, want, index);
     if (run && run >= tail)

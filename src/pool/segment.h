@@ -23,6 +23,7 @@ struct sp_pool_segment {
     int fd;         /* the one descriptor for writing; the keeper's is a dup of it */
     void *view;     /* NULL until a frame is asked for, and after a try to free */
     bool retiring;  /* nothing is used and nothing new is handed out */
+    bool thin;      /* being thinned out (sp_pool_thinnest) */
     bool importing; /* taken over: used frames are being claimed, nothing new is handed out */
     uint64_t *used_map, *returned_map;
 };

@@ -155,7 +155,7 @@ def bad_reports():
                                                        for i in range(2100)]))
     yield "not ascending", answer(lambda a: a.report([(BASE + fa.PAGE, h), (BASE, h)]))
     yield "twice the same", answer(lambda a: a.report([(BASE, h), (BASE, h)]))
-    yield "not aligned", answer(lambda a: a.report([(BASE + 1, h)]))
+    yield "not aligned", answer(lambda a: a.report([(BASE + 2, h)]))
     yield "beyond user space", answer(lambda a: a.report([((1 << 64) - fa.PAGE, h)]))
     yield "run overflows", answer(lambda a: a.report(nchanged=1) +
                                   struct.pack("<QQ", BASE, (1 << 64) - 1))

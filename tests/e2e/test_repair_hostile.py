@@ -53,7 +53,7 @@ def say_hello(path, uffd):
 
 def answer_scan(sock):
     _, seq, _, _ = fa.receive(sock)
-    sock.send(fa.packet(fa.SCAN, fa.REPORT.pack(*[0] * 13), seq))
+    sock.send(fa.packet(fa.SCAN, fa.REPORT.pack(*[0] * 15), seq))
 
 
 def write_journal(shm, pages, address, staging):

@@ -104,6 +104,30 @@ static void k10_ladder_keeps_to_the_limit(void **state)
 }
 
 /* Two mms whose equal pages are runs of 1 and of 32. */
+/* What a segment that is thinned out holds stays; who comes later gets frames of others. */
+static void avoided_segment_gets_no_more_sites(void **state)
+{
+    struct fake_world *world = fake_world_new(WORLD);
+    struct fake_mm *a = fake_mm_new(world, 64, 0);
+    struct fake_mm *c, *d;
+    uint32_t segment;
+
+    (void)fake_mm_new(world, 64, 0);
+    fake_passes(world, 3);
+    segment = SP_FRAME_SEGMENT(a->page[0].frame);
+    sp_engine_avoid(world->engine, segment, true);
+    c = fake_mm_new(world, 64, 0);
+    d = fake_mm_new(world, 64, 0);
+    fake_passes(world, 4);
+    fake_check_exact(world);
+    for (uint32_t i = 0; i < 64; i++) {
+        assert_int_not_equal(c->page[i].frame, 0);
+        assert_int_equal(c->page[i].frame, d->page[i].frame);
+        assert_int_not_equal(c->page[i].frame, a->page[i].frame);
+    }
+    fake_world_free(world);
+}
+
 static void budget_make(struct fake_world *world, uint32_t budget)
 {
     for (unsigned m = 0; m < 2; m++) {
@@ -270,6 +294,7 @@ int main(void)
         cmocka_unit_test(short_stretch_saves_pages_before_mappings),
         cmocka_unit_test(ladder_takes_the_waiting_candidate),
         cmocka_unit_test(k10_ladder_keeps_to_the_limit),
+        cmocka_unit_test(avoided_segment_gets_no_more_sites),
         cmocka_unit_test(budget_is_spent_on_long_runs),
         cmocka_unit_test(budget_of_nothing_merges_nothing),
         cmocka_unit_test(partner_without_budget_makes_room_for_a_third),

@@ -291,6 +291,49 @@ static void retired_set_frees_all(void **state)
     assert_int_equal(segments(f), 0);
 }
 
+static void thinnest_is_the_full_segment_with_fewest_frames(void **state)
+{
+    struct fixture *f = *state;
+    uint32_t s[3], index;
+    unsigned got;
+
+    for (int k = 0; k < 3; k++)
+        assert_int_equal(sp_pool_alloc(f->set, SP_POOL_SEGMENT_PAGES, &s[k], &index, &got), 0);
+    assert_int_equal(sp_pool_thinnest(f->set), 0);
+    for (uint32_t i = 10; i < SP_POOL_SEGMENT_PAGES; i++)
+        sp_pool_forget(f->set, s[0], i);
+    for (uint32_t i = 5; i < SP_POOL_SEGMENT_PAGES; i++)
+        sp_pool_forget(f->set, s[1], i);
+    for (uint32_t i = 1; i < SP_POOL_SEGMENT_PAGES / 2; i++)
+        sp_pool_forget(f->set, s[2], i);
+    assert_int_equal(sp_pool_thinnest(f->set), s[1]);
+    sp_pool_mark_thin(f->set, s[1], true);
+    assert_int_equal(sp_pool_thinnest(f->set), s[0]);
+    sp_pool_mark_thin(f->set, s[0], true);
+    assert_int_equal(sp_pool_thinnest(f->set), 0); /* of the third more than half is in use */
+    sp_pool_mark_thin(f->set, s[0], false);
+    assert_int_equal(sp_pool_thinnest(f->set), s[0]);
+}
+
+static void a_thin_segment_gives_no_frames(void **state)
+{
+    struct fixture *f = *state;
+    uint32_t s, other, index;
+    unsigned got;
+
+    assert_int_equal(sp_pool_alloc(f->set, SP_POOL_SEGMENT_PAGES, &s, &index, &got), 0);
+    for (uint32_t i = 10; i < SP_POOL_SEGMENT_PAGES; i++)
+        sp_pool_forget(f->set, s, i);
+    sp_pool_unalloc(f->set, s, 5, 1);
+    assert_int_equal(sp_pool_alloc(f->set, 1, &other, &index, &got), 0);
+    assert_int_equal(other, s);
+    sp_pool_unalloc(f->set, s, 5, 1);
+    assert_int_equal(sp_pool_thinnest(f->set), s); /* also with a frame that was given back */
+    sp_pool_mark_thin(f->set, s, true);
+    assert_int_equal(sp_pool_alloc(f->set, 1, &other, &index, &got), 0);
+    assert_int_not_equal(other, s);
+}
+
 static void sets_do_not_see_each_other(void **state)
 {
     struct fixture *f = *state;
@@ -488,6 +531,7 @@ int main(void)
         T(k9_claim_ends_retirement_and_bytes_are_there),
         T(k11_a_private_write_leaves_the_frame),
         T(client_cannot_write_even_as_root),
+        T(thinnest_is_the_full_segment_with_fewest_frames), T(a_thin_segment_gives_no_frames),
         T(retired_set_frees_all),
         T(sets_do_not_see_each_other),
         T(size_limit_follows_the_segments),

@@ -13,13 +13,13 @@ import struct
 
 from lib.place import PATIENCE, patient
 
-MAGIC, VERSION = 0x31475053, 3
+MAGIC, VERSION = 0x31475053, 4
 (HELLO, WELCOME, REFUSE, SEGMENT, DROP_SEGMENT, SITES, SCAN, FILL, MERGE, UNMERGE, QUIT,
  DONE) = range(1, 13)
 PAGE = mmap.PAGESIZE
 OFFER = 65536
 FILL_PAGES = 128
-REPORT = struct.Struct("<7QII4I")
+REPORT = struct.Struct("<9QII4I")
 SYS_USERFAULTFD = {"x86_64": 323, "aarch64": 282}[platform.machine()]
 
 
@@ -100,17 +100,17 @@ class FakeAgent:
 
     def report(self, hashes=(), next_=0, looked=None, **other):
         head = dict(tracked=len(self.pages), passed=0, waiting=0, merged=len(self.sites), cpu=0,
-                    mappings=len(self.sites), budget=1000, nchanged=0, ngone=0)
+                    kept=0, useless=0, mappings=len(self.sites), budget=1000, nchanged=0, ngone=0)
         head.update(other)
         npages = head.get("npages", len(hashes))
         return REPORT.pack(next_, head["tracked"], len(hashes) if looked is None else looked,
                            head["passed"], head["waiting"], head["merged"], head["cpu"],
-                           head["mappings"], head["budget"], npages, head["nchanged"],
-                           head["ngone"], 0) + b"".join(
+                           head["kept"], head["useless"], head["mappings"], head["budget"], npages,
+                           head["nchanged"], head["ngone"], 0) + b"".join(
                                struct.pack("<QQQ", a, *h) for a, h in hashes)
 
     def _scan(self, body):
-        start, budget, _, flags, _ = struct.unpack("<QIIII", body)
+        start, budget, _, flags, _ = struct.unpack_from("<QIIII", body)
         if flags & 1:
             self.reported.clear()
         new = [a for a in sorted(self.pages) if a >= start and a not in self.reported

@@ -1,0 +1,376 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Pages that were written after their merge are merged once more, or given back (K11, X;
+ * docs/decisions/0014-written-again.md).
+ *
+ * Such a page is the program's own, but it lies in a mapping of the pool: UFFDIO_MOVE refuses it, and
+ * with that the kernel's word whether something has it pinned. So it is **held**: write-protected by
+ * the userfaultfd that makes a writer wait. Who wants to pin it for writing now must write to it, and
+ * waits too. Whether anything had it pinned before, the daemon looks (wire.h, pins.h), and then either
+ * a frame with the same bytes is mapped over it, or a copy of it put there by sp_unmerge_run().
+ *
+ * While pages are held the gate is open and the agent serves: the first writer sets its window free
+ * at once, and after SP_HOLD_MSECS all are. Should the agent die, the userfaultfd dies with it, and
+ * everybody goes on: nothing is in the air.
+ */
+#include <linux/mman.h>
+
+#include "agent.h"
+#include "gate.h"
+#include "kernel.h"
+#include "mem.h"
+#include "ops.h"
+#include "sitemap.h"
+#include "sys.h"
+
+#define HOLDS        SP_MERGE_PAGES
+
+struct hold {
+    uint64_t addr;
+    uint32_t npages; /* 0: it was let go of */
+    uint64_t pages;  /* bit i: page i is held */
+};
+
+struct target {
+    uint64_t pages; /* of a hold, that are asked for */
+    uint32_t segment[SP_LIFT_PAGES], index[SP_LIFT_PAGES], slot[SP_LIFT_PAGES];
+};
+
+static struct hold hold[HOLDS];
+static uint32_t nholds;
+static uint64_t since;
+
+static struct {
+    uint64_t addr;
+    uint32_t slot;
+} want[SP_MERGE_PAGES];
+static uint32_t nwant;
+
+static uint64_t page_at(uint64_t base, uint32_t i)
+{
+    return base + ((uint64_t)i << sp_agent.page_shift);
+}
+
+static uint64_t end_of(const struct hold *h)
+{
+    return page_at(h->addr, h->npages);
+}
+
+uint64_t sp_again_since(void)
+{
+    return nholds ? since : 0;
+}
+
+void sp_again_forget(void)
+{
+    nholds = 0;
+}
+
+void sp_again_begin(void)
+{
+    sp_again_release();
+    nwant = 0;
+}
+
+void sp_again_want(uint64_t addr, uint32_t slot)
+{
+    if (nwant == SP_MERGE_PAGES)
+        return;
+    want[nwant].addr = addr;
+    want[nwant++].slot = slot;
+}
+
+static bool unregister(uint64_t addr, uint64_t length)
+{
+    struct uffdio_range range = {.start = addr, .len = length};
+    bool done = !sp_is_err(sp_sys(__NR_ioctl, sp_agent.uffd_sync, UFFDIO_UNREGISTER, &range));
+
+    sp_sys(__NR_ioctl, sp_agent.uffd_sync, UFFDIO_WAKE, &range);
+    return done;
+}
+
+/* What the program mapped there meanwhile is not ours to unregister, and makes it fail for all. */
+static void let_go(struct hold *h)
+{
+    if (!h->npages)
+        return;
+    if (!unregister(h->addr, end_of(h) - h->addr))
+        for (uint32_t i = 0; i < h->npages; i++)
+            unregister(page_at(h->addr, i), sp_agent.page_size);
+    h->npages = 0;
+}
+
+void sp_again_release(void)
+{
+    for (uint32_t i = 0; i < nholds; i++)
+        let_go(&hold[i]);
+    nholds = 0;
+}
+
+void sp_again_touched(uint64_t addr)
+{
+    for (uint32_t i = 0; i < nholds; i++)
+        if (hold[i].npages && addr >= hold[i].addr && addr < end_of(&hold[i]))
+            let_go(&hold[i]);
+}
+
+bool sp_again_valid(uint64_t addr, uint64_t end)
+{
+    uint64_t a, b;
+
+    return !sp_gate_changed(addr, end) && !sp_gate_tcb_in(addr, end) && !sp_gate_asked_for(addr, end) &&
+           !__atomic_load_n(&sp_gate.moving, __ATOMIC_SEQ_CST) && sp_code_is_known() &&
+           !sp_range_odd(addr, end) && sp_sitemap_next(addr, end, &a, &b) && a == addr && b >= end;
+}
+
+/* What the page with this entry of pagemap is good for. */
+static uint8_t judge(uint64_t addr, uint64_t entry)
+{
+    if (entry >> 62 & 1)
+        return SP_PINNED; /* swapped out: some other time */
+    if (!(entry >> 63 & 1) || (entry >> 61 & 1))
+        return SP_GONE; /* none, or a frame */
+    if (!(entry >> 56 & 1))
+        return SP_SHARED_BY_FORK;
+    return sp_spliced_any(addr, addr + sp_agent.page_size) ? SP_PINNED : SP_RESULT_HELD;
+}
+
+static uint64_t judge_all(const struct hold *h, uint8_t *result)
+{
+    uint64_t entry[SP_LIFT_PAGES], held = 0;
+    long n = sp_sys(__NR_pread64, sp_agent.pagemap, entry, h->npages * 8ul,
+                    (h->addr >> sp_agent.page_shift) * 8);
+
+    for (uint32_t i = 0; i < h->npages; i++) {
+        result[i] = n < (long)((i + 1) * 8) ? (uint8_t)SP_GONE : judge(page_at(h->addr, i), entry[i]);
+        held |= (uint64_t)(result[i] == SP_RESULT_HELD) << i;
+    }
+    return held;
+}
+
+/* Write-protects the window; the pages of it that are good for more are in h->pages then. any: it is held
+ * even if none is. */
+static void protect(struct hold *h, uint8_t *result, bool any)
+{
+    struct uffdio_range range = {.start = h->addr, .len = end_of(h) - h->addr};
+    struct uffdio_register reg = {.range = range, .mode = UFFDIO_REGISTER_MODE_WP};
+    struct uffdio_writeprotect wp = {.range = range, .mode = UFFDIO_WRITEPROTECT_MODE_WP};
+    bool waiting;
+
+    h->pages = 0;
+    memset(result, SP_PINNED, h->npages);
+    if (!sp_gate_close_to_merge(false)) {
+        sp_serve_gate();
+        h->npages = 0;
+        return;
+    }
+    if (sp_again_valid(h->addr, end_of(h)) &&
+        !sp_is_err(sp_sys(__NR_ioctl, sp_agent.uffd_sync, UFFDIO_REGISTER, &reg)) &&
+        !sp_is_err(sp_sys(__NR_ioctl, sp_agent.uffd_sync, UFFDIO_WRITEPROTECT, &wp)))
+        h->pages = judge_all(h, result);
+    else
+        any = false;
+    if (!h->pages && !any)
+        let_go(h);
+    waiting = sp_gate_open();
+    if (waiting)
+        sp_serve_gate();
+}
+
+/* A new hold for npages from addr on; result gets what became of each. NULL: none is held. */
+static struct hold *hold_window(uint64_t addr, uint32_t npages, uint8_t *result, bool any)
+{
+    struct hold *h = &hold[nholds];
+
+    memset(result, SP_PINNED, npages);
+    if (nholds == HOLDS)
+        return NULL;
+    *h = (struct hold){.addr = addr, .npages = npages};
+    nholds++; /* first: who serves the gate meanwhile may let go of all */
+    protect(h, result, any);
+    if (nholds && h == &hold[nholds - 1] && h->npages) {
+        since = sp_now_us();
+        return h;
+    }
+    if (nholds && h == &hold[nholds - 1])
+        nholds--;
+    for (uint32_t i = 0; i < npages; i++)
+        if (result[i] == SP_RESULT_HELD)
+            result[i] = SP_PINNED;
+    return NULL;
+}
+
+void sp_again_hold(uint8_t *result)
+{
+    uint8_t window[SP_LIFT_PAGES];
+
+    for (uint32_t i = 0, n; i < nwant; i += n) {
+        const struct sp_range *range = sp_range_of(want[i].addr, want[i].addr + sp_agent.page_size);
+
+        for (n = 1; i + n < nwant && n < SP_LIFT_PAGES; n++)
+            if (want[i + n].addr != page_at(want[i].addr, n) || !range ||
+                want[i + n].addr >= range->end)
+                break;
+        hold_window(want[i].addr, n, window, false);
+        for (uint32_t k = 0; k < n; k++)
+            result[want[i + k].slot] = window[k];
+    }
+    if (nholds)
+        sp_fault_point("again-held");
+}
+
+/* Maps frames over the pages of the target that equal them. */
+static void map_equal(const struct hold *h, const struct target *t, uint8_t *result)
+{
+    uint64_t equal = 0;
+
+    sp_wait_for_reachers();
+    for (uint32_t i = 0; i < h->npages; i++) {
+        uint64_t frame = sp_view_frame(t->segment[i], t->index[i]);
+        bool same = false;
+
+        if (!(t->pages >> i & 1))
+            continue;
+        if (frame && sp_peek_equal(page_at(h->addr, i), (void *)frame, &same) && same)
+            equal |= 1ull << i;
+        result[t->slot[i]] = same ? (uint8_t)SP_OUT_OF_MAPPINGS : (uint8_t)SP_CHANGED;
+    }
+    for (uint32_t i = 0, n; i < h->npages; i += n) {
+        for (n = 0; i + n < h->npages && (equal >> (i + n) & 1); n++)
+            if (n && (t->segment[i + n] != t->segment[i] || t->index[i + n] != t->index[i] + n))
+                break;
+        if (!n) {
+            n = 1;
+            continue;
+        }
+        if (!sp_lift_map(page_at(h->addr, i), n, t->segment[i], t->index[i]))
+            continue;
+        for (uint32_t k = 0; k < n; k++)
+            result[t->slot[i + k]] = SP_MERGED;
+        sp_count(SP_COUNT_MERGED, n);
+    }
+}
+
+/* The books, when the gate is open again. */
+static void note_results(uint64_t addr, uint32_t npages, const struct target *t, const uint8_t *result)
+{
+    for (uint32_t i = 0; i < npages; i++) {
+        if (!(t->pages >> i & 1))
+            continue;
+        if (result[t->slot[i]] == SP_MERGED)
+            sp_track_merged(page_at(addr, i), 1);
+        else if (result[t->slot[i]] == SP_CHANGED &&
+                 sp_sitemap_any(page_at(addr, i), page_at(addr, i + 1)))
+            sp_track_kept(page_at(addr, i), page_at(addr, i + 1));
+    }
+}
+
+static void merge_hold(struct hold *h, struct target *t, uint8_t *result)
+{
+    uint64_t addr = h->addr;
+    uint32_t npages = h->npages;
+    bool waiting;
+
+    t->pages &= h->pages;
+    if (!t->pages)
+        return;
+    if (!sp_gate_close_to_merge(false)) {
+        sp_serve_gate();
+        return;
+    }
+    if (h->npages && sp_again_valid(h->addr, end_of(h)))
+        map_equal(h, t, result);
+    sp_fault_point("again-mapped");
+    let_go(h);
+    waiting = sp_gate_open();
+    note_results(addr, npages, t, result);
+    if (waiting)
+        sp_serve_gate();
+}
+
+/* The hold in which addr lies, from number *i on: both ascend. */
+static struct hold *hold_of(uint64_t addr, uint32_t *i)
+{
+    while (*i < nholds && (!hold[*i].npages || end_of(&hold[*i]) <= addr))
+        (*i)++;
+    return *i < nholds && hold[*i].addr <= addr ? &hold[*i] : NULL;
+}
+
+void sp_again_merge(const struct sp_merge_ask *ask, uint8_t *result)
+{
+    static struct target t;
+    struct hold *last = NULL;
+    uint32_t slot = 0, at = 0;
+
+    memset(result, SP_CHANGED, ask->npages);
+    t.pages = 0;
+    for (uint32_t r = 0; r < ask->nruns; r++) {
+        for (uint32_t k = 0; k < ask->run[r].npages; k++, slot++) {
+            uint64_t addr = page_at(ask->run[r].addr, k);
+            struct hold *h = hold_of(addr, &at);
+            uint32_t i;
+
+            if (last && h != last) {
+                merge_hold(last, &t, result);
+                t.pages = 0;
+                last = NULL;
+                h = hold_of(addr, &at); /* serving the gate may have let go of it */
+            }
+            if (!h || (addr & (sp_agent.page_size - 1)))
+                continue;
+            i = (uint32_t)((addr - h->addr) >> sp_agent.page_shift);
+            t.pages |= 1ull << i;
+            t.segment[i] = ask->run[r].segment;
+            t.index[i] = ask->run[r].index + k;
+            t.slot[i] = slot;
+            last = h;
+        }
+    }
+    if (last)
+        merge_hold(last, &t, result);
+    sp_again_release();
+}
+
+/* The windows of one mapping. */
+static uint64_t hold_mapping(uint64_t at, uint64_t end)
+{
+    uint64_t most = (uint64_t)SP_LIFT_PAGES << sp_agent.page_shift, pages = 0, stop;
+    uint8_t window[SP_LIFT_PAGES];
+
+    for (; at < end; at = stop) {
+        uint32_t n;
+
+        stop = end - at > most ? at + most : end;
+        n = (uint32_t)((stop - at) >> sp_agent.page_shift);
+        if (sp_range_of(at, stop) && hold_window(at, n, window, true))
+            pages += n;
+    }
+    return pages;
+}
+
+uint64_t sp_again_hold_useless(uint64_t max_pages)
+{
+    uint64_t a, b, pages = 0;
+
+    sp_again_begin();
+    while (pages < max_pages && sp_range_useless(&a, &b))
+        pages += hold_mapping(a, b);
+    if (nholds)
+        sp_fault_point("again-held");
+    return pages;
+}
+
+uint64_t sp_again_unmerge(void)
+{
+    uint64_t done = 0;
+    uint32_t n = nholds;
+
+    for (uint32_t i = 0; i < n && i < nholds; i++) {
+        if (!hold[i].npages)
+            continue;
+        sp_unmerge_run(hold[i].addr, hold[i].npages, hold[i].pages, &done);
+        let_go(&hold[i]);
+    }
+    sp_again_release();
+    return done;
+}

@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * rewrites PAGES: writes its pages anew as it is told, and keeps them under its eyes.
+ *
+ * Prints "ready ADDRESS BYTES". Then a line of stdin each, answered by "done N" (N: how many pages
+ * had wrong bytes):
+ *   write V          gives every page the contents of version V
+ *   write V I N      only the N pages from I on
+ *   own V I N        the same, but with contents that no other process has
+ *   check            looks at every page
+ *   hold WHAT        opens something that may pin memory: direct, uring, aio, device
+ *   drop             closes it again
+ *   threads T        T threads write a word of theirs in each page, over and over, and look whether it
+ *                    is still there the next time
+ *   stop             ends them
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/aio_abi.h>
+#include <linux/io_uring.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define PAGE    4096u
+#define WORDS   (PAGE / 8u)
+#define THREADS 8u
+
+static uint64_t *area;
+static uint64_t *version; /* of each page */
+static uint64_t npages;
+
+static int held = -1;
+static aio_context_t context;
+static char outside[PAGE];
+static char path[] = "/var/tmp/samepage-rewrites-XXXXXX";
+
+static pthread_t thread[THREADS];
+static unsigned nthreads;
+static volatile int stopping;
+static uint64_t wrong_of[THREADS];
+
+static uint64_t word_of(uint64_t page, uint64_t v, uint64_t i)
+{
+    return (page * 0x9e3779b97f4a7c15u) ^ (v * 0xc2b2ae3d27d4eb4fu) ^ (i << 48) ^ i;
+}
+
+/* Word t of a page is thread t's, once there are any. */
+static void write_page(uint64_t page, uint64_t v)
+{
+    version[page] = v;
+    for (uint64_t i = THREADS; i < WORDS; i++)
+        area[page * WORDS + i] = word_of(page, v, i);
+}
+
+static uint64_t check(void)
+{
+    uint64_t wrong = 0;
+
+    for (uint64_t page = 0; page < npages; page++)
+        for (uint64_t i = THREADS; i < WORDS; i++)
+            if (area[page * WORDS + i] != word_of(page, version[page], i)) {
+                fprintf(stderr, "WRONG BYTES in page %llu\n", (unsigned long long)page);
+                wrong++;
+                break;
+            }
+    return wrong;
+}
+
+#define STRIPES 128u
+
+/* In each round the words of every 128th page count up: so a page rests for half a second, and is the
+ * other program's like for most of it. What was written is there the next time. */
+static void *write_on(void *arg)
+{
+    unsigned t = (unsigned)(uintptr_t)arg;
+
+    for (uint64_t round = 0; !stopping; round++) {
+        for (uint64_t page = round % STRIPES; page < npages; page += STRIPES) {
+            volatile uint64_t *word = &area[page * WORDS + t];
+
+            if (*word != round / STRIPES)
+                wrong_of[t]++;
+            *word = round / STRIPES + 1;
+        }
+        usleep(4000);
+    }
+    return NULL;
+}
+
+static uint64_t stop_threads(void)
+{
+    uint64_t wrong = 0;
+
+    stopping = 1;
+    for (unsigned t = 0; t < nthreads; t++) {
+        pthread_join(thread[t], NULL);
+        wrong += wrong_of[t];
+    }
+    if (wrong)
+        fprintf(stderr, "WRONG BYTES: %llu words were not what was written\n",
+                (unsigned long long)wrong);
+    nthreads = 0;
+    return wrong;
+}
+
+static void start_threads(unsigned n)
+{
+    stopping = 0;
+    for (uint64_t page = 0; page < npages; page++)
+        memset(&area[page * WORDS], 0, THREADS * 8);
+    for (nthreads = 0; nthreads < n && nthreads < THREADS; nthreads++) {
+        wrong_of[nthreads] = 0;
+        pthread_create(&thread[nthreads], NULL, write_on, (void *)(uintptr_t)nthreads);
+    }
+}
+
+static int hold(const char *what)
+{
+    if (!strcmp(what, "direct")) {
+        held = mkostemp(path, O_DIRECT);
+        if (held >= 0)
+            unlink(path);
+        return held < 0;
+    }
+    if (!strcmp(what, "uring")) {
+        struct io_uring_params p = {0};
+        struct iovec buffer = {outside, PAGE}; /* of area it would be un-merged first */
+
+        held = (int)syscall(__NR_io_uring_setup, 4, &p);
+        return held < 0 || syscall(__NR_io_uring_register, held, IORING_REGISTER_BUFFERS, &buffer, 1);
+    }
+    if (!strcmp(what, "aio"))
+        return (int)syscall(__NR_io_setup, 8, &context);
+    held = open("/dev/kmsg", O_RDONLY | O_NONBLOCK);
+    return held < 0;
+}
+
+static void drop(void)
+{
+    if (context)
+        syscall(__NR_io_destroy, context);
+    if (held >= 0)
+        close(held);
+    held = -1;
+    context = 0;
+}
+
+static uint64_t obey(const char *line)
+{
+    unsigned long long v, first = 0, n = npages;
+    char word[16];
+    unsigned t;
+
+    if (sscanf(line, "write %llu %llu %llu", &v, &first, &n) >= 1)
+        for (uint64_t page = first; page < first + n; page++)
+            write_page(page, v);
+    else if (sscanf(line, "own %llu %llu %llu", &v, &first, &n) == 3)
+        for (uint64_t page = first; page < first + n; page++)
+            write_page(page, v << 32 | (uint64_t)getpid());
+    else if (sscanf(line, "hold %15s", word) == 1)
+        return (uint64_t)hold(word);
+    else if (sscanf(line, "threads %u", &t) == 1)
+        start_threads(t);
+    else if (!strncmp(line, "stop", 4))
+        return stop_threads();
+    else if (!strncmp(line, "drop", 4))
+        drop();
+    else
+        return check();
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    char line[128];
+
+    npages = argc > 1 ? strtoull(argv[1], NULL, 10) : 4096;
+    version = calloc(npages, sizeof(*version));
+    /* Reserved memory around it keeps it apart from what the program needs besides. */
+    area = mmap(NULL, (npages + 32) * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (area == MAP_FAILED || !version)
+        return 1;
+    area += 16 * WORDS;
+    if (mprotect(area, npages * PAGE, PROT_READ | PROT_WRITE))
+        return 1;
+    for (uint64_t page = 0; page < npages; page++)
+        write_page(page, 1);
+    printf("ready %llx %llu\n", (unsigned long long)(uintptr_t)area,
+           (unsigned long long)npages * PAGE);
+    fflush(stdout);
+    while (fgets(line, sizeof(line), stdin)) {
+        printf("done %llu\n", (unsigned long long)obey(line));
+        fflush(stdout);
+    }
+    return check() ? 1 : 0;
+}
