@@ -142,7 +142,8 @@ int sp_check_sites(const void *body, size_t length, uint32_t page_size, uint64_t
     return 0;
 }
 
-int sp_check_merged(const void *body, size_t length, uint32_t npages, const struct sp_merged **out)
+int sp_check_merged(const void *body, size_t length, uint32_t npages, bool may_hold,
+                    const struct sp_merged **out)
 {
     const struct sp_merged *merged = body;
 
@@ -150,7 +151,7 @@ int sp_check_merged(const void *body, size_t length, uint32_t npages, const stru
         length != sizeof(*merged) + npages)
         return -EPROTO;
     for (uint32_t i = 0; i < npages; i++) {
-        if (merged->result[i] > SP_OUT_OF_MEMORY && merged->result[i] != SP_RESULT_HELD)
+        if (merged->result[i] > SP_OUT_OF_MEMORY && !(may_hold && merged->result[i] == SP_RESULT_HELD))
             return -EPROTO;
     }
     *out = merged;

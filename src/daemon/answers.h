@@ -9,6 +9,7 @@
 #ifndef SP_DAEMON_ANSWERS_H
 #define SP_DAEMON_ANSWERS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -33,8 +34,9 @@ int sp_check_report(const void *body, size_t length, uint32_t page_size, uint64_
 /* Ascending runs, next beyond from; whether the frames exist is the caller's matter. */
 int sp_check_sites(const void *body, size_t length, uint32_t page_size, uint64_t from,
                    const struct sp_sites **out);
-/* One known result for each of the npages asked. */
-int sp_check_merged(const void *body, size_t length, uint32_t npages, const struct sp_merged **out);
+/* One known result for each of the npages asked; SP_RESULT_HELD only where pages may be held. */
+int sp_check_merged(const void *body, size_t length, uint32_t npages, bool may_hold,
+                    const struct sp_merged **out);
 int sp_check_filled(const void *body, size_t length, uint32_t npages, struct sp_filled *out);
 int sp_check_unmerged(const void *body, size_t length, uint32_t page_size, uint64_t from,
                       uint64_t end, struct sp_unmerged *out);

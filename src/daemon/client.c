@@ -16,6 +16,7 @@
 #include "hello.h"
 #include "log.h"
 #include "passes.h"
+#include "pins_looker.h"
 #include "repair.h"
 
 #define STALLS_FREE 3       /* after so many stalls a client rests before it joins again, */
@@ -49,6 +50,7 @@ void sp_client_free(struct sp_client *client)
     struct sp_daemon *daemon = client->daemon;
 
     sp_client_remove_mm(client);
+    sp_looker_forget(client);
     sd_event_source_disable_unref(client->io);
     sd_event_source_disable_unref(client->pid_source);
     sd_event_source_disable_unref(client->agent_source);

@@ -42,6 +42,7 @@
 
 struct sp_daemon;
 struct sp_keeper;
+struct sp_looker;
 struct sp_conn;
 
 enum sp_client_state {
@@ -93,8 +94,12 @@ struct sp_client {
 
     uint64_t tracked, merged, cpu_us; /* as it said last */
     uint64_t kept, useless; /* pages written after their merge (written.h) */
-    enum sp_pins pins;      /* what could have them pinned, when it was looked last */
-    uint64_t pins_due, give_back_due; /* us: when it may be looked, and given back, again */
+    /* us; written.c. What could have them pinned, when it was looked last; since when each look found
+     * nothing; until when that counts; when it is looked, pages are held, and given back, again. */
+    enum sp_pins pins;
+    uint64_t clean_since, clean_until, look_due, hold_due, give_back_due;
+    uint64_t look_wanted; /* since then it waits for a look, 0: it does not (pins_looker.c) */
+    bool look_told;       /* that looking takes too long */
     uint32_t mappings, mappings_budget;
     bool no_mappings; /* the program needs its mappings itself */
     bool raw_calls;   /* it makes system calls that samepage cannot see */
@@ -170,6 +175,7 @@ struct sp_daemon {
     unsigned rejoin_seconds; /* > 0: the pool's import is not ended yet */
 
     struct sp_accounting accounting;
+    struct sp_looker *looker; /* NULL: nobody needed it yet */
 
     /* passes.c */
     uint64_t quota;      /* pages left to look into before the next sleep */

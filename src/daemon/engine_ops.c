@@ -88,7 +88,7 @@ static int ops_scan(void *ctx, void *mm, struct sp_scan *scan)
         ask.budget = SP_REPORT_PAGES;
     if (scan->restart || client->restart)
         ask.flags |= SP_SCAN_RESTART;
-    if (sp_written_look(client) && !domain->brakes)
+    if (!domain->brakes && sp_written_may_report(client))
         ask.flags |= SP_SCAN_WRITTEN;
     sp_thin_tell(domain, &ask);
     err = sp_ask(client, SP_MSG_SCAN, &ask, sizeof(ask), -1, SP_MSG_SCAN, &body, &size);
@@ -100,6 +100,7 @@ static int ops_scan(void *ctx, void *mm, struct sp_scan *scan)
         return sp_ask_malformed(client);
     client->restart = false;
     take_report(client, scan, &view);
+    sp_written_want_look(client);
     if (!scan->next)
         sp_written_give_back(client); /* an error marks the client; what was reported is good */
     return 0;
@@ -285,7 +286,7 @@ int sp_engine_ask_merge(struct sp_client *client, struct sp_merge_page *page, un
         return err;
     err = sp_ask(client, SP_MSG_MERGE, ask, sizeof(*ask) + ask->nruns * sizeof(ask->run[0]), -1,
                  SP_MSG_MERGE, &body, &size);
-    if (!err && sp_check_merged(body, size, n, &merged))
+    if (!err && sp_check_merged(body, size, n, flags & SP_MERGE_WRITTEN, &merged))
         err = sp_ask_malformed(client);
     if (err)
         return err;
@@ -297,11 +298,12 @@ int sp_engine_ask_merge(struct sp_client *client, struct sp_merge_page *page, un
 static int ops_merge(void *ctx, void *mm, struct sp_merge_page *page, unsigned n)
 {
     struct sp_client *client = mm;
+    uint32_t flags = sp_written_may_hold(client) ? SP_MERGE_WRITTEN : 0;
     int err;
 
     if (n == 0 || n > SP_MERGE_PAGES)
         return -EINVAL;
-    err = sp_engine_ask_merge(client, page, n, client->pins == SP_PINS_NONE ? SP_MERGE_WRITTEN : 0);
+    err = sp_engine_ask_merge(client, page, n, flags);
     if (!err)
         err = sp_written_merge(client, page, n);
     if (err && err != -EHOSTDOWN)

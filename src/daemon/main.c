@@ -21,6 +21,7 @@
 #include "log.h"
 #include "options.h"
 #include "passes.h"
+#include "pins_looker.h"
 #include "repair.h"
 #include "server.h"
 
@@ -111,6 +112,7 @@ static int on_second(sd_event_source *source, uint64_t usec, void *arg)
     sp_server_expire(daemon);
     retry_repairs(daemon);
     end_takeover(daemon);
+    sp_looker_reap(daemon);
     if (daemon->uid == 0)
         sp_ns_watch(daemon);
     sd_event_source_set_time(source, usec + 1000000);
@@ -197,6 +199,7 @@ static void daemon_free(struct sp_daemon *daemon)
 {
     sp_server_close(daemon);
     sp_keep_close(daemon); /* first: what follows is no news for it */
+    sp_looker_stop(daemon);
     while (!TAILQ_EMPTY(&daemon->clients))
         sp_client_free(TAILQ_FIRST(&daemon->clients));
     if (daemon->pool)
@@ -297,6 +300,8 @@ int main(int argc, char **argv)
     int ret = sp_keeper_main(argc, argv);
     int report = -1;
 
+    if (ret < 0)
+        ret = sp_looker_main(argc, argv);
     if (ret >= 0)
         return ret;
     ret = sp_options(argc, argv, &config);

@@ -10,8 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <sys/xattr.h>
 #include <unistd.h>
 
@@ -19,6 +19,7 @@
 
 #define DESCRIPTORS_MAX 4096u /* that are looked at; who has more counts as not known */
 #define TEXT_MAX        65536u
+#define MOUNTS_MAX      (16u * TEXT_MAX)
 
 const char *sp_pins_name(enum sp_pins pins)
 {
@@ -85,8 +86,8 @@ enum sp_pins_link sp_pins_of_link(const char *link, enum sp_pins *why)
         "anon_inode:[eventfd]", "anon_inode:[eventpoll]",   "anon_inode:[timerfd]",
         "anon_inode:[signalfd]", "anon_inode:inotify",      "anon_inode:[fanotify]",
         "anon_inode:[pidfd]",   "anon_inode:[userfaultfd]", "anon_inode:[perf_event]",
-        "anon_inode:bpf-map",   "anon_inode:bpf-prog",      "anon_inode:bpf_link",
-        "anon_inode:seccomp notify", "anon_inode:landlock-ruleset",
+        "anon_inode:bpf-prog",  "anon_inode:bpf_link",      "anon_inode:seccomp notify",
+        "anon_inode:landlock-ruleset",
     };
 
     *why = SP_PINS_NONE;
@@ -136,14 +137,15 @@ bool sp_pins_mount_type(const char *mountinfo, int mount, char *type, size_t siz
     return false;
 }
 
-/* Network and user-space file systems may read into the pages themselves, without O_DIRECT too. */
+/* Network and user-space file systems may read into the pages themselves, without O_DIRECT too; so may overlay,
+ * which may lie above one, and zfs, whose administrator may have all I/O direct. */
 bool sp_pins_type_copies(const char *type)
 {
     static const char *const copies[] = {
         "ext2",  "ext3",   "ext4",    "xfs",      "btrfs",   "f2fs",     "vfat",       "exfat",
-        "tmpfs", "ramfs",  "overlay", "squashfs", "erofs",   "iso9660",  "hugetlbfs",  "proc",
-        "sysfs", "cgroup", "cgroup2", "devtmpfs", "devpts",  "debugfs",  "tracefs",    "securityfs",
-        "zfs",   "rootfs", "nsfs",    "mqueue",   "configfs", "bpf",     "pstore",     "bcachefs",
+        "tmpfs", "ramfs",  "squashfs", "erofs",   "iso9660", "hugetlbfs", "proc",      "sysfs",
+        "cgroup", "cgroup2", "devtmpfs", "devpts", "debugfs", "tracefs", "securityfs", "rootfs",
+        "nsfs",  "mqueue", "configfs", "bpf",     "pstore",  "bcachefs",
     };
 
     return is_one_of(type, copies, sizeof(copies) / sizeof(copies[0]));
@@ -159,12 +161,25 @@ bool sp_pins_protocol_copies(const char *protocol)
     return is_one_of(protocol, copies, sizeof(copies) / sizeof(copies[0]));
 }
 
+bool sp_pins_tls_receives(const char *tls_stat)
+{
+    return number_of(tls_stat, "TlsCurrRxSw") > 0 || number_of(tls_stat, "TlsCurrRxDevice") > 0;
+}
+
 /* ---- looking ---- */
 
+#define KNOWN_MOUNTS 64u
+
 struct look {
-    int fds, infos; /* the folders fd and fdinfo */
-    char *text;     /* TEXT_MAX bytes */
-    char *mounts;   /* mountinfo, read when the first file is met */
+    int proc, fds, infos; /* the folders /proc/PID, and fd and fdinfo in it */
+    char *text;           /* TEXT_MAX bytes */
+    char *mounts;         /* mountinfo, read when the first file is met */
+    struct {
+        bool is;
+        int mount;
+        enum sp_pins pins;
+    } known[KNOWN_MOUNTS]; /* place: the mount's id */
+    bool tls_known, tls_receives;
 };
 
 /* Reads what is there, at most size - 1 bytes. False: it could not be read. */
@@ -184,11 +199,11 @@ static bool read_text(int dir, const char *name, char *text, size_t size, bool *
     return n >= 0 || got;
 }
 
-static enum sp_pins look_at_status(int proc, struct look *look)
+static enum sp_pins look_at_status(struct look *look)
 {
     bool whole;
 
-    if (!read_text(proc, "status", look->text, TEXT_MAX, &whole))
+    if (!read_text(look->proc, "status", look->text, TEXT_MAX, &whole))
         return SP_PINS_UNKNOWN;
     return sp_pins_of_status(look->text);
 }
@@ -248,98 +263,147 @@ static enum sp_pins look_at_maps(int proc)
 }
 
 /* A character device that does nothing but copy. */
-static bool device_copies(dev_t device)
+static bool device_copies(unsigned major, unsigned minor)
 {
-    unsigned major_number = major(device), minor_number = minor(device);
-
-    if (major_number == 1) /* null, zero, full, random, urandom, kmsg */
-        return minor_number == 3 || minor_number == 5 || (minor_number >= 7 && minor_number <= 11);
-    return major_number == 4 || major_number == 5 || (major_number >= 136 && major_number <= 143);
+    if (major == 1) /* null, zero, full, random, urandom, kmsg */
+        return minor == 3 || minor == 5 || (minor >= 7 && minor <= 11);
+    return major == 4 || major == 5 || (major >= 136 && major <= 143); /* terminals */
 }
 
-/* held: a descriptor of ours of that very file, opened with O_PATH. */
-static enum sp_pins look_at_file(int proc, struct look *look, const char *name, int held)
+/* The type of the file system of a mount; SP_PINS_UNKNOWN: the process does not see this mount. */
+static enum sp_pins look_at_mount(struct look *look, int mount)
 {
+    enum sp_pins pins = SP_PINS_UNKNOWN;
+    unsigned place = (unsigned)mount % KNOWN_MOUNTS;
     char type[64];
-    struct stat st;
-    unsigned flags;
-    int mount;
     bool whole;
 
-    if (!read_text(look->infos, name, look->text, TEXT_MAX, &whole) ||
-        !sp_pins_fdinfo(look->text, &flags, &mount))
+    if (look->known[place].is && look->known[place].mount == mount)
+        return look->known[place].pins;
+    if (!look->mounts) {
+        look->mounts = malloc(MOUNTS_MAX);
+        if (!look->mounts)
+            return SP_PINS_FILESYSTEM;
+        if (!read_text(look->proc, "mountinfo", look->mounts, MOUNTS_MAX, &whole))
+            look->mounts[0] = 0;
+    }
+    if (sp_pins_mount_type(look->mounts, mount, type, sizeof(type)))
+        pins = sp_pins_type_copies(type) ? SP_PINS_NONE : SP_PINS_FILESYSTEM;
+    look->known[place].is = true;
+    look->known[place].mount = mount;
+    look->known[place].pins = pins;
+    return pins;
+}
+
+/* A memfd lies on a mount of the kernel's own, the same for all. Its name in /proc any file can have. */
+static bool is_memfd(const struct statx *st)
+{
+    struct statx own = {0};
+    int fd = memfd_create("", MFD_CLOEXEC);
+    bool is = fd >= 0 && statx(fd, "", AT_EMPTY_PATH, STATX_TYPE, &own) == 0 &&
+              own.stx_dev_major == st->stx_dev_major && own.stx_dev_minor == st->stx_dev_minor;
+
+    if (fd >= 0)
+        close(fd);
+    return is;
+}
+
+/*
+ * What is said of the file without asking its file system comes first: one that may never answer is not
+ * asked. It may have become another file since; whoever waits for us then ends us.
+ */
+static enum sp_pins look_at_file(struct look *look, const char *name)
+{
+    struct statx st;
+    unsigned flags;
+    enum sp_pins pins;
+    int mount, held;
+    bool whole, known;
+
+    if (!read_text(look->infos, name, look->text, TEXT_MAX, &whole))
+        return errno == ENOENT ? SP_PINS_NONE : SP_PINS_UNKNOWN;
+    if (!sp_pins_fdinfo(look->text, &flags, &mount))
         return SP_PINS_UNKNOWN;
     if (flags & O_DIRECT)
         return SP_PINS_DIRECT;
-    if (!look->mounts) {
-        look->mounts = malloc(16 * TEXT_MAX);
-        if (!look->mounts || !read_text(proc, "mountinfo", look->mounts, 16 * TEXT_MAX, &whole))
-            return SP_PINS_UNKNOWN;
-    }
-    /* A memfd lies on a mount of the kernel's own. */
-    if (!sp_pins_mount_type(look->mounts, mount, type, sizeof(type))) {
-        char link[32];
-        char to[32] = "";
-
-        snprintf(link, sizeof(link), "/proc/self/fd/%d", held);
-        if (readlink(link, to, sizeof(to) - 1) < 0 || !starts_with(to, "/memfd:"))
-            return SP_PINS_FILESYSTEM;
-        return SP_PINS_NONE;
-    }
-    if (!sp_pins_type_copies(type))
-        return SP_PINS_FILESYSTEM;
-    if (fstat(held, &st)) /* one of these file systems: it answers */
+    pins = look_at_mount(look, mount);
+    if (pins == SP_PINS_FILESYSTEM)
+        return pins;
+    held = openat(look->fds, name, O_PATH | O_CLOEXEC);
+    if (held < 0)
+        return errno == ENOENT ? SP_PINS_NONE : SP_PINS_UNKNOWN;
+    known = statx(held, "", AT_EMPTY_PATH | AT_STATX_DONT_SYNC, STATX_TYPE, &st) == 0;
+    close(held);
+    if (!known)
         return SP_PINS_UNKNOWN;
-    return S_ISCHR(st.st_mode) && !device_copies(st.st_rdev) ? SP_PINS_DEVICE : SP_PINS_NONE;
+    if (pins == SP_PINS_UNKNOWN)
+        return is_memfd(&st) ? SP_PINS_NONE : SP_PINS_FILESYSTEM;
+    if (S_ISBLK(st.stx_mode)) /* its ioctls may pin */
+        return SP_PINS_DEVICE;
+    return S_ISCHR(st.stx_mode) && !device_copies(st.stx_rdev_major, st.stx_rdev_minor) ? SP_PINS_DEVICE
+                                                                                        : SP_PINS_NONE;
 }
 
-static enum sp_pins look_at_socket(int held)
+/* TLS in the kernel decrypts into the pages themselves. Which sockets do, only their owner is told: so none
+ * may where any does. */
+static bool tls_receives(struct look *look)
 {
-    char link[32], protocol[64];
-    ssize_t n;
+    bool whole;
 
-    snprintf(link, sizeof(link), "/proc/self/fd/%d", held);
-    n = getxattr(link, "system.sockprotoname", protocol, sizeof(protocol) - 1);
-    protocol[n > 0 ? n : 0] = 0;
-    return sp_pins_protocol_copies(protocol) ? SP_PINS_NONE : SP_PINS_SOCKET;
+    if (!look->tls_known) {
+        look->tls_receives = read_text(look->proc, "net/tls_stat", look->text, TEXT_MAX, &whole) &&
+                             sp_pins_tls_receives(look->text);
+        look->tls_known = true;
+    }
+    return look->tls_receives;
 }
 
-/* One descriptor. It may be closed, or become another, at any time: what is looked at is held. */
-static enum sp_pins look_at_descriptor(int proc, struct look *look, const char *name)
+static enum sp_pins look_at_socket(struct look *look, const char *name)
 {
     int held = openat(look->fds, name, O_PATH | O_CLOEXEC);
-    char link[32], to[256];
-    enum sp_pins pins;
+    char link[32], protocol[64];
     ssize_t n;
 
     if (held < 0)
         return errno == ENOENT ? SP_PINS_NONE : SP_PINS_UNKNOWN;
     snprintf(link, sizeof(link), "/proc/self/fd/%d", held);
-    n = readlink(link, to, sizeof(to) - 1);
-    to[n > 0 ? n : 0] = 0;
-    switch (sp_pins_of_link(to, &pins)) {
-    case SP_PINS_LINK_SOCKET:
-        pins = look_at_socket(held);
-        break;
-    case SP_PINS_LINK_FILE:
-        pins = look_at_file(proc, look, name, held);
-        break;
-    default:
-        break;
-    }
+    n = getxattr(link, "system.sockprotoname", protocol, sizeof(protocol) - 1);
+    protocol[n > 0 ? n : 0] = 0;
     close(held);
-    return pins;
+    if (!sp_pins_protocol_copies(protocol) || (strstr(protocol, "TCP") && tls_receives(look)))
+        return SP_PINS_SOCKET;
+    return SP_PINS_NONE;
 }
 
-static enum sp_pins look_at_descriptors(int proc, struct look *look)
+/* One descriptor. It may be closed, or become another, at any time. */
+static enum sp_pins look_at_descriptor(struct look *look, const char *name)
+{
+    char to[256];
+    enum sp_pins pins;
+    ssize_t n = readlinkat(look->fds, name, to, sizeof(to) - 1);
+
+    if (n < 0)
+        return errno == ENOENT ? SP_PINS_NONE : SP_PINS_UNKNOWN;
+    to[n] = 0;
+    switch (sp_pins_of_link(to, &pins)) {
+    case SP_PINS_LINK_SOCKET:
+        return look_at_socket(look, name);
+    case SP_PINS_LINK_FILE:
+        return look_at_file(look, name);
+    default:
+        return pins;
+    }
+}
+
+static enum sp_pins look_at_descriptors(struct look *look)
 {
     enum sp_pins pins = SP_PINS_NONE;
     struct dirent *entry;
     unsigned n = 0;
     DIR *dir;
 
-    look->fds = openat(proc, "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    look->infos = openat(proc, "fdinfo", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    look->fds = openat(look->proc, "fd", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    look->infos = openat(look->proc, "fdinfo", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     dir = look->fds < 0 ? NULL : fdopendir(look->fds);
     if (!dir) {
         if (look->fds >= 0)
@@ -350,7 +414,7 @@ static enum sp_pins look_at_descriptors(int proc, struct look *look)
     while (pins == SP_PINS_NONE && (entry = readdir(dir))) {
         if (entry->d_name[0] == '.')
             continue;
-        pins = n++ < DESCRIPTORS_MAX ? look_at_descriptor(proc, look, entry->d_name) : SP_PINS_UNKNOWN;
+        pins = n++ < DESCRIPTORS_MAX ? look_at_descriptor(look, entry->d_name) : SP_PINS_UNKNOWN;
         errno = 0;
     }
     if (pins == SP_PINS_NONE && errno)
@@ -359,27 +423,35 @@ static enum sp_pins look_at_descriptors(int proc, struct look *look)
     return pins;
 }
 
+/* What is closed while the descriptors are looked at may go on in the mappings, or be accounted for: these
+ * come last. */
+static enum sp_pins look_at_all(struct look *look)
+{
+    enum sp_pins pins = look_at_status(look);
+
+    if (pins == SP_PINS_NONE)
+        pins = look_at_descriptors(look);
+    if (pins == SP_PINS_NONE)
+        pins = look_at_maps(look->proc);
+    if (pins == SP_PINS_NONE)
+        pins = look_at_status(look);
+    return pins;
+}
+
 enum sp_pins sp_pins_look(pid_t pid)
 {
     struct look look = {.fds = -1, .infos = -1, .text = malloc(TEXT_MAX)};
     enum sp_pins pins = SP_PINS_UNKNOWN;
     char path[32];
-    int proc;
 
     snprintf(path, sizeof(path), "/proc/%d", (int)pid);
-    proc = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
-    if (proc < 0 || !look.text)
-        goto out;
-    pins = look_at_status(proc, &look);
-    if (pins == SP_PINS_NONE)
-        pins = look_at_descriptors(proc, &look);
-    if (pins == SP_PINS_NONE)
-        pins = look_at_maps(proc); /* last: what is closed now may go on there */
-out:
+    look.proc = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
+    if (look.proc >= 0 && look.text)
+        pins = look_at_all(&look);
     if (look.infos >= 0)
         close(look.infos);
-    if (proc >= 0)
-        close(proc);
+    if (look.proc >= 0)
+        close(look.proc);
     free(look.mounts);
     free(look.text);
     return pins;

@@ -9,8 +9,8 @@
  * usual sockets, eventfds and the like. Whatever else is open, or cannot be looked at, counts as a
  * pin: then pages that were written after their merge stay as they are (wire.h, SP_RESULT_HELD).
  *
- * Looking reads /proc/PID/status, maps, mountinfo, fdinfo and the links in fd: nothing that asks a
- * file system, which might never answer. All of it is bounded.
+ * Looking reads /proc/PID/status, maps, mountinfo, fdinfo and the links in fd. The program can make
+ * that take long, or for ever: so it is done in a process of its own (pins_looker.h).
  */
 #ifndef SP_DAEMON_PINS_H
 #define SP_DAEMON_PINS_H
@@ -32,8 +32,8 @@ enum sp_pins {
     SP_PINS_KINDS
 };
 
-/* The process is one of ours, so it must not end while this runs: the caller holds its pidfd and looks
- * at it afterwards, for the pid may be another's by then. */
+/* May wait for the program, for ever. Who wants to know what this says of a process holds its pidfd, and
+ * looks afterwards whether it lives: the pid may be another's by then. */
 enum sp_pins sp_pins_look(pid_t pid);
 
 /* The name of a kind in JSON, such as "direct_io"; "none" for SP_PINS_NONE. */
@@ -54,5 +54,7 @@ bool sp_pins_fdinfo(const char *text, unsigned *flags, int *mount);
 bool sp_pins_mount_type(const char *mountinfo, int mount, char *type, size_t size);
 bool sp_pins_type_copies(const char *type);
 bool sp_pins_protocol_copies(const char *protocol);
+/* The text of net/tls_stat: a socket decrypts what it receives. */
+bool sp_pins_tls_receives(const char *tls_stat);
 
 #endif

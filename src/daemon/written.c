@@ -2,41 +2,83 @@
 #include "written.h"
 
 #include <errno.h>
-#include <poll.h>
 
+#include "admit.h"
 #include "answers.h"
 #include "ask.h"
 #include "engine_ops.h"
+#include "log.h"
+#include "turns.h"
 
-#define LOOK_USECS  2000000u /* between two looks at a process, at least */
-#define LOOK_SHARE  100u     /* looking takes at most a hundredth of the time */
+#define LOOK_USECS  2000000u /* between two looks at a process, at least: an age (lasting.c) */
+#define LOOK_SHARE  100u     /* looking takes at most a hundredth of the time; */
+#define HOLD_SHARE  16u      /* while pages are held, a sixteenth */
+#define STALE       4u       /* a look counts for so many times as long as until the next one */
+#define UNTIMELY_USECS 60000000u /* after a look that took too long */
 #define RETRY_USECS 2000000u /* after a give back that gave nothing */
 /* At once, and then nothing for so many times what it took: until they are merged again, nothing is saved. */
 #define GIVE_BACK_PAGES 128u
 #define GIVE_BACK_SHARE 32u
 #define GIVE_BACK_USECS 400000u /* but no longer */
 
-/* The pid was the client's for as long as its pidfd says that it lives. */
-static enum sp_pins look(const struct sp_client *client)
+/* So long must nothing have been seen that may pin, until what it may have begun before has ended: a
+ * descriptor that is closed may go on with its I/O for a moment. */
+static bool is_clean(const struct sp_client *client, uint64_t now)
 {
-    enum sp_pins pins = sp_pins_look(client->program);
-    struct pollfd pfd = {client->pidfd, POLLIN, 0};
-
-    return poll(&pfd, 1, 0) == 0 ? pins : SP_PINS_UNKNOWN;
+    return client->pins == SP_PINS_NONE && now - client->clean_since >= LOOK_USECS && now < client->clean_until;
 }
 
-bool sp_written_look(struct sp_client *client)
+bool sp_written_may_report(const struct sp_client *client)
 {
-    uint64_t now = sp_now_usecs(), cost;
+    uint64_t now = sp_now_usecs();
 
-    if (!client->kept && !client->useless)
-        return client->pins == SP_PINS_NONE;
-    if (now < client->pins_due)
-        return client->pins == SP_PINS_NONE;
-    client->pins = look(client);
-    cost = (sp_now_usecs() - now) * LOOK_SHARE;
-    client->pins_due = now + (cost > LOOK_USECS ? cost : LOOK_USECS);
-    return client->pins == SP_PINS_NONE;
+    return is_clean(client, now) && now >= client->hold_due;
+}
+
+bool sp_written_may_hold(const struct sp_client *client)
+{
+    return is_clean(client, sp_now_usecs());
+}
+
+void sp_written_want_look(struct sp_client *client)
+{
+    if ((client->kept || client->useless) && sp_now_usecs() >= client->look_due)
+        sp_looker_want(client);
+}
+
+/* Everybody may have waited for it. */
+static void note_untimely(struct sp_client *client, const struct sp_look *look)
+{
+    char name[sizeof(client->comm) + 1];
+
+    if (sp_admit_is_limited(client->daemon, client->uid))
+        sp_turns_note_slow(client->daemon, client->uid, look->usecs);
+    if (client->look_told)
+        return;
+    client->look_told = true;
+    sp_log(SP_LOG_WARNING,
+           "%s (pid %d): to look what it has open took more than %u ms: pages that it writes after their merge "
+           "stay private",
+           sp_log_name(name, sizeof(name), client->comm, sizeof(client->comm)), (int)client->program,
+           (unsigned)(look->usecs / 1000));
+}
+
+void sp_written_looked(struct sp_client *client, const struct sp_look *look)
+{
+    uint64_t now = sp_now_usecs(), rest = look->usecs * LOOK_SHARE;
+
+    if (rest < LOOK_USECS)
+        rest = LOOK_USECS;
+    if (!look->timely) {
+        rest = UNTIMELY_USECS;
+        note_untimely(client, look);
+    }
+    if (client->pins != SP_PINS_NONE || now >= client->clean_until)
+        client->clean_since = now;
+    client->pins = look->pins;
+    client->clean_until = now + rest * STALE;
+    client->look_due = now + rest;
+    client->hold_due = now + look->usecs * HOLD_SHARE;
 }
 
 static int let_go(struct sp_client *client)
@@ -47,7 +89,7 @@ static int let_go(struct sp_client *client)
     size_t size;
     int err = sp_ask(client, SP_MSG_MERGE, &ask, sizeof(ask), -1, SP_MSG_MERGE, &body, &size);
 
-    if (!err && sp_check_merged(body, size, 0, &merged))
+    if (!err && sp_check_merged(body, size, 0, false, &merged))
         err = sp_ask_malformed(client);
     return err;
 }
@@ -55,8 +97,11 @@ static int let_go(struct sp_client *client)
 /* Looks while pages are held. */
 static bool may_go_on(struct sp_client *client)
 {
-    client->pins = look(client);
-    return client->pins == SP_PINS_NONE;
+    bool was_clean = is_clean(client, sp_now_usecs());
+    struct sp_look look = sp_looker_look(client);
+
+    sp_written_looked(client, &look);
+    return was_clean && client->pins == SP_PINS_NONE;
 }
 
 int sp_written_merge(struct sp_client *client, struct sp_merge_page *page, unsigned n)
@@ -68,7 +113,7 @@ int sp_written_merge(struct sp_client *client, struct sp_merge_page *page, unsig
     for (unsigned i = 0; i < n && nheld < SP_MERGE_PAGES; i++) {
         if (page[i].result != SP_RESULT_HELD)
             continue;
-        page[i].result = SP_PINNED;
+        page[i].result = SP_CHANGED; /* if it comes to nothing: it is reported again */
         held[nheld] = page[i];
         held[nheld++].break_fork = 0;
     }
@@ -84,7 +129,7 @@ int sp_written_merge(struct sp_client *client, struct sp_merge_page *page, unsig
     for (unsigned i = 0; !err && i < n && at < nheld; i++) {
         if (page[i].addr != held[at].addr)
             continue;
-        page[i].result = held[at].result == SP_RESULT_HELD ? (uint8_t)SP_PINNED : held[at].result;
+        page[i].result = held[at].result;
         at++;
     }
     return err;
@@ -108,7 +153,7 @@ int sp_written_give_back(struct sp_client *client)
     struct sp_unmerged done;
     int err;
 
-    if (!client->useless || client->pins != SP_PINS_NONE || began < client->give_back_due)
+    if (!client->useless || !sp_written_may_report(client) || began < client->give_back_due)
         return 0;
     client->useless = 0; /* until it says so again */
     client->give_back_due = began + RETRY_USECS;

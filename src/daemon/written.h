@@ -3,18 +3,25 @@
  * Pages that were written after their merge: when an agent may look at them again, and the second
  * question that merging or giving back such pages takes (wire.h, SP_RESULT_HELD).
  *
- * A process is looked at (pins.h) twice: once before its agent reports such pages at all, and again
- * while they are held. Between the two lies a pass, so that I/O on a descriptor that was closed just
- * before has come to its end.
+ * A process is looked at (pins_looker.h) again and again while it has such pages. Only when nothing was
+ * found that may have pages pinned, for an age at least, does its agent report them; and when they are
+ * held, it is looked once more. So what was open and closed just before, too, has come to its end.
  */
 #ifndef SP_DAEMON_WRITTEN_H
 #define SP_DAEMON_WRITTEN_H
 
 #include "daemon.h"
+#include "pins_looker.h"
 
-/* Looks at the client's process if it has such pages, and the last look is long enough ago. Returns
- * whether its agent may look at them. */
-bool sp_written_look(struct sp_client *client);
+/* May the client's agent look at such pages, and report them, now? */
+bool sp_written_may_report(const struct sp_client *client);
+/* May such pages be held, which were reported before? */
+bool sp_written_may_hold(const struct sp_client *client);
+/* After a report: has the client's process looked at if it has such pages, and the last look is long enough
+ * ago. */
+void sp_written_want_look(struct sp_client *client);
+/* It was. */
+void sp_written_looked(struct sp_client *client, const struct sp_look *look);
 /*
  * After an answer in which pages were held (their result is SP_RESULT_HELD): has those merged, or let
  * go of. 0, and no result is SP_RESULT_HELD any more; or a negative errno as sp_ask().

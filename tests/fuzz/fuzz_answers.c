@@ -63,8 +63,10 @@ static void check(unsigned which, const void *body, size_t size)
             expect_sites(sites);
         break;
     case 4:
-        if (!sp_check_merged(body, size, 5, &merged))
+        if (!sp_check_merged(body, size, 5, false, &merged))
             expect(merged->result[4] <= SP_OUT_OF_MEMORY);
+        if (!sp_check_merged(body, size, 5, true, &merged))
+            expect(merged->result[4] <= SP_OUT_OF_MEMORY || merged->result[4] == SP_RESULT_HELD);
         break;
     case 5:
         if (!sp_check_filled(body, size, 7, &filled))

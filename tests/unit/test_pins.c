@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -60,6 +61,7 @@ static void links_tell_of_kinds(void **state)
         {"/dev/null", SP_PINS_LINK_FILE, SP_PINS_NONE},
         {"/memfd:x (deleted)", SP_PINS_LINK_FILE, SP_PINS_NONE},
         {"anon_inode:[io_uring]", SP_PINS_LINK_OTHER, SP_PINS_IO_URING},
+        {"anon_inode:bpf-map", SP_PINS_LINK_OTHER, SP_PINS_DEVICE}, /* may pin by pointers in its values */
         {"anon_inode:kvm-vm", SP_PINS_LINK_OTHER, SP_PINS_DEVICE},
         {"anon_inode:[vfio-device]", SP_PINS_LINK_OTHER, SP_PINS_DEVICE},
         {"anon_inode:[eventfd", SP_PINS_LINK_OTHER, SP_PINS_DEVICE},
@@ -97,9 +99,21 @@ static void fdinfo_and_mounts_are_read(void **state)
     assert_false(sp_pins_mount_type(mountinfo, 27, type, 4)); /* no room */
     assert_false(sp_pins_mount_type("27 1 0:1 / / rw", 27, type, sizeof(type)));
     assert_true(sp_pins_type_copies("ext4"));
+    assert_false(sp_pins_type_copies("overlay")); /* what lies below it is not known */
+    assert_false(sp_pins_type_copies("zfs"));     /* direct=always */
+    assert_false(sp_pins_type_copies("fuse"));
     assert_true(sp_pins_protocol_copies("TCP"));
     assert_false(sp_pins_protocol_copies("XDP"));
     assert_false(sp_pins_protocol_copies(""));
+}
+
+static void tls_tells_of_receivers(void **state)
+{
+    (void)state;
+    assert_false(sp_pins_tls_receives("TlsCurrTxSw\t1\nTlsCurrRxSw\t0\nTlsCurrTxDevice\t1\nTlsCurrRxDevice\t0\n"));
+    assert_true(sp_pins_tls_receives("TlsCurrTxSw                     \t0\nTlsCurrRxSw                     \t2\n"));
+    assert_true(sp_pins_tls_receives("TlsCurrRxSw\t0\nTlsCurrRxDevice\t1\n"));
+    assert_false(sp_pins_tls_receives(""));
 }
 
 /* The test's own descriptors may be anything: only the kinds of reasons are told apart. */
@@ -111,13 +125,14 @@ static bool is_clean(enum sp_pins pins)
 static void own_process_is_looked_at(void **state)
 {
     char path[] = "/var/tmp/samepage-test-pins-XXXXXX";
-    int event, sock, direct;
+    int event, sock, memfd, direct;
 
     (void)state;
     if (!is_clean(sp_pins_look(getpid())))
         skip(); /* started with something unusual open */
     event = eventfd(0, EFD_CLOEXEC);
     sock = socket(AF_UNIX, SOCK_STREAM, 0);
+    memfd = memfd_create("x", MFD_CLOEXEC);
     assert_true(is_clean(sp_pins_look(getpid())));
     direct = mkostemp(path, O_DIRECT);
     unlink(path);
@@ -130,6 +145,7 @@ static void own_process_is_looked_at(void **state)
     }
     close(event);
     close(sock);
+    close(memfd);
     assert_int_equal(sp_pins_look(0x7fffffff), SP_PINS_UNKNOWN);
 }
 
@@ -145,7 +161,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(status_tells_of_pinned_memory), cmocka_unit_test(mappings_tell_of_contexts),
         cmocka_unit_test(links_tell_of_kinds),           cmocka_unit_test(fdinfo_and_mounts_are_read),
-        cmocka_unit_test(own_process_is_looked_at),      cmocka_unit_test(every_kind_has_a_name),
+        cmocka_unit_test(own_process_is_looked_at), cmocka_unit_test(tls_tells_of_receivers),
+             cmocka_unit_test(every_kind_has_a_name),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
