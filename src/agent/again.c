@@ -94,6 +94,9 @@ static void let_go(struct hold *h)
 {
     if (!h->npages)
         return;
+    for (uint32_t i = 0; i < h->npages; i++)
+        if (h->pages >> i & 1)
+            sp_kept_report_again(page_at(h->addr, i), page_at(h->addr, i + 1));
     if (!unregister(h->addr, end_of(h) - h->addr))
         for (uint32_t i = 0; i < h->npages; i++)
             unregister(page_at(h->addr, i), sp_agent.page_size);
@@ -127,7 +130,7 @@ bool sp_again_valid(uint64_t addr, uint64_t end)
 static uint8_t judge(uint64_t addr, uint64_t entry)
 {
     if (entry >> 62 & 1)
-        return SP_PINNED; /* swapped out: some other time */
+        return SP_CHANGED; /* swapped out: some other time */
     if (!(entry >> 63 & 1) || (entry >> 61 & 1))
         return SP_GONE; /* none, or a frame */
     if (!(entry >> 56 & 1))
@@ -158,7 +161,7 @@ static void protect(struct hold *h, uint8_t *result, bool any)
     bool waiting;
 
     h->pages = 0;
-    memset(result, SP_PINNED, h->npages);
+    memset(result, SP_CHANGED, h->npages);
     if (!sp_gate_close_to_merge(false)) {
         sp_serve_gate();
         h->npages = 0;
@@ -182,7 +185,7 @@ static struct hold *hold_window(uint64_t addr, uint32_t npages, uint8_t *result,
 {
     struct hold *h = &hold[nholds];
 
-    memset(result, SP_PINNED, npages);
+    memset(result, SP_CHANGED, npages);
     if (nholds == HOLDS)
         return NULL;
     *h = (struct hold){.addr = addr, .npages = npages};
@@ -196,7 +199,7 @@ static struct hold *hold_window(uint64_t addr, uint32_t npages, uint8_t *result,
         nholds--;
     for (uint32_t i = 0; i < npages; i++)
         if (result[i] == SP_RESULT_HELD)
-            result[i] = SP_PINNED;
+            result[i] = SP_CHANGED;
     return NULL;
 }
 
@@ -212,8 +215,11 @@ void sp_again_hold(uint8_t *result)
                 want[i + n].addr >= range->end)
                 break;
         hold_window(want[i].addr, n, window, false);
-        for (uint32_t k = 0; k < n; k++)
+        for (uint32_t k = 0; k < n; k++) {
             result[want[i + k].slot] = window[k];
+            if (window[k] != SP_RESULT_HELD)
+                sp_kept_report_again(page_at(want[i].addr, k), page_at(want[i].addr, k + 1));
+        }
     }
     if (nholds)
         sp_fault_point("again-held");

@@ -296,6 +296,9 @@ bool sp_kept_moved(void);
 void sp_kept_read(void);
 /* Notes such pages that were found otherwise than by a scan. */
 void sp_track_kept(uint64_t addr, uint64_t end);
+/* To merge such pages, which were reported, came to nothing: they are reported again in the next age in which
+ * they are found as they are. */
+void sp_kept_report_again(uint64_t addr, uint64_t end);
 /* Are all pages of [addr, end) such pages, and at rest? */
 bool sp_kept_all(uint64_t addr, uint64_t end);
 

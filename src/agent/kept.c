@@ -114,6 +114,16 @@ void sp_track_kept(uint64_t addr, uint64_t end)
     }
 }
 
+void sp_kept_report_again(uint64_t addr, uint64_t end)
+{
+    for (; addr < end; addr += sp_agent.page_size) {
+        struct sp_block *b = sp_block_find(addr, false);
+
+        if (b && sp_bit(b->kept, sp_block_index(addr)))
+            sp_bit_clear(b->hashed, sp_block_index(addr));
+    }
+}
+
 bool sp_kept_all(uint64_t addr, uint64_t end)
 {
     while (addr < end) {

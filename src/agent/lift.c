@@ -532,9 +532,11 @@ void sp_lift_merge(const struct sp_merge_ask *ask, uint8_t *result)
                 continue;
             }
             if (sp_sitemap_any(addr, addr + sp_agent.page_size)) {
-                result[slot] = SP_PINNED;
+                result[slot] = SP_CHANGED;
                 if (run->flags & SP_MERGE_WRITTEN)
                     sp_again_want(addr, slot);
+                else
+                    sp_kept_report_again(addr, addr + sp_agent.page_size);
                 continue;
             }
             if (!joins(&l, addr)) {

@@ -231,7 +231,8 @@ __attribute__((noreturn)) static void loop(void)
         if (sp_agent.raw_calls && !sp_agent.raw_done)
             give_back_unprotected();
         now = sp_now_us();
-        if (sp_again_since() && (sp_agent.sock < 0 || now - sp_again_since() >= SP_HOLD_MSECS * 1000))
+        if (sp_again_since() && (sp_agent.sock < 0 || (!p[2].revents &&
+                                                       now - sp_again_since() >= SP_HOLD_MSECS * 1000)))
             sp_again_release(); /* the daemon is busy elsewhere, or gone */
         if (now - looked >= LOOK_US || execs != sp_gate.execs) {
             execs = sp_gate.execs;

@@ -191,7 +191,7 @@ struct sp_filled {
 #define SP_MERGE_WRITTEN 0x2u    /* a page written after its merge is to be held */
 #define SP_MERGE_LOOKED 0x4u     /* it was, and nothing has it pinned: now merge it */
 #define SP_RESULT_HELD 0x80u     /* beside those of enum sp_result: the page is held */
-#define SP_HOLD_MSECS 200u
+#define SP_HOLD_MSECS 500u /* the daemon looks for 400 at most, where the machine is busy */
 
 struct sp_merge_run {
     uint64_t addr;
