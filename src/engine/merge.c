@@ -64,6 +64,7 @@ static void sp_fill_flush(struct sp_engine *engine)
         return;
     if (batch->mm_failed || engine->ops->fill(engine->ctx, batch->mm->ref, batch->fill, n) < 0) {
         batch->mm_failed = true;
+        sp_policy_not_asked(batch->mm);
         for (uint32_t i = 0; i < n; i++)
             engine->ops->frame_free_unused(engine->ctx, batch->fill[i].frame, 1);
         return;
@@ -155,8 +156,10 @@ static bool sp_merge_ask(struct sp_engine *engine, struct sp_target *target, uin
     err = engine->ops->merge(engine->ctx, mm->ref, page, n);
     for (uint32_t i = 0; i < n; i++)
         target[i].lost = err < 0 && err != -EHOSTDOWN;
-    if (err < 0)
+    if (err < 0) {
+        sp_policy_not_asked(mm);
         return false;
+    }
     for (uint32_t i = 0; i < n; i++) {
         target[i].result = page[i].result < SP_RESULTS ? page[i].result : SP_CHANGED;
         engine->merges[target[i].result]++;

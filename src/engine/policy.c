@@ -6,8 +6,8 @@
  * A run of neighbouring pages with neighbouring frames costs one mapping, whatever its length. The
  * fuller an mm's budget, the longer a run must be: what is left is for what saves most. A run that
  * makes a mapping longer costs nothing, nor does one between two others, which is a mapping already. A
- * page that was merged before often has the mapping still, or gave one back: such a run may be of any
- * length until seven eighths of the budget are used.
+ * page that was merged before often gave a mapping back: such a run may be of any length until seven
+ * eighths of the budget are used. But it may lie within a mapping yet, which it splits into three.
  *
  * Pages that were passed over (budget, pinned, shared by fork, memory short, the limit of K10) are
  * forgotten, and the mm reports them when it is asked for every quiet page again. That costs
@@ -73,13 +73,13 @@ static bool sp_policy_may_spend(const struct sp_mm *mm, uint32_t n, bool kept)
     return n >= sp_policy_shortest_run(mm) || (kept && used < budget - budget / 8);
 }
 
-/* Takes the mapping that a run of n pages needs out of the budget, as an estimate until the next
- * scan says it exactly. False: the run is too short for what is left. */
+/* Takes what a run of n pages needs out of the budget, as an estimate until the next scan says it
+ * exactly. False: the run is too short for what is left. */
 static bool sp_policy_spend(struct sp_mm *mm, uint32_t n, bool kept)
 {
     if (!sp_policy_may_spend(mm, n, kept))
         return false;
-    mm->mappings++;
+    mm->mappings += kept ? 2 : 1;
     return true;
 }
 
@@ -97,7 +97,7 @@ static uint32_t sp_policy_find_runs(struct sp_engine *engine, uint16_t *first)
         while (end < batch->nplans && sp_policy_continues(batch, end, engine->page_size))
             end++;
         if (sp_policy_extends(engine, &batch->plan[i], &batch->plan[end - 1]) ||
-            (batch->mm->mappings < batch->mm->mappings_budget &&
+            (!batch->plan[i].kept && batch->mm->mappings < batch->mm->mappings_budget &&
              sp_policy_is_between(batch->mm, batch->plan[i].addr,
                                   batch->plan[end - 1].addr + engine->page_size)))
             continue;
@@ -169,12 +169,13 @@ static bool sp_policy_partner_spend(const struct sp_engine *engine, uint32_t j, 
 {
     const struct sp_job *job = &engine->batch->job[j], *last = &engine->batch->job[end - 1];
     struct sp_mm *mm = sp_item_mm(engine, job->partner);
+    bool kept = engine->batch->plan[job->source].kept;
 
-    if (mm->mappings < mm->mappings_budget &&
+    if (!kept && mm->mappings < mm->mappings_budget &&
         sp_policy_is_between(mm, sp_item_addr(engine, job->partner),
                              sp_item_addr(engine, last->partner) + engine->page_size))
         return true;
-    return sp_policy_spend(mm, end - j, engine->batch->plan[job->source].kept);
+    return sp_policy_spend(mm, end - j, kept);
 }
 
 /* The partner's mm has no mapping for it: the page that was scanned becomes the candidate instead,
@@ -218,6 +219,11 @@ void sp_policy_retry_later(struct sp_mm *mm)
         mm->retry_after = SP_RETRY_PASSES;
     if (mm->retry_wait == 0)
         mm->retry_wait = mm->retry_after;
+}
+
+void sp_policy_not_asked(struct sp_mm *mm)
+{
+    mm->merged_in_retry = true;
 }
 
 bool sp_policy_restart(const struct sp_mm *mm)

@@ -528,6 +528,8 @@ uint32_t sp_policy_shortest_run(const struct sp_mm *mm);
 void sp_policy_apply(struct sp_engine *engine);
 /* Pages of this mm were passed over: they are asked for again in some passes. */
 void sp_policy_retry_later(struct sp_mm *mm);
+/* The mm could not be asked to merge: that says nothing of what asking for every quiet page again leads to. */
+void sp_policy_not_asked(struct sp_mm *mm);
 /* Says whether the pass that begins over this mm asks for every quiet page again. */
 bool sp_policy_restart(const struct sp_mm *mm);
 /* The mm answered that question. */

@@ -65,7 +65,7 @@ static void fake_scan_page(struct fake_mm *mm, uint32_t i, struct sp_scan *scan)
     } else if (!page->frame && !page->reported) {
         page->reported = 1;
         scan->page[scan->npages++] =
-            (struct sp_scan_page){.addr = addr, .hash = fake_hash(page->content)};
+            (struct sp_scan_page){.addr = addr, .hash = fake_hash(page->content), .kept = page->kept};
         scan->looked++;
     } else {
         scan->passed++;

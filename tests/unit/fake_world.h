@@ -32,6 +32,7 @@ struct fake_page {
     uint8_t present;  /* tracked */
     uint8_t dirty;    /* written since the last look */
     uint8_t reported; /* as quiet, and not changed since */
+    uint8_t kept;     /* reported as merged before */
     uint8_t left;     /* went away since the last look */
     uint8_t fault;    /* the result of a merge, if not 0; SP_SHARED_BY_FORK yields to break_fork */
 };

@@ -103,7 +103,6 @@ static void k10_ladder_keeps_to_the_limit(void **state)
     fake_world_free(world);
 }
 
-/* Two mms whose equal pages are runs of 1 and of 32. */
 /* What a segment that is thinned out holds stays; who comes later gets frames of others. */
 static void avoided_segment_gets_no_more_sites(void **state)
 {
@@ -128,6 +127,7 @@ static void avoided_segment_gets_no_more_sites(void **state)
     fake_world_free(world);
 }
 
+/* Two mms whose equal pages are runs of 1 and of 32. */
 static void budget_make(struct fake_world *world, uint32_t budget)
 {
     for (unsigned m = 0; m < 2; m++) {
@@ -199,6 +199,51 @@ static void retries_get_seldom_while_they_lead_to_nothing(void **state)
     fake_passes(world, 130);
     assert_true(a->restarts >= 2 && a->restarts <= 7);
     fake_world_free(world);
+}
+
+/* One that cannot be asked now says nothing of what asking leads to: it is asked as often as before. */
+static void retries_go_on_while_it_cannot_be_asked(void **state)
+{
+    struct fake_world *world = fake_world_new(WORLD);
+    struct fake_mm *c;
+
+    (void)fake_mm_new(world, 4, 0);
+    (void)fake_mm_new(world, 4, 0);
+    fake_passes(world, 3);
+    c = fake_mm_new(world, 4, 0);
+    c->merge_error = -EHOSTDOWN;
+    fake_passes(world, 130);
+    assert_true(c->restarts >= 12);
+    fake_world_free(world);
+}
+
+/* One page in the middle of a run is written. Where it lies in the run's mapping yet, to merge it takes two more;
+ * where not, none. */
+static bool page_within_run_is_merged(bool kept)
+{
+    struct fake_world *world = fake_world_new(WORLD);
+    struct fake_mm *a = fake_mm_new(world, 30, 1000), *b;
+    bool merged;
+
+    for (uint32_t i = 11; i < 30; i += 2)
+        a->page[i].present = false; /* runs of one */
+    b = fake_mm_new(world, 30, 1000);
+    fake_passes(world, 3);
+    assert_true(b->page[5].frame && b->page[28].frame);
+    b->mappings_budget = fake_mappings(b) + 2;
+    b->page[5].kept = kept;
+    fake_write(b, 5, 1020);
+    fake_passes(world, 3);
+    merged = b->page[5].frame == a->page[20].frame;
+    assert_true(merged || !b->page[5].frame);
+    fake_world_free(world);
+    return merged;
+}
+
+static void written_page_within_a_mapping_costs_two(void **state)
+{
+    assert_true(page_within_run_is_merged(false));
+    assert_false(page_within_run_is_merged(true));
 }
 
 static void figures_for(const char *name, unsigned mms, uint32_t npages, bool equal, uint64_t most)
@@ -297,6 +342,8 @@ int main(void)
         cmocka_unit_test(avoided_segment_gets_no_more_sites),
         cmocka_unit_test(budget_is_spent_on_long_runs),
         cmocka_unit_test(budget_of_nothing_merges_nothing),
+        cmocka_unit_test(retries_go_on_while_it_cannot_be_asked),
+        cmocka_unit_test(written_page_within_a_mapping_costs_two),
         cmocka_unit_test(partner_without_budget_makes_room_for_a_third),
         cmocka_unit_test(retries_get_seldom_while_they_lead_to_nothing),
         cmocka_unit_test(bookkeeping_is_at_most_24_bytes_a_page),
