@@ -17,8 +17,9 @@
 #include "turns.h"
 
 #define STEP_COST     64u     /* pages that a step counts for at least: it costs a message */
-#define IDLE_LOOKED   16u     /* pages looked into in an idle round, or one in a thousand */
-#define CALM_PART     64u     /* a round that found less than that part of all pages changed is not */
+#define LITTLE_LOOKED 16u     /* so many pages looked into in a pass are always little, */
+#define IDLE_PART     1000u   /* so small a part of all in an idle round, */
+#define CALM_PART     64u     /* ... and in a calm one, which is not */
 #define CALM_SHARE    8u      /* followed by the next before so many times what it took, */
 #define CALM_MAX      100000u /* us, at most */
 #define SWEEP_USECS   100000u /* between looks whether dead domains' frames can be freed, */
@@ -136,11 +137,16 @@ static void set_pause(struct sp_daemon *daemon, bool calm)
     daemon->round_busy = 0;
 }
 
+/* Each domain for itself: what an agent says that it tracks is no reason to look less often at others. */
+static bool found_less(const struct sp_domain *domain, uint64_t pages)
+{
+    return domain->pass_looked <= LITTLE_LOOKED + pages;
+}
+
 static void end_round(struct sp_daemon *daemon)
 {
-    uint64_t looked = 0, tracked = 0;
     struct sp_domain *domain;
-    bool any = false;
+    bool any = false, idle = true, calm = true;
 
     TAILQ_FOREACH(domain, &daemon->domains, link) {
         struct sp_engine_counters c;
@@ -148,19 +154,18 @@ static void end_round(struct sp_daemon *daemon)
         if (!domain->engine)
             continue;
         sp_engine_counters(domain->engine, &c);
-        tracked += c.pages_tracked;
-        looked += domain->pass_looked;
+        idle = idle && found_less(domain, c.pages_tracked / IDLE_PART);
+        calm = calm && found_less(domain, c.pages_tracked / CALM_PART);
         any = true;
     }
     sp_turns_new_round(daemon);
     daemon->full_scans++;
     daemon->empty_rounds = any ? 0 : daemon->empty_rounds + 1;
-    set_idle(daemon, looked <= IDLE_LOOKED + tracked / 1000 && (!any || sp_passes_quiet(daemon, SP_EVERYBODY) > 1));
-    set_pause(daemon, looked < tracked / CALM_PART);
+    set_idle(daemon, idle && (!any || sp_passes_quiet(daemon, SP_EVERYBODY) > 1));
+    set_pause(daemon, any && calm);
     if (daemon->idle_us)
         empty_offers(daemon);
     sweep_live(daemon);
-    sp_thin_work(daemon);
 }
 
 /* Merges for a slice. Returns how long to sleep then, us. */
@@ -288,6 +293,8 @@ static int on_pass(sd_event_source *source, uint64_t usec, void *arg)
         earlier(&at, sp_now_usecs());
     if (explains)
         earlier(&at, sp_now_usecs());
+    if (daemon->config.run == SP_RUN_MERGE)
+        sp_thin_work(daemon); /* whether a round ends or not: a program may have it last for ever */
     sweep(daemon, &at);
     if (at)
         arm(daemon, at);

@@ -10,7 +10,7 @@
  * stopped; and beside: a segment, and what no segment is thinned out for. */
 #define LINGER_SLOW  4u
 #define LINGER_STOP  2u
-#define SLOW_USECS   8000000u
+#define SLOW_USECS   32000000u /* so that more than one long age of the agents (lasting.c) lies in each while */
 #define LINGER_LEAST (SP_POOL_SEGMENT_PAGES + 1024u)
 
 static void drop(struct sp_domain *domain, unsigned i)
@@ -53,7 +53,7 @@ static unsigned at_once(const struct sp_domain *domain)
     uint64_t most;
 
     sp_pool_set_counters(domain->set, &counters);
-    most = 1 + 3 * counters.frames_lingering / (counters.frames_used + 1);
+    most = 1 + 3 * (counters.frames_lingering - counters.frames_leaving) / (counters.frames_used + 1);
     return most < SP_THIN_SEGMENTS ? (unsigned)most : SP_THIN_SEGMENTS;
 }
 
@@ -79,12 +79,14 @@ static bool must_brake(const struct sp_domain *domain, uint64_t now)
 {
     struct sp_engine_counters engine;
     struct sp_pool_counters pool;
+    uint64_t lingering;
 
     sp_engine_counters(domain->engine, &engine);
     sp_pool_set_counters(domain->set, &pool);
-    if (pool.frames_lingering > engine.pages_tracked / LINGER_STOP + LINGER_LEAST)
+    lingering = pool.frames_lingering - pool.frames_leaving; /* the rest waits for its programs to end */
+    if (lingering > engine.pages_tracked / LINGER_STOP + LINGER_LEAST)
         return true;
-    return pool.frames_lingering > engine.pages_tracked / LINGER_SLOW + LINGER_LEAST && now / SLOW_USECS % 2;
+    return lingering > engine.pages_tracked / LINGER_SLOW + LINGER_LEAST && now / SLOW_USECS % 2;
 }
 
 void sp_thin_work(struct sp_daemon *daemon)

@@ -13,7 +13,7 @@
 
 #include "daemon.h"
 
-/* Once in a round: chooses segments, gives up for now those that do not become free, and sets
+/* To be called often: chooses segments, gives up for now those that do not become free, and sets
  * domain->brakes. */
 void sp_thin_work(struct sp_daemon *daemon);
 /* The segments for the next question to a client of the domain. */

@@ -293,6 +293,11 @@ int sp_pool_write(struct sp_pool_set *set, uint32_t segment, uint32_t index, uns
     return s ? sp_pool_segment_write(s, index, n, bytes) : -ENOENT;
 }
 
+static uint64_t lingering_in(const struct sp_pool_segment *s)
+{
+    return s->bump - s->used - s->returned;
+}
+
 #define SP_POOL_THIN_PART  2u
 #define SP_POOL_THIN_LEAST 1024u
 
@@ -303,11 +308,12 @@ uint32_t sp_pool_thinnest(const struct sp_pool_set *set)
 
     for (const struct sp_pool_segment *s = set->segments; s; s = s->next) {
         used += s->used;
-        lingering += s->bump - s->used - s->returned;
+        lingering += s->retiring ? 0 : lingering_in(s);
         if (s->thin || s->importing || !s->used || s->bump < s->npages ||
             s->used > s->npages / SP_POOL_THIN_PART)
             continue;
-        if (!best || s->used < best->used)
+        if (!best || s->thin_tries < best->thin_tries ||
+            (s->thin_tries == best->thin_tries && s->used < best->used))
             best = s;
     }
     return best && lingering > SP_POOL_THIN_LEAST && lingering > used / 3 ? best->id : 0;
@@ -317,8 +323,10 @@ void sp_pool_mark_thin(struct sp_pool_set *set, uint32_t segment, bool is)
 {
     struct sp_pool_segment *s = find_segment(set, segment);
 
-    if (s)
-        s->thin = is;
+    if (!s)
+        return;
+    s->thin_tries += s->thin && !is;
+    s->thin = is;
 }
 
 int sp_pool_segment_fd(struct sp_pool_set *set, uint32_t segment)
@@ -381,7 +389,8 @@ static void count_set(const struct sp_pool_set *set, struct sp_pool_counters *ou
         out->segments++;
         out->retiring += s->retiring;
         out->frames_used += s->used;
-        out->frames_lingering += s->bump - s->used - s->returned;
+        out->frames_lingering += lingering_in(s);
+        out->frames_leaving += s->retiring ? lingering_in(s) : 0;
         if (bytes)
             out->bytes += sp_pool_segment_bytes(s);
     }

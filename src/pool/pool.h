@@ -80,12 +80,12 @@ int sp_pool_write(struct sp_pool_set *set, uint32_t segment, uint32_t index, uns
 
 /*
  * The full segment of which the smallest part is in use, at most a half, if the set's frames that
- * linger are more than a third of those in use (and more than 1024). 0: there is none. What is left in it
- * keeps the memory of all.
+ * linger in segments that do not retire are more than a third of those in use (and more than 1024); of those
+ * that were marked least often. 0: there is none. What is left in it keeps the memory of all.
  */
 uint32_t sp_pool_thinnest(const struct sp_pool_set *set);
-/* It is being thinned out: it is not to be the answer again, and no frame of it is allocated; or it may be
- * again. */
+/* It is being thinned out: it is not to be the answer again, and no frame of it is allocated; or that came
+ * to nothing, and it is used as any other. */
 void sp_pool_mark_thin(struct sp_pool_set *set, uint32_t segment, bool is);
 
 /* A read-only descriptor of the segment for a client; the caller closes it. Negative errno. */
@@ -102,6 +102,7 @@ struct sp_pool_counters {
     uint64_t segments, retiring;
     uint64_t frames_used;      /* allocated and not forgotten */
     uint64_t frames_lingering; /* forgotten, their memory not freed yet */
+    uint64_t frames_leaving;   /* of these: in segments that retire, so only programs hold them */
     uint64_t bytes;            /* memory that the tmpfs holds now */
 };
 void sp_pool_counters(const struct sp_pool *pool, struct sp_pool_counters *out);

@@ -23,7 +23,8 @@ struct sp_pool_segment {
     int fd;         /* the one descriptor for writing; the keeper's is a dup of it */
     void *view;     /* NULL until a frame is asked for, and after a try to free */
     bool retiring;  /* nothing is used and nothing new is handed out */
-    bool thin;      /* being thinned out (sp_pool_thinnest) */
+    bool thin;      /* being thinned out (sp_pool_thinnest), */
+    uint32_t thin_tries; /* ... and how often that came to nothing */
     bool importing; /* taken over: used frames are being claimed, nothing new is handed out */
     uint64_t *used_map, *returned_map;
 };

@@ -315,6 +315,47 @@ static void thinnest_is_the_full_segment_with_fewest_frames(void **state)
     assert_int_equal(sp_pool_thinnest(f->set), s[0]);
 }
 
+/* One that something holds for ever does not keep the others from their turn. */
+static void thinnest_was_tried_least_often(void **state)
+{
+    struct fixture *f = *state;
+    uint32_t s[2], index;
+    unsigned got;
+
+    for (int k = 0; k < 2; k++) {
+        assert_int_equal(sp_pool_alloc(f->set, SP_POOL_SEGMENT_PAGES, &s[k], &index, &got), 0);
+        for (uint32_t i = 5 + (uint32_t)k; i < SP_POOL_SEGMENT_PAGES; i++)
+            sp_pool_forget(f->set, s[k], i);
+    }
+    for (int tries = 0; tries < 3; tries++)
+        for (int k = 0; k < 2; k++) {
+            assert_int_equal(sp_pool_thinnest(f->set), s[k]);
+            sp_pool_mark_thin(f->set, s[k], true);
+            sp_pool_mark_thin(f->set, s[k], false);
+        }
+}
+
+/* What only programs hold, of which no frame is in use, no thinning out makes free. */
+static void what_retires_is_no_reason_to_thin_out(void **state)
+{
+    struct fixture *f = *state;
+    struct sp_pool_counters c;
+    uint32_t s[4], index;
+    unsigned got;
+
+    for (int k = 0; k < 4; k++)
+        assert_int_equal(sp_pool_alloc(f->set, SP_POOL_SEGMENT_PAGES, &s[k], &index, &got), 0);
+    for (uint32_t i = 0; i < SP_POOL_SEGMENT_PAGES / 2; i++)
+        sp_pool_forget(f->set, s[1], i);
+    assert_int_equal(sp_pool_thinnest(f->set), 0); /* one half of four lingers */
+    for (uint32_t i = 0; i < SP_POOL_SEGMENT_PAGES; i++)
+        sp_pool_forget(f->set, s[0], i);
+    sp_pool_set_counters(f->set, &c);
+    assert_int_equal(c.frames_lingering, SP_POOL_SEGMENT_PAGES * 3 / 2);
+    assert_int_equal(c.frames_leaving, SP_POOL_SEGMENT_PAGES);
+    assert_int_equal(sp_pool_thinnest(f->set), 0);
+}
+
 static void a_thin_segment_gives_no_frames(void **state)
 {
     struct fixture *f = *state;
@@ -532,6 +573,7 @@ int main(void)
         T(k11_a_private_write_leaves_the_frame),
         T(client_cannot_write_even_as_root),
         T(thinnest_is_the_full_segment_with_fewest_frames), T(a_thin_segment_gives_no_frames),
+        T(thinnest_was_tried_least_often), T(what_retires_is_no_reason_to_thin_out),
         T(retired_set_frees_all),
         T(sets_do_not_see_each_other),
         T(size_limit_follows_the_segments),
