@@ -26,7 +26,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (sp_pins_fdinfo(text, &flags, &mount))
         expect(mount >= 0 && strstr(text, "flags:") && strstr(text, "mnt_id:"));
     if (sp_pins_tls_receives(text))
-        expect(strstr(text, "TlsCurrRx"));
+        expect(strstr(text, "TlsCurrRx") != NULL);
     for (int id = -1; id < 40; id++)
         if (sp_pins_mount_type(text, id, type, sizeof(type)))
             expect(strlen(type) < sizeof(type) && strstr(text, " - "));
