@@ -55,13 +55,13 @@ static const struct reason of_process[] = {
     {"kept_direct_io", "pages written after their merge are kept private: it has a file open with "
                        "O_DIRECT, through which they may be pinned"},
     {"kept_file_system", "pages written after their merge are kept private: it has a file open of a file "
-                         "system that may pin them (network, FUSE, 9p)"},
+                         "system that may pin them (network, FUSE, 9p, overlay, zfs)"},
     {"kept_device", "pages written after their merge are kept private: it has a device open that may pin "
                     "them"},
     {"kept_socket", "pages written after their merge are kept private: it has a socket open of a kind "
-                    "that may pin them (AF_XDP, AF_ALG)"},
+                    "that may pin them (AF_XDP, AF_ALG, TLS in the kernel)"},
     {"kept_unknown", "pages written after their merge are kept private: what it has open could not be "
-                     "looked at"},
+                     "looked at, or not in time"},
 };
 
 static const struct reason of_pages[] = {
