@@ -24,6 +24,7 @@
 #include "pins_looker.h"
 #include "repair.h"
 #include "server.h"
+#include "written.h"
 
 #define WHY_SIZE 256
 
@@ -113,6 +114,7 @@ static int on_second(sd_event_source *source, uint64_t usec, void *arg)
     retry_repairs(daemon);
     end_takeover(daemon);
     sp_looker_reap(daemon);
+    sp_written_each_second(daemon);
     if (daemon->uid == 0)
         sp_ns_watch(daemon);
     sd_event_source_set_time(source, usec + 1000000);

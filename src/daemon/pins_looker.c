@@ -286,8 +286,16 @@ struct sp_look sp_looker_look(struct sp_client *client)
     struct sp_looker *looker = looker_of(client->daemon);
     struct sp_look look = {.pins = SP_PINS_UNKNOWN, .timely = true};
 
-    if (looker && looker->busy)
-        tell(wait_for_end(looker, &look), &look);
+    if (looker && looker->busy) {
+        struct sp_client *whose = wait_for_end(looker, &look);
+
+        if (whose == client && !look.timely) {
+            client->look_wanted = 0;
+            next(looker);
+            return look; /* it will not take less long now */
+        }
+        tell(whose, &look);
+    }
     look = (struct sp_look){.pins = SP_PINS_UNKNOWN, .timely = true};
     if (looker && begin(looker, client))
         (void)wait_for_end(looker, &look);

@@ -46,6 +46,18 @@ void sp_written_want_look(struct sp_client *client)
         sp_looker_want(client);
 }
 
+void sp_written_each_second(struct sp_daemon *daemon)
+{
+    struct sp_client *client;
+
+    if (daemon->config.run != SP_RUN_MERGE)
+        return;
+    TAILQ_FOREACH(client, &daemon->clients, link) {
+        if (client->state == SP_CLIENT_READY)
+            sp_written_want_look(client);
+    }
+}
+
 /* Everybody may have waited for it. */
 static void note_untimely(struct sp_client *client, const struct sp_look *look)
 {

@@ -20,6 +20,8 @@ bool sp_written_may_hold(const struct sp_client *client);
 /* After a report: has the client's process looked at if it has such pages, and the last look is long enough
  * ago. */
 void sp_written_want_look(struct sp_client *client);
+/* The same for all, for those too whose agents rest: else no look of theirs would follow upon another. */
+void sp_written_each_second(struct sp_daemon *daemon);
 /* It was. */
 void sp_written_looked(struct sp_client *client, const struct sp_look *look);
 /*
