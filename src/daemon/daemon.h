@@ -100,6 +100,7 @@ struct sp_client {
     uint64_t clean_since, clean_until, look_due, hold_due, give_back_due;
     uint64_t look_wanted; /* since then it waits for a look, 0: it does not (pins_looker.c) */
     bool look_told;       /* that looking takes too long */
+    bool reports;         /* such pages, in the present pass */
     uint32_t mappings, mappings_budget;
     bool no_mappings; /* the program needs its mappings itself */
     bool raw_calls;   /* it makes system calls that samepage cannot see */

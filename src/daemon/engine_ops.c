@@ -88,7 +88,7 @@ static int ops_scan(void *ctx, void *mm, struct sp_scan *scan)
         ask.budget = SP_REPORT_PAGES;
     if (scan->restart || client->restart)
         ask.flags |= SP_SCAN_RESTART;
-    if (!domain->brakes && sp_written_may_report(client))
+    if (sp_written_may_report(client, scan->from == 0) && !domain->brakes)
         ask.flags |= SP_SCAN_WRITTEN;
     sp_thin_tell(domain, &ask);
     err = sp_ask(client, SP_MSG_SCAN, &ask, sizeof(ask), -1, SP_MSG_SCAN, &body, &size);

@@ -12,7 +12,7 @@
 
 #define LOOK_USECS  2000000u /* between two looks at a process, at least: an age (lasting.c) */
 #define LOOK_SHARE  100u     /* looking takes at most a hundredth of the time; */
-#define HOLD_SHARE  16u      /* while pages are held, a sixteenth */
+#define HOLD_SHARE  32u      /* all looks, those while pages are held included, a thirtieth */
 #define STALE       4u       /* a look counts for so many times as long as until the next one */
 #define UNTIMELY_USECS 60000000u /* after a look that took too long */
 #define RETRY_USECS 2000000u /* after a give back that gave nothing */
@@ -28,11 +28,15 @@ static bool is_clean(const struct sp_client *client, uint64_t now)
     return client->pins == SP_PINS_NONE && now - client->clean_since >= LOOK_USECS && now < client->clean_until;
 }
 
-bool sp_written_may_report(const struct sp_client *client)
+/* Whether looking took too much is asked for a whole pass: in a part of one the agent would come to a part of
+ * what is due, again and again. */
+bool sp_written_may_report(struct sp_client *client, bool pass_begins)
 {
     uint64_t now = sp_now_usecs();
 
-    return is_clean(client, now) && now >= client->hold_due;
+    if (pass_begins)
+        client->reports = now >= client->hold_due;
+    return client->reports && is_clean(client, now);
 }
 
 bool sp_written_may_hold(const struct sp_client *client)
@@ -90,7 +94,7 @@ void sp_written_looked(struct sp_client *client, const struct sp_look *look)
     client->pins = look->pins;
     client->clean_until = now + rest * STALE;
     client->look_due = now + rest;
-    client->hold_due = now + look->usecs * HOLD_SHARE;
+    client->hold_due = (client->hold_due > now ? client->hold_due : now) + look->usecs * HOLD_SHARE;
 }
 
 static int let_go(struct sp_client *client)
@@ -165,7 +169,7 @@ int sp_written_give_back(struct sp_client *client)
     struct sp_unmerged done;
     int err;
 
-    if (!client->useless || !sp_written_may_report(client) || began < client->give_back_due)
+    if (!client->useless || !is_clean(client, began) || began < client->give_back_due)
         return 0;
     client->useless = 0; /* until it says so again */
     client->give_back_due = began + RETRY_USECS;

@@ -14,7 +14,7 @@
 #include "pins_looker.h"
 
 /* May the client's agent look at such pages, and report them, now? */
-bool sp_written_may_report(const struct sp_client *client);
+bool sp_written_may_report(struct sp_client *client, bool pass_begins);
 /* May such pages be held, which were reported before? */
 bool sp_written_may_hold(const struct sp_client *client);
 /* After a report: has the client's process looked at if it has such pages, and the last look is long enough
