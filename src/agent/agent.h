@@ -353,9 +353,8 @@ uint64_t sp_again_since(void);
 /* seeds.c: where un-merged memory can be made so that the kernel joins it with what lies around it. */
 /* In a lift, when the pages of [addr, end) are in the air: takes a seed from there if one is needed. */
 void sp_seed_take(uint64_t addr, uint64_t end);
-/* Empty memory of that length to be put over addr by mremap(): its address, and in *area, *size what
- * is to be unmapped when it was; 0: none can be had. */
-uint64_t sp_seed_grow(uint64_t addr, uint64_t length, uint64_t *area, uint64_t *size);
+/* Empty memory of that length to be put over addr by mremap(): its address; 0: none can be had. */
+uint64_t sp_seed_grow(uint64_t addr, uint64_t length);
 /* Address space that the seeds need, at sp_agent.seed_area. */
 uint64_t sp_seed_bytes(void);
 /* In a forked child: its seeds are of no use to it. */

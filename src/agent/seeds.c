@@ -21,7 +21,7 @@
 #define SEEDS      512u
 #define SEED_PAGES 2u /* one that is copied, one that keeps the anon_vma */
 #define REACH      (32ull << 20) /* above its place; a copy of so many bytes counts as memory for a moment */
-#define MOVE_COPY  7 /* MREMAP_MAYMOVE | FIXED | DONTUNMAP */
+#define MOVE_TO       3 /* MREMAP_MAYMOVE | FIXED */
 #define COPY_ANYWHERE 5 /* MREMAP_MAYMOVE | DONTUNMAP */
 
 struct seed {
@@ -31,6 +31,7 @@ struct seed {
 
 static struct seed seed[SEEDS];
 static uint32_t nseeds;
+static bool no_more; /* also in forked children: a slot may be another's */
 
 uint64_t sp_seed_bytes(void)
 {
@@ -59,37 +60,64 @@ static const struct seed *find(uint64_t addr, const struct sp_range *range)
     return best;
 }
 
+/*
+ * Copied to the slot in two steps. In one the kernel would unmap the slot, and then might not have the
+ * memory that the copy counts as: a hole in our slots, where others map something that the next seed would
+ * destroy. To move what is there already takes nothing; should it fail all the same, no more seeds are taken.
+ */
+static bool copy_to_slot(uint64_t addr, uint64_t length, uint64_t slot)
+{
+    long copy = sp_sys(__NR_mremap, addr, length, length, COPY_ANYWHERE);
+
+    if (sp_is_err(copy))
+        return false;
+    if (!sp_is_err(sp_sys(__NR_mremap, copy, length, length, MOVE_TO, slot)))
+        return true;
+    no_more = true;
+    sp_sys(__NR_munmap, copy, length);
+    return false;
+}
+
 void sp_seed_take(uint64_t addr, uint64_t end)
 {
     uint64_t length = (uint64_t)SEED_PAGES << sp_agent.page_shift;
     const struct sp_range *range = sp_range_of(addr, end);
 
     /* One that fork does not copy would leave a hole in the child's slots, for anybody's mapping. */
-    if (end - addr < length || nseeds == SEEDS || !range || (range->flags & SP_RANGE_DONTFORK) ||
+    if (end - addr < length || nseeds == SEEDS || no_more || !range || (range->flags & SP_RANGE_DONTFORK) ||
         find(addr, range))
         return;
-    if (!sp_is_err(sp_sys(__NR_mremap, addr, length, length, MOVE_COPY, slot_of(&seed[nseeds]))))
+    if (copy_to_slot(addr, length, slot_of(&seed[nseeds])))
         seed[nseeds++] = (struct seed){addr, range->flags};
 }
 
-uint64_t sp_seed_grow(uint64_t addr, uint64_t length, uint64_t *area, uint64_t *size)
+/* What lies below the place itself is only needed to reach it: it is unmapped at once, for it would count as
+ * the program's memory, go into the children of a fork, and be given large pages. */
+uint64_t sp_seed_grow(uint64_t addr, uint64_t length)
 {
     const struct sp_range *range = sp_range_of(addr, addr + length);
     const struct seed *s = range ? find(addr, range) : NULL;
-    uint64_t page = sp_agent.page_size;
+    uint64_t page = sp_agent.page_size, below;
     long copy, grown;
 
     if (!s)
         return 0;
-    *size = addr - s->from + length;
+    below = addr - s->from;
     copy = sp_sys(__NR_mremap, slot_of(s), page, page, COPY_ANYWHERE);
     if (sp_is_err(copy))
         return 0;
-    grown = *size > page ? sp_sys(__NR_mremap, copy, page, *size, 1 /* MREMAP_MAYMOVE */) : copy;
+    grown = below + length > page
+                ? sp_sys(__NR_mremap, copy, page, below + length, 1 /* MREMAP_MAYMOVE */)
+                : copy;
     if (sp_is_err(grown)) {
         sp_sys(__NR_munmap, copy, page);
         return 0;
     }
-    *area = (uint64_t)grown;
-    return *area + (addr - s->from);
+    if (!below)
+        return (uint64_t)grown;
+    if (sp_is_err(sp_sys(__NR_munmap, grown, below))) {
+        sp_sys(__NR_munmap, grown, below + length);
+        return 0;
+    }
+    return (uint64_t)grown + below;
 }

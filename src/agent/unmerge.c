@@ -130,11 +130,10 @@ static void unmap(uint64_t start, uint64_t end)
         sp_sys(__NR_munmap, start, end - start);
 }
 
-/* Of [area, area + size) all but the pages of the copy that were moved away: there may be anything now. What
- * was given is not ours. */
-static void unmap_rest(uint64_t area, uint64_t size, uint64_t copy, uint32_t npages, uint64_t moved)
+/* Of the copy all but the pages that were moved away: there may be anything now. What was given is not ours. */
+static void unmap_rest(uint64_t copy, uint32_t npages, uint64_t moved)
 {
-    uint64_t start = area;
+    uint64_t start = copy;
 
     if (given.copy)
         return;
@@ -146,7 +145,7 @@ static void unmap_rest(uint64_t area, uint64_t size, uint64_t copy, uint32_t npa
         unmap(start, page);
         start = page + sp_agent.page_size;
     }
-    unmap(start, area + size);
+    unmap(start, copy + ((uint64_t)npages << sp_agent.page_shift));
 }
 
 /* Where the bytes are copied to. Written pages may have been given attributes in their place, which the
@@ -266,28 +265,26 @@ static void track(uint64_t addr, uint32_t npages, uint64_t put)
 }
 
 /* Memory for a copy of [addr, addr + len): from a seed, so that it joins what lies around addr, or
- * any. Its address or a negative errno; *area and *size are to be unmapped in the end. */
-static long copy_area(uint64_t addr, uint64_t len, uint64_t *area, uint64_t *size)
+ * any. Its address or a negative errno. */
+static long copy_area(uint64_t addr, uint64_t len)
 {
-    long copy = sp_agent.unmerges_written ? 0 : (long)sp_seed_grow(addr, len, area, size), ret;
+    long copy = sp_agent.unmerges_written ? 0 : (long)sp_seed_grow(addr, len), ret;
 
     if (!copy) {
         copy = map_copy(addr, len);
         if (sp_is_err(copy))
             return copy == -EINVAL ? -EINVAL : -ENOMEM;
-        *area = (uint64_t)copy;
-        *size = len;
     }
     ret = may_write_copy() ? sp_sys(__NR_madvise, copy, len, SP_MADV_POPULATE_WRITE) : 0;
     if (!sp_is_err(ret))
         return copy;
-    unmap_rest(*area, *size, (uint64_t)copy, (uint32_t)(len >> sp_agent.page_shift), 0);
+    unmap_rest((uint64_t)copy, (uint32_t)(len >> sp_agent.page_shift), 0);
     return -ENOMEM;
 }
 
 int sp_unmerge_run(uint64_t addr, uint32_t npages, uint64_t written, uint64_t *done)
 {
-    uint64_t len = (uint64_t)npages << sp_agent.page_shift, area, size, put = 0, before = *done;
+    uint64_t len = (uint64_t)npages << sp_agent.page_shift, put = 0, before = *done;
     struct uffdio_range range = {.start = addr, .len = len};
     struct uffdio_register reg = {.range = range, .mode = UFFDIO_REGISTER_MODE_WP};
     struct uffdio_writeprotect wp = {.range = range, .mode = UFFDIO_WRITEPROTECT_MODE_WP};
@@ -295,7 +292,7 @@ int sp_unmerge_run(uint64_t addr, uint32_t npages, uint64_t written, uint64_t *d
     bool waiting = false;
     long copy, ret;
 
-    copy = copy_area(addr, len, &area, &size);
+    copy = copy_area(addr, len);
     if (sp_is_err(copy))
         return (int)copy;
     sp_sys(__NR_madvise, addr, len, SP_MADV_POPULATE_READ);
@@ -339,7 +336,7 @@ int sp_unmerge_run(uint64_t addr, uint32_t npages, uint64_t written, uint64_t *d
 open:
     waiting = sp_gate_open();
 out:
-    unmap_rest(area, size, (uint64_t)copy, npages, moved);
+    unmap_rest((uint64_t)copy, npages, moved);
     if (waiting)
         sp_serve_gate();
     return (int)ret;
