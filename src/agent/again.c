@@ -9,9 +9,13 @@
  * waits too. Whether anything had it pinned before, the daemon looks (wire.h, pins.h), and then either
  * a frame with the same bytes is mapped over it, or a copy of it put there by sp_unmerge_run().
  *
- * While pages are held the gate is open and the agent serves: the first writer sets its window free
- * at once, and after SP_HOLD_MSECS all are. Should the agent die, the userfaultfd dies with it, and
- * everybody goes on: nothing is in the air.
+ * While pages are held the gate is open and the agent serves: who writes to one gets it back at once, and
+ * after SP_HOLD_MSECS all are let go of. Should the agent die, the userfaultfd dies with it, and everybody
+ * goes on: nothing is in the air.
+ *
+ * There are writers that cannot wait: they get an error, as for a page that is in the air in a lift. So
+ * that they do not meet a held page, none is held that the end of a thread may write to (robust.c), and none of
+ * a program that a debugger has; and few are held at a time (SP_HOLD_PAGES), for as short as it takes to look.
  */
 #include <linux/mman.h>
 
@@ -23,12 +27,13 @@
 #include "sitemap.h"
 #include "sys.h"
 
-#define HOLDS        SP_MERGE_PAGES
+#define HOLDS SP_HOLD_PAGES /* each has a page at least */
 
 struct hold {
     uint64_t addr;
     uint32_t npages; /* 0: it was let go of */
     uint64_t pages;  /* bit i: page i is held */
+    bool useless;    /* it is of a useless mapping, and held even if no page is */
 };
 
 struct target {
@@ -39,11 +44,12 @@ struct target {
 static struct hold hold[HOLDS];
 static uint32_t nholds;
 static uint64_t since;
+static bool stuck;      /* a thread stays in a gated call: no more tries for this question */
 
 static struct {
     uint64_t addr;
     uint32_t slot;
-} want[SP_MERGE_PAGES];
+} want[SP_HOLD_PAGES];
 static uint32_t nwant;
 
 static uint64_t page_at(uint64_t base, uint32_t i)
@@ -70,12 +76,15 @@ void sp_again_begin(void)
 {
     sp_again_release();
     nwant = 0;
+    stuck = false;
 }
 
 void sp_again_want(uint64_t addr, uint32_t slot)
 {
-    if (nwant == SP_MERGE_PAGES)
+    if (nwant == SP_HOLD_PAGES) {
+        sp_kept_report_again(addr, addr + sp_agent.page_size);
         return;
+    }
     want[nwant].addr = addr;
     want[nwant++].slot = slot;
 }
@@ -103,18 +112,38 @@ static void let_go(struct hold *h)
     h->npages = 0;
 }
 
+/* Not done with: it is as useless as it was. */
+static void leave(struct hold *h)
+{
+    if (h->npages && h->useless)
+        sp_kept_stir();
+    let_go(h);
+}
+
 void sp_again_release(void)
 {
     for (uint32_t i = 0; i < nholds; i++)
-        let_go(&hold[i]);
+        leave(&hold[i]);
     nholds = 0;
+}
+
+/* One page, so that the others stay held. */
+static void give_page(struct hold *h, uint64_t addr)
+{
+    uint32_t i = (uint32_t)((addr - h->addr) >> sp_agent.page_shift);
+    struct uffdio_writeprotect wp = {.range = {page_at(h->addr, i), sp_agent.page_size}};
+
+    h->pages &= ~(1ull << i);
+    sp_kept_report_again(addr, addr + sp_agent.page_size);
+    if (sp_is_err(sp_sys(__NR_ioctl, sp_agent.uffd_sync, UFFDIO_WRITEPROTECT, &wp)))
+        let_go(h);
 }
 
 void sp_again_touched(uint64_t addr)
 {
     for (uint32_t i = 0; i < nholds; i++)
         if (hold[i].npages && addr >= hold[i].addr && addr < end_of(&hold[i]))
-            let_go(&hold[i]);
+            give_page(&hold[i], addr);
 }
 
 bool sp_again_valid(uint64_t addr, uint64_t end)
@@ -151,20 +180,19 @@ static uint64_t judge_all(const struct hold *h, uint8_t *result)
     return held;
 }
 
-/* Write-protects the window; the pages of it that are good for more are in h->pages then. any: it is held
- * even if none is. */
-static void protect(struct hold *h, uint8_t *result, bool any)
+/* Write-protects the window; the pages of it that are good for more are in h->pages then. */
+static void protect(struct hold *h, uint8_t *result)
 {
     struct uffdio_range range = {.start = h->addr, .len = end_of(h) - h->addr};
     struct uffdio_register reg = {.range = range, .mode = UFFDIO_REGISTER_MODE_WP};
     struct uffdio_writeprotect wp = {.range = range, .mode = UFFDIO_WRITEPROTECT_MODE_WP};
-    bool waiting;
 
     h->pages = 0;
     memset(result, SP_CHANGED, h->npages);
     if (!sp_gate_close_to_merge(false)) {
         sp_serve_gate();
         h->npages = 0;
+        stuck = true;
         return;
     }
     if (sp_again_valid(h->addr, end_of(h)) &&
@@ -172,25 +200,24 @@ static void protect(struct hold *h, uint8_t *result, bool any)
         !sp_is_err(sp_sys(__NR_ioctl, sp_agent.uffd_sync, UFFDIO_WRITEPROTECT, &wp)))
         h->pages = judge_all(h, result);
     else
-        any = false;
-    if (!h->pages && !any)
+        h->useless = false;
+    if (!h->pages && !h->useless)
         let_go(h);
-    waiting = sp_gate_open();
-    if (waiting)
-        sp_serve_gate();
+    sp_gate_open();
+    sp_serve_gate(); /* also who waits for a page that is held */
 }
 
 /* A new hold for npages from addr on; result gets what became of each. NULL: none is held. */
-static struct hold *hold_window(uint64_t addr, uint32_t npages, uint8_t *result, bool any)
+static struct hold *hold_window(uint64_t addr, uint32_t npages, uint8_t *result, bool useless)
 {
     struct hold *h = &hold[nholds];
 
     memset(result, SP_CHANGED, npages);
-    if (nholds == HOLDS)
+    if (nholds == HOLDS || stuck)
         return NULL;
-    *h = (struct hold){.addr = addr, .npages = npages};
+    *h = (struct hold){.addr = addr, .npages = npages, .useless = useless};
     nholds++; /* first: who serves the gate meanwhile may let go of all */
-    protect(h, result, any);
+    protect(h, result);
     if (nholds && h == &hold[nholds - 1] && h->npages) {
         since = sp_now_us();
         return h;
@@ -201,6 +228,31 @@ static struct hold *hold_window(uint64_t addr, uint32_t npages, uint8_t *result,
         if (result[i] == SP_RESULT_HELD)
             result[i] = SP_CHANGED;
     return NULL;
+}
+
+/* Lets go of what writers may touch that cannot wait. */
+static void spare(void)
+{
+    static struct sp_robust robust;
+
+    if (!nholds)
+        return;
+    if (sp_program_traced()) {
+        sp_again_release();
+        return;
+    }
+    sp_robust_find(&robust);
+    for (uint32_t i = 0; i < nholds; i++)
+        if (hold[i].npages && sp_robust_in(&robust, hold[i].addr, end_of(&hold[i])))
+            leave(&hold[i]);
+}
+
+static bool is_held(uint64_t addr)
+{
+    for (uint32_t i = 0; i < nholds; i++)
+        if (hold[i].npages && addr >= hold[i].addr && addr < end_of(&hold[i]))
+            return true;
+    return false;
 }
 
 void sp_again_hold(uint8_t *result)
@@ -221,6 +273,10 @@ void sp_again_hold(uint8_t *result)
                 sp_kept_report_again(page_at(want[i].addr, k), page_at(want[i].addr, k + 1));
         }
     }
+    spare();
+    for (uint32_t i = 0; i < nwant; i++)
+        if (result[want[i].slot] == SP_RESULT_HELD && !is_held(want[i].addr))
+            result[want[i].slot] = SP_CHANGED;
     if (nholds)
         sp_fault_point("again-held");
 }
@@ -257,25 +313,10 @@ static void map_equal(const struct hold *h, const struct target *t, uint8_t *res
     }
 }
 
-/* The books, when the gate is open again. */
-static void note_results(uint64_t addr, uint32_t npages, const struct target *t, const uint8_t *result)
-{
-    for (uint32_t i = 0; i < npages; i++) {
-        if (!(t->pages >> i & 1))
-            continue;
-        if (result[t->slot[i]] == SP_MERGED)
-            sp_track_merged(page_at(addr, i), 1);
-        else if (result[t->slot[i]] == SP_CHANGED &&
-                 sp_sitemap_any(page_at(addr, i), page_at(addr, i + 1)))
-            sp_track_kept(page_at(addr, i), page_at(addr, i + 1));
-    }
-}
-
 static void merge_hold(struct hold *h, struct target *t, uint8_t *result)
 {
     uint64_t addr = h->addr;
     uint32_t npages = h->npages;
-    bool waiting;
 
     t->pages &= h->pages;
     if (!t->pages)
@@ -284,14 +325,16 @@ static void merge_hold(struct hold *h, struct target *t, uint8_t *result)
         sp_serve_gate();
         return;
     }
-    if (h->npages && sp_again_valid(h->addr, end_of(h)))
+    t->pages &= h->npages ? h->pages : 0;
+    if (t->pages && sp_again_valid(h->addr, end_of(h)))
         map_equal(h, t, result);
     sp_fault_point("again-mapped");
     let_go(h);
-    waiting = sp_gate_open();
-    note_results(addr, npages, t, result);
-    if (waiting)
-        sp_serve_gate();
+    sp_gate_open();
+    for (uint32_t i = 0; i < npages; i++)
+        if ((t->pages >> i & 1) && result[t->slot[i]] == SP_MERGED)
+            sp_track_merged(page_at(addr, i), 1);
+    sp_serve_gate(); /* also who waits for a page that is held yet */
 }
 
 /* The hold in which addr lies, from number *i on: both ascend. */
@@ -322,7 +365,7 @@ void sp_again_merge(const struct sp_merge_ask *ask, uint8_t *result)
                 last = NULL;
                 h = hold_of(addr, &at); /* serving the gate may have let go of it */
             }
-            if (!h || (addr & (sp_agent.page_size - 1)))
+            if (!h || (addr & ((uint64_t)sp_agent.page_size - 1)))
                 continue;
             i = (uint32_t)((addr - h->addr) >> sp_agent.page_shift);
             t.pages |= 1ull << i;
@@ -343,7 +386,7 @@ static uint64_t hold_mapping(uint64_t at, uint64_t end)
     uint64_t most = (uint64_t)SP_LIFT_PAGES << sp_agent.page_shift, pages = 0, stop;
     uint8_t window[SP_LIFT_PAGES];
 
-    for (; at < end; at = stop) {
+    for (; at < end && !stuck; at = stop) {
         uint32_t n;
 
         stop = end - at > most ? at + most : end;
@@ -359,23 +402,48 @@ uint64_t sp_again_hold_useless(uint64_t max_pages)
     uint64_t a, b, pages = 0;
 
     sp_again_begin();
-    while (pages < max_pages && sp_range_useless(&a, &b))
+    while (pages < max_pages && !stuck && sp_range_useless(&a, &b))
         pages += hold_mapping(a, b);
+    if (stuck)
+        sp_kept_stir(); /* what was not held is useless yet */
+    spare();
     if (nholds)
         sp_fault_point("again-held");
-    return pages;
+    return nholds ? pages : 0;
+}
+
+/* With pages [a, b), which were sites, un-merged: their mapping goes, that of their neighbours may be in
+ * two. It is only a guess, as the count is between two readings. */
+static void count_given_back(uint64_t a, uint64_t b)
+{
+    uint32_t neighbours = (uint32_t)sp_sitemap_any(a - sp_agent.page_size, a) +
+                          (uint32_t)sp_sitemap_any(b, b + sp_agent.page_size);
+
+    if (neighbours == 2)
+        sp_agent.mappings += 2;
+    else if (neighbours == 0)
+        sp_agent.mappings -= sp_agent.mappings < 2 ? sp_agent.mappings : 2;
 }
 
 uint64_t sp_again_unmerge(void)
 {
     uint64_t done = 0;
     uint32_t n = nholds;
+    int ret = 0;
 
-    for (uint32_t i = 0; i < n && i < nholds; i++) {
+    for (uint32_t i = 0; i < n && i < nholds && ret != -EAGAIN && ret != -ENOMEM; i++) {
+        uint64_t addr = hold[i].addr, end = end_of(&hold[i]);
+
         if (!hold[i].npages)
             continue;
-        sp_unmerge_run(hold[i].addr, hold[i].npages, hold[i].pages, &done);
-        let_go(&hold[i]);
+        ret = sp_unmerge_run(addr, hold[i].npages, hold[i].pages, &done);
+        if (i < nholds)
+            let_go(&hold[i]);
+        if (!ret && !sp_sitemap_any(addr, end))
+            count_given_back(addr, end);
+        else
+            sp_kept_stir();
+        sp_serve_gate();
     }
     sp_again_release();
     return done;

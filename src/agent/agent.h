@@ -168,6 +168,8 @@ bool sp_program_changed(void);
 bool sp_program_forbids(void);
 /* Threads of the program now, 0 if that cannot be known. */
 uint32_t sp_program_threads(void);
+/* Has somebody the program under ptrace? */
+bool sp_program_traced(void);
 /* Is the program's memory still this one (no exec)? True also of a dead program: its pidfd tells. */
 bool sp_program_here(void);
 
@@ -226,6 +228,8 @@ struct sp_mapping;
 /* The mappings are read anew; then one of the pool. */
 void sp_useless_read_begin(void);
 void sp_useless_note(const struct sp_mapping *m);
+/* In a forked child: what was found is the parent's. */
+void sp_useless_forget(void);
 /* A pass begins: looks for more of them, if there may be such, at some of the mappings. */
 void sp_useless_look(void);
 /* Is anything of [addr, end) in a mapping of the pool that is not as a merge makes it? As last read. */
@@ -294,6 +298,8 @@ uint64_t sp_kept_pages(void);
 /* Has one come, or come to rest, since sp_kept_read()? */
 bool sp_kept_moved(void);
 void sp_kept_read(void);
+/* Says that there may be useless mappings though none has. */
+void sp_kept_stir(void);
 /* Notes such pages that were found otherwise than by a scan. */
 void sp_track_kept(uint64_t addr, uint64_t end);
 /* To merge such pages, which were reported, came to nothing: they are reported again in the next age in which
@@ -315,6 +321,20 @@ bool sp_peek_word(uint64_t addr, uint64_t *word);
 
 /* ghosts.c: sp_gate_is_ghost of the agent. */
 bool sp_pass_is_ghost(uint64_t pass, uint64_t owner);
+/* Has the thread with this thread pointer ended, for sure? */
+bool sp_thread_has_ended(uint64_t owner);
+
+/* robust.c: mutexes of which the kernel tells others when the thread that holds them ends. */
+/* How much there is to look through. */
+#define SP_ROBUST_MAX 128u
+struct sp_robust {
+    uint64_t word[SP_ROBUST_MAX]; /* addresses that the kernel may write to when a thread ends */
+    uint32_t n;
+    bool all; /* any address may be such */
+};
+/* Finds those of all threads. Who takes one afterwards writes to it. */
+void sp_robust_find(struct sp_robust *robust);
+bool sp_robust_in(const struct sp_robust *robust, uint64_t addr, uint64_t end);
 
 /* lift.c */
 /* Merges the runs of ask; result gets one enum sp_result a page. */

@@ -270,20 +270,31 @@ bool sp_program_forbids(void)
     return sp_sys(__NR_prctl, PR_GET_DUMPABLE, 0, 0, 0, 0) != 1;
 }
 
-uint32_t sp_program_threads(void)
+/* The number behind these words, 0 if it cannot be read. */
+static uint64_t status_number(const char *words)
 {
     char buf[STATUS_BYTES];
     long n = sp_sys(__NR_pread64, sp_agent.program_status, buf, sizeof(buf) - 1, 0);
 
     buf[n > 0 ? n : 0] = 0;
     for (const char *p = buf; *p; p++) {
-        if (sp_starts(p, "\nThreads:\t")) {
-            const char *number = p + 10;
+        if (sp_starts(p, words)) {
+            const char *number = p + sp_strlen(words);
 
-            return (uint32_t)sp_parse_dec(&number, buf + n);
+            return sp_parse_dec(&number, buf + n);
         }
     }
     return 0;
+}
+
+uint32_t sp_program_threads(void)
+{
+    return (uint32_t)status_number("\nThreads:\t");
+}
+
+bool sp_program_traced(void)
+{
+    return status_number("\nTracerPid:\t") != 0;
 }
 
 static uint64_t first_number(int fd)

@@ -361,32 +361,50 @@ void sp_gate_note_advice(uint64_t addr, uint64_t end, bool mergeable)
         (struct sp_gate_advice){.addr = addr, .end = end, .mergeable = mergeable};
 }
 
-static uint64_t known_tcbs(void)
+/* A ring of addresses: sp_gate.tcb, sp_gate.thread. */
+static uint64_t known(const uint64_t *seq)
 {
-    uint64_t n = __atomic_load_n(&sp_gate.tcb_seq, __ATOMIC_SEQ_CST);
+    uint64_t n = __atomic_load_n(seq, __ATOMIC_SEQ_CST);
 
     return n < SP_GATE_TCBS ? n : SP_GATE_TCBS;
 }
 
-void sp_gate_note_tcb(uint64_t addr)
+static void note_in(uint64_t *ring, uint64_t *seq, uint64_t value)
 {
-    uint64_t page = addr & ~((uint64_t)sp_gate.page_size - 1);
-    uint64_t n = known_tcbs();
+    uint64_t n = known(seq);
 
-    /* Stacks are used again and again: a page that is known costs no new entry. */
+    /* Stacks are used again and again: what is known costs no new entry. */
     for (uint64_t i = 0; i < n; i++)
-        if (__atomic_load_n(&sp_gate.tcb[i], __ATOMIC_SEQ_CST) == page)
+        if (__atomic_load_n(&ring[i], __ATOMIC_SEQ_CST) == value)
             return;
     for (uint64_t i = 0; i < n; i++) {
         uint64_t none = 0;
 
-        if (__atomic_compare_exchange_n(&sp_gate.tcb[i], &none, page, false, __ATOMIC_SEQ_CST,
+        if (__atomic_compare_exchange_n(&ring[i], &none, value, false, __ATOMIC_SEQ_CST,
                                         __ATOMIC_SEQ_CST))
             return;
     }
-    n = __atomic_fetch_add(&sp_gate.tcb_seq, 1, __ATOMIC_SEQ_CST);
+    n = __atomic_fetch_add(seq, 1, __ATOMIC_SEQ_CST);
     if (n < SP_GATE_TCBS)
-        __atomic_store_n(&sp_gate.tcb[n], page, __ATOMIC_SEQ_CST);
+        __atomic_store_n(&ring[n], value, __ATOMIC_SEQ_CST);
+}
+
+static void forget_in(uint64_t *ring, const uint64_t *seq, uint64_t addr, uint64_t end)
+{
+    uint64_t n = known(seq);
+
+    for (uint64_t i = 0; i < n; i++) {
+        uint64_t value = __atomic_load_n(&ring[i], __ATOMIC_SEQ_CST);
+
+        if (value && value >= addr && value < end)
+            __atomic_compare_exchange_n(&ring[i], &value, 0, false, __ATOMIC_SEQ_CST,
+                                        __ATOMIC_SEQ_CST);
+    }
+}
+
+void sp_gate_note_tcb(uint64_t addr)
+{
+    note_in(sp_gate.tcb, &sp_gate.tcb_seq, addr & ~((uint64_t)sp_gate.page_size - 1));
 }
 
 /* From a little below the thread pointer, where glibc keeps thread-local variables that lie next to
@@ -398,26 +416,20 @@ void sp_gate_note_thread(uint64_t tls)
 {
     uint64_t page = (tls - TCB_BELOW) & ~((uint64_t)sp_gate.page_size - 1);
 
+    note_in(sp_gate.thread, &sp_gate.thread_seq, tls);
     for (; page < tls + TCB_ABOVE; page += sp_gate.page_size)
         sp_gate_note_tcb(page);
 }
 
 void sp_gate_forget_tcb(uint64_t addr, uint64_t end)
 {
-    uint64_t n = known_tcbs();
-
-    for (uint64_t i = 0; i < n; i++) {
-        uint64_t page = __atomic_load_n(&sp_gate.tcb[i], __ATOMIC_SEQ_CST);
-
-        if (page && page >= addr && page < end)
-            __atomic_compare_exchange_n(&sp_gate.tcb[i], &page, 0, false, __ATOMIC_SEQ_CST,
-                                        __ATOMIC_SEQ_CST);
-    }
+    forget_in(sp_gate.tcb, &sp_gate.tcb_seq, addr, end);
+    forget_in(sp_gate.thread, &sp_gate.thread_seq, addr, end);
 }
 
 bool sp_gate_tcb_in(uint64_t addr, uint64_t end)
 {
-    uint64_t n = known_tcbs();
+    uint64_t n = known(&sp_gate.tcb_seq);
 
     if (__atomic_load_n(&sp_gate.tcb_seq, __ATOMIC_SEQ_CST) > SP_GATE_TCBS)
         return true;
@@ -428,6 +440,12 @@ bool sp_gate_tcb_in(uint64_t addr, uint64_t end)
             return true;
     }
     return false;
+}
+
+uint64_t sp_gate_threads(const uint64_t **thread)
+{
+    *thread = sp_gate.thread;
+    return __atomic_load_n(&sp_gate.thread_seq, __ATOMIC_SEQ_CST);
 }
 
 /*

@@ -33,7 +33,8 @@
  *   plain store, so that threads that change mappings all the time do not disturb each other, and no
  *   change, however many there are, is lost or makes all others look changed;
  * - it notes where threads keep their control blocks (the **tcb ring**): such a page is never
- *   lifted, for the kernel writes to it at thread exit without being able to wait;
+ *   lifted, for the kernel writes to it at thread exit without being able to wait; and the thread
+ *   pointers, from which the robust mutexes are found that a thread holds (robust.c);
  * - on merged pages it does what the program means where a private file mapping would behave
  *   differently from anonymous memory (X): DONTNEED and FREE give zeros, mremap moves and grows;
  * - it notes which pages go into a pipe by vmsplice: they are never merged while they are those
@@ -141,10 +142,13 @@ struct sp_gate {
     uint32_t epoch;       /* changed under the closed gate only */
     uint32_t changed;     /* epoch of the last change */
     uint32_t changed_all; /* and of the last one with more marks than there are */
-    uint64_t tcb_seq;
+    int64_t robust_offset; /* of the head of a thread's list of robust mutexes, from its thread pointer; 0:
+                              not known */
+    uint64_t tcb_seq, thread_seq;
     struct sp_gate_slot slot[SP_GATE_SLOTS];
     uint32_t mark[SP_GATE_MARKS]; /* epoch of the last change of what lies there */
     uint64_t tcb[SP_GATE_TCBS]; /* page addresses; one thread may have two */
+    uint64_t thread[SP_GATE_TCBS]; /* thread pointers, also of threads that ended */
     struct sp_gate_request request[SP_GATE_REQUESTS];
     uint64_t advise_seq; /* MERGEABLE and UNMERGEABLE seen so far; entry n at n % SP_GATE_ADVICE */
     struct sp_gate_advice advice[SP_GATE_ADVICE];
@@ -203,6 +207,9 @@ void sp_gate_tell_attributes(uint32_t attributes);
 /* With the gate closed: is a thread control block known in [addr, end)? True also when more are
  * known than the ring holds. */
 bool sp_gate_tcb_in(uint64_t addr, uint64_t end);
+/* The thread pointers that are known begin here; 0 is none. How many entries there are; more than SP_GATE_TCBS:
+ * not all threads are known. */
+uint64_t sp_gate_threads(const uint64_t **thread);
 /* With the gate closed: is there a thread that asked for something about [addr, end), and that has not
  * gone on since? It relies on what it was answered. */
 bool sp_gate_asked_for(uint64_t addr, uint64_t end);

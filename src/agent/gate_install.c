@@ -265,6 +265,7 @@ static void note_main_thread(void)
         sp_gate_note_tcb(head - 0x800);
         sp_gate_note_tcb(head);
         sp_gate_note_tcb(head + 0x400);
+        sp_gate.robust_offset = (int64_t)(head - tls);
     }
 }
 

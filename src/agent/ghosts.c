@@ -23,16 +23,16 @@ static bool has_page(uint64_t addr)
     return n != sizeof(entry) || entry >> 62 != 0;
 }
 
-/* The kernel clears a word of the thread's control block when it ends. (The slot's owner may be the one
+/* The kernel clears a word of the thread's control block when it ends; pthread_join() makes it -1. (The slot's owner may be the one
  * before for a moment: a thread that is just taking it looks at the gate afterwards.) */
-static bool has_ended(uint64_t owner)
+bool sp_thread_has_ended(uint64_t owner)
 {
     uint64_t tid = owner + (uint64_t)sp_gate.tid_offset, word;
 
     if (!sp_gate.tid_offset || sp_gate.tid_unknown)
         return false;
     return !has_page(tid) || (sp_peek_word(tid & ~7ull, &word) &&
-                              !(uint32_t)(word >> (tid & 4 ? 32 : 0)));
+                              (int32_t)(word >> (tid & 4 ? 32 : 0)) <= 0);
 }
 
 bool sp_pass_is_ghost(uint64_t pass, uint64_t owner)
@@ -40,5 +40,5 @@ bool sp_pass_is_ghost(uint64_t pass, uint64_t owner)
     uint64_t word;
 
     return !has_page(pass) || (sp_peek_word(pass, &word) && word != (SP_GATE_ALIVE ^ pass)) ||
-           has_ended(owner);
+           sp_thread_has_ended(owner);
 }

@@ -5,7 +5,8 @@
  * The kernel does not track writes to such a page for us (the mapping is not registered: that would
  * cost the program a fault for each page of it that it reads). So a page is looked at by its hash, of
  * which 32 bits are kept in a table, when an age begins (lasting.c): found the same in two looks, it is
- * quiet, and is reported as any other page is (K3). One that is not found the same rises in rank.
+ * quiet, and is reported as any other page is (K3). One that is not found the same rises in rank. What was
+ * reported is looked at less often (lasting.c): who finds no partner would be hashed for ever.
  *
  * In the books: kept, it is such a page; again, it was not found at rest yet, nor restless; tagged, the
  * table has its hash; hashed, it was reported.
@@ -16,7 +17,20 @@
 
 #define TAGS (1u << 18) /* pages of one GiB do not get in each other's way */
 
-static uint32_t tag[TAGS]; /* only what is used is ever in memory */
+#define TIME_SHIFT 24u /* of us: 17 s */
+#define TIME_BITS  13u
+#define TIME_OUT   8u
+
+/* Of pages that do, one has the place until it was looked at a second time, or much too long ago: so each gets
+ * its turn. */
+struct tag {
+    uint32_t hash;
+    uint32_t gib : 18; /* the page's, plus 1; 0: the place is free */
+    uint32_t time : TIME_BITS;
+    uint32_t twice : 1;
+};
+
+static struct tag tag[TAGS]; /* only what is used is ever in memory */
 static uint64_t total;
 static bool moved; /* since the mappings were read */
 
@@ -41,6 +55,11 @@ void sp_kept_read(void)
     moved = false;
 }
 
+void sp_kept_stir(void)
+{
+    moved = true;
+}
+
 static void look_again(struct sp_block *b, uint32_t i)
 {
     if (!sp_lasting_must_rest(b, i))
@@ -54,9 +73,9 @@ void sp_kept_add(struct sp_block *b, uint32_t i)
         total++;
     moved |= sp_lasting_must_rest(b, i);
     sp_bit_set(b->kept, i);
-    look_again(b, i);
     sp_bit_clear(b->tagged, i);
     sp_bit_clear(b->hashed, i);
+    look_again(b, i);
 }
 
 void sp_kept_remove(struct sp_block *b, uint32_t i)
@@ -73,29 +92,62 @@ bool sp_kept_any_due(const struct sp_block *b)
     return sp_lasting_any_due() && sp_bits_any(b->kept);
 }
 
+enum found { FIRST, SAME, OTHER, NO_PLACE };
+
+static bool is_free(const struct tag *t, uint32_t time)
+{
+    return !t->gib || t->twice || ((time - t->time) & ((1u << TIME_BITS) - 1)) > TIME_OUT;
+}
+
+/* Notes the hash of the page, and compares it with the one that was noted. */
+static enum found note_hash(uint64_t addr, const struct sp_hash128 *hash)
+{
+    uint64_t number = addr >> sp_agent.page_shift;
+    uint32_t gib = ((uint32_t)(number / TAGS) & ((1u << 17) - 1)) + 1;
+    uint32_t now = (uint32_t)(hash->lo ^ hash->hi >> 32);
+    uint32_t time = (uint32_t)(sp_now_us() >> TIME_SHIFT);
+    struct tag *t = &tag[number % TAGS];
+    enum found found = FIRST;
+
+    if (t->gib == gib)
+        found = t->hash == now ? SAME : OTHER;
+    else if (!is_free(t, time))
+        return NO_PLACE;
+    t->twice = found != FIRST;
+    t->gib = gib & ((1u << 18) - 1);
+    t->time = time & ((1u << TIME_BITS) - 1);
+    t->hash = now;
+    return found;
+}
+
 bool sp_kept_is_quiet(struct sp_block *b, uint32_t i, uint64_t addr, struct sp_hash128 *hash,
                       bool *changed)
 {
-    uint32_t *known = &tag[(addr >> sp_agent.page_shift) % TAGS], now;
     bool tagged = sp_bit(b->tagged, i), waited = sp_bit(b->again, i);
+    enum found found;
 
     *changed = false;
     if (!sp_peek_hash(addr, hash))
         return false;
-    now = (uint32_t)(hash->lo ^ hash->hi >> 32);
-    sp_bit_clear(b->again, i);
-    sp_bit_set(b->tagged, i);
-    if (tagged && *known == now) {
+    found = note_hash(addr, hash);
+    if (found == SAME && tagged) {
+        sp_bit_clear(b->again, i);
         moved |= waited;
         if (sp_bit(b->hashed, i))
             return false;
         sp_bit_set(b->hashed, i);
         return true;
     }
-    *known = now;
     *changed = sp_bit(b->hashed, i);
     sp_bit_clear(b->hashed, i);
-    if (tagged && waited) {
+    sp_bit_clear(b->tagged, i);
+    if (found == NO_PLACE) {
+        sp_lasting_kept_is_due(b, i); /* notes that it rests */
+        return false;
+    }
+    sp_bit_clear(b->again, i);
+    sp_bit_set(b->tagged, i);
+    if (found == OTHER && tagged && waited) {
         sp_lasting_restless(b, i);
         moved = true;
     } else {
@@ -118,9 +170,12 @@ void sp_kept_report_again(uint64_t addr, uint64_t end)
 {
     for (; addr < end; addr += sp_agent.page_size) {
         struct sp_block *b = sp_block_find(addr, false);
+        uint32_t i = sp_block_index(addr);
 
-        if (b && sp_bit(b->kept, sp_block_index(addr)))
-            sp_bit_clear(b->hashed, sp_block_index(addr));
+        if (!b || !sp_bit(b->kept, i))
+            continue;
+        sp_bit_clear(b->hashed, i);
+        sp_lasting_kept_is_due(b, i); /* notes that it rests */
     }
 }
 

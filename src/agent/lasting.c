@@ -115,7 +115,7 @@ static bool is_due(bool is_long)
 
 bool sp_lasting_kept_is_due(const struct sp_block *b, uint32_t i)
 {
-    return is_due(sp_lasting_must_rest(b, i));
+    return is_due(sp_lasting_must_rest(b, i) || sp_bit(b->hashed, i));
 }
 
 bool sp_lasting_any_due(void)

@@ -352,6 +352,7 @@ static void forget_parent(void)
     sp_agent.raw_done = false;
     sp_seeds_forget();
     sp_again_forget();
+    sp_useless_forget();
     /* The parent's agent may have been at it, with the gate open, when the program forked. */
     sp_agent.serving = sp_agent.daemon_unmerges = sp_agent.unmerges_written = false;
     sp_gate_parked = 0;

@@ -214,8 +214,8 @@ static bool hash_quiet(struct sp_block *b, uint64_t from, uint64_t end, const ui
                 sp_bit_set(b->fresh, i);
                 continue;
             }
-            if (!sp_lasting_kept_is_due(b, i) || !(ask->flags & SP_SCAN_WRITTEN) ||
-                !sp_bit(present, i))
+            if (!(ask->flags & SP_SCAN_WRITTEN) || !sp_bit(present, i) ||
+                !sp_lasting_kept_is_due(b, i))
                 continue;
             if (out->head.npages >= ask->budget) {
                 *stopped = addr;
@@ -351,6 +351,17 @@ static bool refresh_and_look(void)
     return fresh;
 }
 
+/* What was not looked at while it might not be merged, rests, and nothing else says so. */
+static void note_allowed(uint32_t flags)
+{
+    static bool allowed;
+    bool now = flags & SP_SCAN_WRITTEN;
+
+    if (now && !allowed)
+        sp_quiet_disturb();
+    allowed = now;
+}
+
 void sp_track_scan(const struct sp_scan_ask *ask, struct sp_report_out *out)
 {
     uint64_t at = ask->from, began_us = sp_cpu_us();
@@ -364,6 +375,7 @@ void sp_track_scan(const struct sp_scan_ask *ask, struct sp_report_out *out)
         sp_agent.rest_passes =
             sp_agent.mappings == sp_agent.mappings_at_pass ? sp_agent.rest_passes + 1 : 0;
         sp_ranges_thin(ask->thin, ask->nthin);
+        note_allowed(ask->flags);
         if (sp_lasting_pass())
             sp_quiet_disturb();
         skip = sp_quiet_pass(refresh_and_look()) || !sp_code_is_known();

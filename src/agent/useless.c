@@ -16,7 +16,8 @@
 #define LOOK_SHARE 400u  /* and for at most so small a part of the time */
 #define COUNT_SHARE 40u  /* the same, where they are to be counted */
 #define THIN_US 4000000u /* the same, where some is for sure, */
-#define SOON_US 500000u  /* and where more of it is: in step with others */
+#define SOON_US 500000u  /* and where more of it is: in step with others; */
+#define THIN_SHARE 20u   /* but for at most so small a part of the time */
 #define LOOK_BYTES (512u << 10) /* of text in one pass */
 
 /* Mappings of the pool that save nothing any more. */
@@ -40,7 +41,8 @@ static bool is_due(uint64_t now)
 {
     uint64_t since = now - looked_us;
 
-    if (nthin && since > (thin_moved ? SOON_US : THIN_US))
+    if (nthin && since > (thin_moved ? SOON_US : THIN_US) &&
+        since > sp_agent.ranges_cost_us * THIN_SHARE)
         return true;
     if (sp_mappings_are_stale() && since > sp_agent.ranges_cost_us * COUNT_SHARE)
         return true;
@@ -61,6 +63,12 @@ void sp_useless_read_begin(void)
     begin();
     nodd = 0;
     looking = false;
+}
+
+void sp_useless_forget(void)
+{
+    sp_useless_read_begin();
+    nthin = 0;
 }
 
 void sp_ranges_thin(const struct sp_thin_part *part, uint32_t n)

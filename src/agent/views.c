@@ -18,6 +18,7 @@
 #define PROT_READ_BIT        1
 #define MADV_DONTFORK_ADVICE 10
 #define MADV_DONTDUMP_ADVICE 16
+#define LAST 256u
 
 static uint32_t views_end; /* no view has this number or a higher one */
 
@@ -76,9 +77,12 @@ void sp_view_drop(uint32_t id)
 
 void sp_views_forget(void)
 {
-    for (uint32_t id = 1; id < views_end; id++)
-        sp_agent.view[id] =
-            (struct sp_view){.device = sp_agent.view[id].device, .inode = sp_agent.view[id].inode};
+    for (uint32_t id = 1; id < views_end; id++) {
+        const struct sp_view *view = &sp_agent.view[id];
+
+        sp_agent.view[id] = (struct sp_view){
+            .device = view->device, .inode = view->inode, .dropped = view->dropped};
+    }
 }
 
 void sp_views_drop_all(void)
@@ -94,25 +98,40 @@ uint64_t sp_view_frame(uint32_t id, uint32_t index)
     return sp_agent.view[id].base + ((uint64_t)index << sp_agent.page_shift);
 }
 
-static bool is_file(const struct sp_view *view, uint64_t device, uint64_t inode)
+static bool is_file(uint32_t id, uint64_t device, uint64_t inode)
 {
-    return view->inode == inode && view->device == device;
+    return sp_agent.view[id].inode == inode && sp_agent.view[id].device == device;
+}
+
+/* Which view is, or was, of this file; 0: none. Asked for each of thousands of mappings, so where it was found the
+ * last time is tried first. */
+static uint32_t find(uint64_t device, uint64_t inode)
+{
+    static uint16_t last[LAST];
+    uint16_t *tried = &last[inode % LAST];
+
+    if (*tried && *tried < views_end && is_file(*tried, device, inode))
+        return *tried;
+    for (uint32_t id = 1; id < views_end; id++)
+        if (is_file(id, device, inode)) {
+            *tried = (uint16_t)id;
+            return id;
+        }
+    return 0;
 }
 
 uint32_t sp_view_of_file(uint64_t device, uint64_t inode)
 {
-    for (uint32_t id = 1; id < views_end; id++)
-        if (sp_agent.view[id].base && is_file(&sp_agent.view[id], device, inode))
-            return id;
-    return 0;
+    uint32_t id = find(device, inode);
+
+    return id && sp_agent.view[id].base ? id : 0;
 }
 
 bool sp_view_is_dropped(uint64_t device, uint64_t inode)
 {
-    for (uint32_t id = 1; id < views_end; id++)
-        if (sp_agent.view[id].dropped && is_file(&sp_agent.view[id], device, inode))
-            return true;
-    return false;
+    uint32_t id = find(device, inode);
+
+    return id && sp_agent.view[id].dropped;
 }
 
 /* A forked child's agent has no views before the daemon sends them, and one whose daemon died has none:
@@ -123,9 +142,8 @@ bool sp_view_is_pool(const struct sp_mapping *m)
 
     if (!m->inode)
         return false;
-    for (uint32_t id = 1; id < views_end; id++)
-        if (is_file(&sp_agent.view[id], m->device, m->inode))
-            return true;
+    if (find(m->device, m->inode))
+        return true;
     return !m->shared && sp_sitemap_next(m->start, m->end, &start, &stop) && start == m->start &&
            stop >= m->end;
 }

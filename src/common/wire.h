@@ -184,14 +184,16 @@ struct sp_filled {
  * write-protected now, so that whoever wants to pin it for writing waits. Then the daemon looks
  * whether the program has anything that could have pinned it before (pins.h), and asks again, with
  * SP_MERGE_LOOKED, for the held pages; or it asks for no page at all, which lets go of them. What
- * is held is let go of anyway as soon as somebody writes to it, and after SP_HOLD_MSECS. UNMERGE
- * works in the same way on mappings of the pool in which every page was written (useless above).
+ * is held is let go of anyway as soon as somebody writes to it, and all of it when SP_HOLD_MSECS have gone by
+ * and no question waits. At most SP_HOLD_PAGES are held: so many are to be named in a question, more get
+ * SP_CHANGED. UNMERGE works in the same way on mappings of the pool in which every page was written (useless above).
  */
 #define SP_MERGE_BREAK_FORK 0x1u /* take a page that fork still shares, by copying it first (K8) */
 #define SP_MERGE_WRITTEN 0x2u    /* a page written after its merge is to be held */
 #define SP_MERGE_LOOKED 0x4u     /* it was, and nothing has it pinned: now merge it */
 #define SP_RESULT_HELD 0x80u     /* beside those of enum sp_result: the page is held */
 #define SP_HOLD_MSECS 500u /* the daemon looks for 400 at most, where the machine is busy */
+#define SP_HOLD_PAGES 128u
 
 struct sp_merge_run {
     uint64_t addr;

@@ -295,17 +295,26 @@ int sp_engine_ask_merge(struct sp_client *client, struct sp_merge_page *page, un
     return 0;
 }
 
+/* Where pages are to be held (wire.h) a few at a time: none is held for longer than it takes with these. */
 static int ops_merge(void *ctx, void *mm, struct sp_merge_page *page, unsigned n)
 {
     struct sp_client *client = mm;
-    uint32_t flags = sp_written_may_hold(client) ? SP_MERGE_WRITTEN : 0;
-    int err;
+    uint32_t flags = sp_written_may_hold(client) && client->kept ? SP_MERGE_WRITTEN : 0;
+    unsigned most = flags ? SP_HOLD_PAGES : SP_MERGE_PAGES, part;
+    int err = 0;
 
     if (n == 0 || n > SP_MERGE_PAGES)
         return -EINVAL;
-    err = sp_engine_ask_merge(client, page, n, flags);
-    if (!err)
-        err = sp_written_merge(client, page, n);
+    for (unsigned i = 0; i < n && !err; i += part) {
+        part = n - i < most ? n - i : most;
+        err = sp_engine_ask_merge(client, page + i, part, flags);
+        if (!err)
+            err = sp_written_merge(client, page + i, part);
+        if (i && err == -EHOSTDOWN) { /* some were asked for: the others as if there had been no room */
+            set_results(page + i, n - i, NULL);
+            return 0;
+        }
+    }
     if (err && err != -EHOSTDOWN)
         suspect_frames(ctx, page, n);
     return err;

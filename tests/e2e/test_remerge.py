@@ -2,6 +2,7 @@
 """Pages that were written after their merge (K11): merged again where nothing can have them pinned, and
 the mappings that save nothing given back; kept private, counted and explained otherwise (X)."""
 
+import ctypes
 import json
 import os
 import random
@@ -243,6 +244,94 @@ def test_k11_mappings_that_save_nothing_are_given_back(fault_daemon, compiled):
     tell_all(programs, "write 4")
     wait_passes(daemon)
     wait_sharing(daemon, PAGES)
+    tell_all(programs, "check")
+    finish(*programs)
+
+
+def state(pid):
+    return proc.look(pid).state
+
+
+def waits_for_a_page(pid):
+    with open(f"/proc/{pid}/wchan", encoding="ascii") as wchan:
+        return "userfault" in wchan.read()
+
+
+def test_x_writer_of_a_held_page_takes_only_that(fault_daemon, compiled):
+    """Who writes to a page that is held gets it at once, and those around it are merged all the same. The agent is
+    stopped as soon as it holds some, so that there is such a writer."""
+    daemon, pages = fault_daemon, 64
+    env = [{**HASTY, "SAMEPAGE_FAULT": "again-held:1:19"}, HASTY]
+    programs = [daemon.run(compiled("rewrites"), pages, env=env[i]) for i in range(TWO)]
+    for program in programs:
+        program.area = program.region()
+    wait_sharing(daemon, pages)
+    agent, = programs[0].agents()
+    tell_all(programs, "write 2")
+    wait_for(lambda: f"nothing is held: {daemon.status()}", lambda: state(agent) == "T", 60)
+    programs[0].say("write 3 5 1")
+    wait_for(lambda: "it does not wait", lambda: waits_for_a_page(programs[0].pid), 60)
+    os.kill(agent, signal.SIGCONT)
+    assert programs[0].line(60) == "done 0"
+    tell_all(programs, "check")
+
+    wait_for(lambda: f"those around it are not merged: {daemon.status()}",
+             lambda: daemon.status("pages_sharing") == pages - 1, 60)
+    tell(programs[1], "write 3 5 1")
+    wait_sharing(daemon, pages, 60)
+    tell_all(programs, "check")
+    finish(*programs)
+
+
+def test_x_robust_mutex_in_a_page_that_is_to_be_given_back(fault_daemon, compiled):
+    """The kernel, which marks the mutex when its thread ends, cannot wait: while one is held its page is not."""
+    daemon, pages = fault_daemon, 512
+    programs = start(daemon, compiled, pages, HASTY)
+    tell(programs[0], "robust 200")
+    tell(programs[0], f"own 2 0 {pages}")
+
+    def left():
+        return daemon.merged_pages(programs[0], programs[0].area)
+
+    wait_for(lambda: f"{left()} pages lie in mappings of the pool: {daemon.status()}",
+             lambda: left() <= 64, 90)
+    wait_passes(daemon, 6)
+    assert left() == 64
+    tell(programs[0], "die")
+    tell_all(programs, "check")
+    wait_for(lambda: f"{left()} pages lie in mappings of the pool: {daemon.status()}",
+             lambda: left() == 0, 90)
+    tell_all(programs, "check")
+    finish(*programs)
+
+
+def ptrace(request, pid):
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.ptrace.argtypes = [ctypes.c_long] * 4
+    assert libc.ptrace(request, pid, 0, 0) == 0, os.strerror(ctypes.get_errno())
+
+
+def stop_traced(pid):
+    ptrace(0x4207, pid)  # PTRACE_INTERRUPT
+    wait_for("it does not stop", lambda: state(pid) == "t")
+
+
+def test_x_debugger_meets_no_held_page(fault_daemon, compiled):
+    """What it writes goes round every wait, so a program that it has holds no page; afterwards it does."""
+    daemon, pages = fault_daemon, 512
+    programs = start(daemon, compiled, pages, HASTY)
+    for program in programs:
+        ptrace(0x4206, program.pid)  # PTRACE_SEIZE
+    tell_all(programs, "write 2")
+    wait_for(lambda: f"they are not seen: {daemon.status()}",
+             lambda: daemon.status("pages_kept_private") == TWO * pages)
+    wait_passes(daemon, 40)
+    assert daemon.status("pages_kept_private") == TWO * pages
+    assert daemon.status("pages_sharing") == 0
+    for program in programs:
+        stop_traced(program.pid)
+        ptrace(17, program.pid)  # PTRACE_DETACH
+    wait_really_merged(daemon, programs, pages)
     tell_all(programs, "check")
     finish(*programs)
 

@@ -13,6 +13,8 @@
  *   threads T        T threads write a word of theirs in each page, over and over, and look whether it
  *                    is still there the next time
  *   stop             ends them
+ *   robust I         a thread takes a robust mutex in page I, in the threads' words
+ *   die              it ends: 0 if that is told to who wants the mutex next
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -26,6 +28,7 @@
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #define PAGE    4096u
@@ -152,6 +155,50 @@ static void drop(void)
     context = 0;
 }
 
+static pthread_mutex_t *robust;
+static pthread_t holder;
+static int begin[2], end[2];
+
+static void *hold_robust(void *arg)
+{
+    char byte = (char)pthread_mutex_lock(robust);
+
+    (void)arg;
+    if (write(begin[1], &byte, 1) == 1 && read(end[0], &byte, 1) == 1)
+        return NULL;
+    return NULL;
+}
+
+static uint64_t take_robust(uint64_t page)
+{
+    pthread_mutexattr_t attr;
+    char byte = 1;
+
+    robust = (pthread_mutex_t *)&area[page * WORDS];
+    pthread_mutexattr_init(&attr);
+    pthread_mutexattr_setrobust(&attr, PTHREAD_MUTEX_ROBUST);
+    if (sizeof(*robust) > THREADS * 8 || pthread_mutex_init(robust, &attr) || pipe(begin) || pipe(end) ||
+        pthread_create(&holder, NULL, hold_robust, NULL))
+        return 1;
+    return read(begin[0], &byte, 1) != 1 || byte;
+}
+
+static uint64_t end_holder(void)
+{
+    struct timespec limit;
+    int ret;
+
+    if (write(end[1], "", 1) != 1 || pthread_join(holder, NULL))
+        return 1;
+    clock_gettime(CLOCK_REALTIME, &limit);
+    limit.tv_sec += 30;
+    ret = pthread_mutex_timedlock(robust, &limit);
+    if (ret == EOWNERDEAD && (pthread_mutex_consistent(robust) || pthread_mutex_unlock(robust)))
+        return 1;
+    memset(robust, 0, THREADS * 8);
+    return ret != EOWNERDEAD;
+}
+
 static uint64_t obey(const char *line)
 {
     unsigned long long v, first = 0, n = npages;
@@ -168,6 +215,10 @@ static uint64_t obey(const char *line)
         return (uint64_t)hold(word);
     else if (sscanf(line, "threads %u", &t) == 1)
         start_threads(t);
+    else if (sscanf(line, "robust %llu", &v) == 1)
+        return take_robust(v);
+    else if (!strncmp(line, "die", 3))
+        return end_holder();
     else if (!strncmp(line, "stop", 4))
         return stop_threads();
     else if (!strncmp(line, "drop", 4))
