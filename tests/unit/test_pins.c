@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What may have pages pinned (pins.h): the texts of /proc, and this process itself. */
 #include <fcntl.h>
+#include <linux/io_uring.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -11,6 +12,9 @@
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -149,6 +153,67 @@ static void own_process_is_looked_at(void **state)
     assert_int_equal(sp_pins_look(0x7fffffff), SP_PINS_UNKNOWN);
 }
 
+/* A ring is seen by its descriptor, and when that is closed by its mapping. */
+static void a_ring_outlives_its_descriptor(void **state)
+{
+    struct io_uring_params params = {0};
+    size_t size = (size_t)sysconf(_SC_PAGESIZE);
+    void *ring;
+    int fd;
+
+    (void)state;
+    fd = is_clean(sp_pins_look(getpid())) ? (int)syscall(SYS_io_uring_setup, 4, &params) : -1;
+    if (fd < 0)
+        skip(); /* not allowed here */
+    assert_int_equal(sp_pins_look(getpid()), SP_PINS_IO_URING);
+    ring = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, IORING_OFF_SQ_RING);
+    assert_true(ring != MAP_FAILED);
+    close(fd);
+    assert_int_equal(sp_pins_look(getpid()), SP_PINS_IO_URING);
+    munmap(ring, size);
+    assert_true(is_clean(sp_pins_look(getpid())));
+}
+
+static void look_at_node(mode_t type, dev_t device, enum sp_pins expected)
+{
+    char path[] = "/var/tmp/samepage-test-pins-XXXXXX";
+    int fd = mkstemp(path), made;
+
+    assert_true(fd >= 0);
+    close(fd);
+    unlink(path);
+    made = mknod(path, type | 0600, device);
+    if (made)
+        skip(); /* not allowed here */
+    fd = open(path, O_PATH); /* of a device that need not be there */
+    unlink(path);
+    assert_true(fd >= 0);
+    assert_int_equal(sp_pins_look(getpid()), expected);
+    close(fd);
+}
+
+static void devices_are_told_apart(void **state)
+{
+    (void)state;
+    if (!is_clean(sp_pins_look(getpid())))
+        skip();
+    look_at_node(S_IFBLK, makedev(1, 3), SP_PINS_DEVICE);
+    look_at_node(S_IFCHR, makedev(1, 3), SP_PINS_NONE); /* null */
+    look_at_node(S_IFCHR, makedev(10, 196), SP_PINS_DEVICE); /* vfio */
+}
+
+static void unusual_sockets_are_seen(void **state)
+{
+    int fd;
+
+    (void)state;
+    fd = is_clean(sp_pins_look(getpid())) ? socket(AF_PACKET, SOCK_RAW, 0) : -1;
+    if (fd < 0)
+        skip();
+    assert_int_equal(sp_pins_look(getpid()), SP_PINS_SOCKET);
+    close(fd);
+}
+
 static void every_kind_has_a_name(void **state)
 {
     (void)state;
@@ -162,7 +227,9 @@ int main(void)
         cmocka_unit_test(status_tells_of_pinned_memory), cmocka_unit_test(mappings_tell_of_contexts),
         cmocka_unit_test(links_tell_of_kinds),           cmocka_unit_test(fdinfo_and_mounts_are_read),
         cmocka_unit_test(own_process_is_looked_at), cmocka_unit_test(tls_tells_of_receivers),
-             cmocka_unit_test(every_kind_has_a_name),
+        cmocka_unit_test(a_ring_outlives_its_descriptor), cmocka_unit_test(devices_are_told_apart),
+        cmocka_unit_test(unusual_sockets_are_seen),
+        cmocka_unit_test(every_kind_has_a_name),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
