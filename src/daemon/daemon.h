@@ -99,7 +99,7 @@ struct sp_client {
     enum sp_pins pins;
     uint64_t clean_since, clean_until, look_due, hold_due, give_back_due;
     uint64_t look_wanted; /* since then it waits for a look, 0: it does not (pins_looker.c) */
-    bool look_told;       /* that looking takes too long */
+    unsigned untimely;    /* looks in a row that took too long */
     bool reports;         /* such pages, in the present pass */
     uint32_t mappings, mappings_budget;
     bool no_mappings; /* the program needs its mappings itself */

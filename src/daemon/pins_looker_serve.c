@@ -15,6 +15,7 @@
 #include "pins.h"
 #include "pins_looker.h"
 #include "pins_looker_msg.h"
+#include "status.h"
 
 /* Of what it has, only what it takes to look at other users' processes. Where it may not give up more it
  * goes on as it is. */
@@ -53,16 +54,6 @@ static void settle(void)
         _exit(1);
 }
 
-static uint64_t cpu_us(void)
-{
-    struct rusage usage;
-
-    if (getrusage(RUSAGE_SELF, &usage))
-        return 0;
-    return (uint64_t)(usage.ru_utime.tv_sec + usage.ru_stime.tv_sec) * 1000000 +
-           (uint64_t)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
-}
-
 /* Until the daemon is gone. */
 static int serve(void)
 {
@@ -78,7 +69,7 @@ static int serve(void)
             continue;
         answer.pins = sp_pins_look(question.pid);
         answer.usecs = sp_now_usecs() - began;
-        answer.cpu_us = cpu_us();
+        answer.cpu_us = sp_own_cpu_us();
         if (send(SP_LOOKER_FD, &answer, sizeof(answer), MSG_NOSIGNAL) != sizeof(answer))
             break;
     }

@@ -94,7 +94,7 @@ static void sum_up(const struct sp_daemon *daemon, uid_t uid, struct sums *sums)
     }
 }
 
-static uint64_t own_cpu_us(void)
+uint64_t sp_own_cpu_us(void)
 {
     struct rusage usage;
 
@@ -201,7 +201,7 @@ struct json_object *sp_status_json(struct sp_daemon *daemon, uid_t uid)
     json_object_object_add(to, "bytes_per_tracked_page",
                            json_object_new_double((double)sums.e.memory_bytes / tracked));
     json_object_object_add(to, "cpu_seconds",
-                           json_object_new_double((double)(own_cpu_us() + sp_looker_cpu_us(daemon) + sums.cpu_us) / 1e6));
+                           json_object_new_double((double)(sp_own_cpu_us() + sp_looker_cpu_us(daemon) + sums.cpu_us) / 1e6));
     add_u64(to, "daemon_pid", (uint64_t)getpid());
     add_u64(to, "domains", sums.domains);
     add_u64(to, "processes", sums.processes);

@@ -15,4 +15,7 @@ struct json_object *sp_status_json(struct sp_daemon *daemon, uid_t uid);
 /* One process. The caller's to put. */
 struct json_object *sp_process_json(const struct sp_client *client);
 
+/* CPU that this process has used, in microseconds; 0 where it cannot be told. */
+uint64_t sp_own_cpu_us(void);
+
 #endif

@@ -14,7 +14,8 @@
 #define LOOK_SHARE  100u     /* looking takes at most a hundredth of the time; */
 #define HOLD_SHARE  32u      /* all looks, those while pages are held included, a thirtieth */
 #define STALE       4u       /* a look counts for so many times as long as until the next one */
-#define UNTIMELY_USECS 60000000u /* after a look that took too long */
+#define UNTIMELY_USECS 8000000u /* after a look that took too long; twice as long after each more, */
+#define UNTIMELY_MOST  4u       /* so often. Then it is told: until then it may have been the machine */
 #define RETRY_USECS 2000000u /* after a give back that gave nothing */
 /* At once, and then nothing for so many times what it took: until they are merged again, nothing is saved. */
 #define GIVE_BACK_PAGES 128u
@@ -69,9 +70,8 @@ static void note_untimely(struct sp_client *client, const struct sp_look *look)
 
     if (sp_admit_is_limited(client->daemon, client->uid))
         sp_turns_note_slow(client->daemon, client->uid, look->usecs);
-    if (client->look_told)
+    if (++client->untimely != UNTIMELY_MOST)
         return;
-    client->look_told = true;
     sp_log(SP_LOG_WARNING,
            "%s (pid %d): to look what it has open took more than %u ms: pages that it writes after their merge "
            "stay private",
@@ -85,9 +85,12 @@ void sp_written_looked(struct sp_client *client, const struct sp_look *look)
 
     if (rest < LOOK_USECS)
         rest = LOOK_USECS;
-    if (!look->timely) {
-        rest = UNTIMELY_USECS;
+    if (look->timely) {
+        client->untimely = 0;
+    } else {
         note_untimely(client, look);
+        rest = (uint64_t)UNTIMELY_USECS
+               << (client->untimely < UNTIMELY_MOST ? client->untimely - 1 : UNTIMELY_MOST - 1);
     }
     if (client->pins != SP_PINS_NONE || now >= client->clean_until)
         client->clean_since = now;
