@@ -452,6 +452,7 @@ int sp_unmerge(uint64_t start, uint64_t end, uint64_t max_pages, uint64_t *next,
     unsigned tries = 0;
     int ret = 0;
 
+    given.copy = 0; /* the program may have forked while its agent was in sp_unmerge_into() */
     *npages = 0;
     *next = 0;
     sp_again_release();

@@ -14,12 +14,12 @@ from .world import send
 POINTS = ("lift-moved", "lift-mapped", "gate-closed")
 LIFTS = 400  # at most, until one is not survived: mostly few, or the worker is gone before
 PAUSES = (0, 200, 1000, 5000, 20000)  # microseconds between two operations
-FLOOD_PAUSE = 100000                  # while merging has the machine nearly for itself
+FLOOD_PAUSE = 200000                  # while merging has the machine nearly for itself
 FLOOD_SECONDS = 3, 7
-FLOOD_SHARE = 0.5   # of the time, in runs of more than:
+FLOOD_SHARE = 0.6   # of the time, in runs of more than:
 FLOODS_FROM = 60    # seconds; a short one has each action once, and this, too
 SETTLE_SECONDS = 4    # at most, until nothing more is merged:
-SETTLED = 200         # at most so many pages in
+SETTLED = 1000        # at most so many pages in
 PASSES_TO_MERGE = 5   # passes: one to see that a page is quiet, more to hash, compare and merge it
 FAST = {"pages_to_scan": 100000, "sleep_millisecs": 0, "max_mappings": 0, "max_kernel_pages": 0}
 
