@@ -144,6 +144,26 @@ static bool zeroed_by_agent(struct sp_gate_pass *pass, uint64_t addr, uint64_t e
     return ret == 0;
 }
 
+/*
+ * Where a call stopped that was refused: the kernel drops mapping by mapping, up to the first that it
+ * refuses (locked memory). What it dropped is dropped again, within the same call.
+ */
+static uint64_t refused_at(const long *a, uint64_t addr, uint64_t end)
+{
+    uint64_t start, stop;
+
+    while (addr < end) {
+        if (!sp_sitemap_next(addr, end, &start, &stop))
+            start = stop = end;
+        if (start > addr && sp_sys(__NR_madvise, addr, start - addr, a[2]) == -EINVAL)
+            return addr; /* no sites follow before what is refused */
+        for (addr = start; addr < stop; addr += sp_gate.page_size)
+            if (sp_sys(__NR_madvise, addr, sp_gate.page_size, a[2]) == -EINVAL)
+                return addr;
+    }
+    return end;
+}
+
 /* DONTNEED, DONTNEED_LOCKED, FREE: the native call comes first, because it refuses what must be
  * refused (holes, locked memory) and drops the pages that were written after their merge. */
 static long drop(struct sp_gate_pass *pass, const long *a, uint64_t addr, uint64_t end)
@@ -153,7 +173,11 @@ static long drop(struct sp_gate_pass *pass, const long *a, uint64_t addr, uint64
     uint64_t start, stop, at = addr;
     long ret = native(__NR_madvise, args);
 
-    if ((ret != 0 && ret != -ENOMEM) || zeroed_by_agent(pass, addr, end))
+    if (ret == -EINVAL && agent_state() != SP_GATE_FILTERED)
+        end = refused_at(args, addr, end);
+    else if (ret != 0 && ret != -ENOMEM)
+        return ret;
+    if (zeroed_by_agent(pass, addr, end))
         return ret;
     while (sp_sitemap_next(at, end, &start, &stop)) {
         run_to_zeros(start, stop, may_map);
@@ -180,10 +204,15 @@ static long free_pages(const long *a, uint64_t addr, uint64_t end)
             ret = last ? last : ret;
         }
         if (stop > start && may_map) {
-            last = sp_sys(__NR_madvise, start, stop - start, MADV_DONTNEED);
+            const long run[6] = {(long)start, (long)(stop - start), MADV_DONTNEED};
+
+            last = native(__NR_madvise, run);
+            if (last == -EINVAL)
+                stop = refused_at(run, start, stop);
+            if (stop > start)
+                run_to_zeros(start, stop, true);
             if (last != 0)
                 return last;
-            run_to_zeros(start, stop, true);
         }
         addr = stop;
     }

@@ -119,6 +119,30 @@ static void madvise_dontneed_hole(struct area *a)
     dropped_beside_hole(a, MADV_DONTNEED);
 }
 
+/* Locked memory is refused; what lies before it was dropped by then, what lies behind it was not. */
+static void dropped_up_to_lock(struct area *a, int advice)
+{
+    CALL(mlock, place(a, 40), 4 * PAGE);
+    CALL(madvise, place(a, 10), 60 * PAGE, advice);
+    same(a, 0, 10, "below what was dropped");
+    if (advice == MADV_DONTNEED)
+        zero(a, 10, 30, "below a lock");
+    same(a, 40, AREA_PAGES - 40, "locked, and above that");
+    CALL(munlock, place(a, 40), 4 * PAGE);
+    usable(a, 10, 60, "below and above a lock");
+    told_smaps(place(a, 0), AREA_PAGES);
+}
+
+static void madvise_dontneed_up_to_lock(struct area *a)
+{
+    dropped_up_to_lock(a, MADV_DONTNEED);
+}
+
+static void madvise_free_up_to_lock(struct area *a)
+{
+    dropped_up_to_lock(a, MADV_FREE);
+}
+
 static void madvise_free_hole(struct area *a)
 {
     dropped_beside_hole(a, MADV_FREE);
@@ -480,6 +504,8 @@ static void process_madvise_refused(struct area *a)
         { "madvise-unmergeable", madvise_unmergeable }, { "madvise-unknown", madvise_unknown },    \
         { "madvise-dontneed", madvise_dontneed }, { "madvise-free", madvise_free },                \
         { "madvise-dontneed-hole", madvise_dontneed_hole },                                        \
+        { "madvise-dontneed-lock", madvise_dontneed_up_to_lock },                                  \
+        { "madvise-free-lock", madvise_free_up_to_lock },                                          \
         { "madvise-free-hole", madvise_free_hole }, { "madvise-hole", madvise_hole },              \
         { "madvise-refused", madvise_refused }, { "madvise-wipeonfork", madvise_wipeonfork },      \
         { "mlock-wipeonfork", mlock_wipeonfork }, { "mlock2-wipeonfork", mlock2_wipeonfork },      \
