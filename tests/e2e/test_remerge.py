@@ -190,7 +190,8 @@ def test_x_written_pages_under_writers(fault_daemon, compiled):
     finish(*programs)
 
 
-@pytest.mark.parametrize("point", ["again-held", "again-mapped", "unmerge-copied"])
+@pytest.mark.parametrize("point", place.longer(["again-mapped"],
+                                               ["again-held", "again-mapped", "unmerge-copied"]))
 def test_d2_agent_dies_while_written_pages_are_held(fault_daemon, compiled, point):
     """At each step: the writers go on, and no byte is wrong."""
     daemon, pages = fault_daemon, 1024
@@ -362,7 +363,7 @@ def test_k13_unmerging_gives_the_mappings_back(fault_daemon, compiled):
     finish(*programs)
 
 
-@pytest.mark.parametrize("what", ["daemon", "both"])
+@pytest.mark.parametrize("what", place.longer(["both"], ["daemon", "both"]))
 def test_d1_killed_while_written_pages_are_merged_again(fault_daemon, compiled, what):
     """The daemon, or daemon and agent, at any instant of holding, merging again and giving back: the
     writers go on, no byte is wrong, and with a new daemon those that have an agent merge again."""

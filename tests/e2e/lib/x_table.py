@@ -15,7 +15,7 @@ from lib.daemon import Daemon
 from lib.place import HERE, PATIENCE, NotInTime, longer, patient
 
 LOOP_SECONDS = longer(0.3, 10)  # at least; and until memory was merged and un-merged
-CYCLES = 3
+CYCLES = longer(2, 3)
 MIN_PAGES = 64
 
 
