@@ -293,7 +293,7 @@ static int on_pass(sd_event_source *source, uint64_t usec, void *arg)
         earlier(&at, sp_now_usecs());
     if (explains)
         earlier(&at, sp_now_usecs());
-    if (daemon->config.run == SP_RUN_MERGE)
+    if (may_merge(daemon)) /* to give back is to un-merge, which nobody asked for (decision 0017) */
         sp_thin_work(daemon); /* whether a round ends or not: a program may have it last for ever */
     sweep(daemon, &at);
     if (at)
