@@ -106,6 +106,7 @@ struct sp_agent {
     uint64_t rights; /* that the agent was born with: sp_program_changed() */
     bool test_features; /* test builds: the kernel is to look too old */
     bool test_no_mseal; /* test builds: ... older than 6.10 */
+    bool test_no_ksm;   /* test builds: the kernel is to look as one without KSM to the gate */
     bool test_hasty;    /* test builds: pages rest for a 64th of the time (lasting.c) */
 };
 

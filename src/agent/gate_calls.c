@@ -444,19 +444,22 @@ static long call_uffd_register(struct sp_gate_pass *pass, const long *a)
     return native(__NR_ioctl, a);
 }
 
+/* Un-merged first: what takes the frames' place is advised as they were, and the kernel takes that back. */
 static long call_memory_merge(struct sp_gate_pass *pass, const long *a)
 {
-    long ret = -EINVAL;
+    long ret;
 
-    if (a[2] == 0 && a[3] == 0 && a[4] == 0)
-        ret = sp_gate_no_ksm ? 0 : native(__NR_prctl, a);
-    if (ret != 0)
-        return ret;
+    if (a[2] || a[3] || a[4])
+        return -EINVAL;
     sp_gate_note(0, EVERYTHING);
     if (a[1] == 0)
         sp_merged_unmerge(pass, SP_GATE_UNMERGE, 0, EVERYTHING);
-    __atomic_store_n(&sp_gate.advise_all, a[1] != 0, __ATOMIC_SEQ_CST);
-    return 0;
+    ret = sp_gate_no_ksm ? 0 : native(__NR_prctl, a);
+    if (ret == 0 && a[1] == 0 && sp_load(&sp_gate.advise_all))
+        sp_gate_note_advice(0, EVERYTHING, false); /* the kernel takes madvise's back, too */
+    if (ret == 0)
+        __atomic_store_n(&sp_gate.advise_all, a[1] != 0, __ATOMIC_SEQ_CST);
+    return ret;
 }
 
 static long call_prctl(struct sp_gate_pass *pass, const long *a)

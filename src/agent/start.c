@@ -10,6 +10,7 @@
 
 #include "agent.h"
 #include "gate.h"
+#include "gate_inside.h"
 #include "mem.h"
 #include "sitemap.h"
 #include "sys.h"
@@ -279,6 +280,7 @@ static int set_up(char *why, size_t why_size)
         ret = mappings_left(why, why_size);
     if (!ret)
         ret = sp_gate_install(why, why_size);
+    sp_gate_no_ksm |= sp_agent.test_no_ksm;
     if (ret == SP_GATE_RAW_CALLS) {
         /* It has an agent all the same, which does nothing but tell why nothing is merged. */
         sp_agent.raw_calls = SP_EXPLAINED_RAW_CODE;
@@ -316,6 +318,7 @@ static bool read_settings(char **env)
         sp_fault_set(env_get(env, "SAMEPAGE_FAULT"));
     sp_agent.test_features = env_get(env, "SAMEPAGE_TEST_FEATURES") != NULL;
     sp_agent.test_no_mseal = env_get(env, "SAMEPAGE_TEST_NO_MSEAL") != NULL;
+    sp_agent.test_no_ksm = env_get(env, "SAMEPAGE_TEST_NO_KSM") != NULL;
     sp_agent.test_hasty = env_get(env, "SAMEPAGE_TEST_HASTY") != NULL;
 #endif
     return true;

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * K1: registers memory, and has it, and what comes later, in itself, in a forked child, or in what a child
+ * executes; then takes the registration back.
+ *
+ * usage: k1_inherit prctl|advise self|fork|exec MIB. Prints "pid N" of who has the memory and "ready ADDRESS
+ * BYTES"; on a line from stdin un-merges, checks its bytes, prints "unmerged"; ends at the next line.
+ */
+#include <sys/prctl.h>
+#include <sys/wait.h>
+
+#include "pattern.h"
+
+#ifndef PR_SET_MEMORY_MERGE
+#define PR_SET_MEMORY_MERGE 67
+#endif
+
+static int has_line(void)
+{
+    char line[16];
+
+    return fgets(line, sizeof(line), stdin) != NULL;
+}
+
+static int hold(char *region, size_t npages, int advised)
+{
+    region_fill(region, npages, 0);
+    printf("pid %d\nready %p %zu\n", getpid(), (void *)region, npages * PAGE);
+    fflush(stdout);
+    if (!has_line())
+        return 3;
+    if (advised ? madvise(region, npages * PAGE, MADV_UNMERGEABLE) : prctl(PR_SET_MEMORY_MERGE, 0, 0, 0, 0))
+        die("to take it back");
+    puts("unmerged");
+    fflush(stdout);
+    region_check(region, npages, 0, "after it was taken back");
+    return has_line() ? 0 : 3;
+}
+
+int main(int argc, char **argv)
+{
+    int advised = argc > 1 && !strcmp(argv[1], "advise"), status;
+    size_t npages = (size_t)(argc > 3 ? atoi(argv[3]) : 8) * 256;
+    char *region;
+    pid_t child;
+
+    if (argc > 2 && !strcmp(argv[2], "executed"))
+        return hold(region_map(npages), npages, 0);
+    region = region_map(npages);
+    if (advised ? madvise(region, npages * PAGE, MADV_MERGEABLE) : prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0))
+        die("to register");
+    if (argc > 2 && !strcmp(argv[2], "self"))
+        return hold(advised ? region : region_map(npages), npages, advised);
+    child = fork();
+    if (child == 0) {
+        if (!strcmp(argv[2], "exec"))
+            execl("/proc/self/exe", "k1_inherit", argv[1], "executed", argv[3], NULL);
+        return hold(advised ? region : region_map(npages), npages, advised);
+    }
+    return child > 0 && waitpid(child, &status, 0) == child && status == 0 ? 0 : 4;
+}

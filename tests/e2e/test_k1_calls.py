@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""K1: madvise and prctl answer as the kernel's do, and registration is inherited."""
+
+import pathlib
+import subprocess
+
+import pytest
+
+from lib.place import PATIENCE, patient
+
+KSM = pathlib.Path("/sys/kernel/mm/ksm/run")
+
+
+def need_ksm():
+    if not KSM.exists():
+        pytest.skip("this kernel has no KSM to compare with")
+
+
+def answers(program):
+    out, _ = program.popen.communicate(timeout=patient(PATIENCE))
+    assert program.popen.returncode == 0, program.stderr()
+    return out.decode().splitlines()
+
+
+def kernels_own(path, how):
+    done = subprocess.run([path, how], capture_output=True, text=True, check=True,
+                          timeout=patient(PATIENCE))
+    lines = done.stdout.splitlines()
+    assert len(lines) > 800 and any(" mmmmmmmm" in line for line in lines), lines[:9]
+    return lines
+
+
+def differences(want, got):
+    return [pair for pair in zip(want, got, strict=True) if pair[0] != pair[1]]
+
+
+@pytest.mark.parametrize("how", ["libc", "syscall"])
+@pytest.mark.parametrize("all", [False, True], ids=["advised", "all"])
+def test_k1_calls_answer_as_the_kernel(daemon, compiled, how, all):
+    need_ksm()
+    want = kernels_own(compiled("k1_calls"), how)
+    program = daemon.run(compiled("k1_calls"), how, all=all)
+    assert differences(want, answers(program)) == []
+    assert program.samepage_lines() == []
+
+
+def test_k1_calls_without_ksm(fault_daemon, compiled):
+    """The same where the gate must answer in the kernel's place: all but the flags, which are the kernel's,
+    process_madvise, and what exec inherits."""
+    need_ksm()
+
+    def results(lines):
+        return [line.rsplit(" ", 1)[0] for line in lines
+                if " process-" not in line and " in-exec" not in line]
+
+    want = results(kernels_own(compiled("k1_calls"), "libc"))
+    program = fault_daemon.run(compiled("k1_calls"), "libc", all=False,
+                               env={"SAMEPAGE_TEST_NO_KSM": "1"})
+    assert differences(want, results(answers(program))) == []
+
+
+@pytest.mark.parametrize("how", ["prctl-self", "prctl-fork", "prctl-exec", "advise-self", "advise-fork"])
+def test_k1_registration_is_inherited(daemon, compiled, how):
+    """Without --all: merged is what was registered, here or in who forked or executed this; taken back, it
+    is the program's own again before the call returns."""
+    need_ksm()
+    programs = [daemon.run(compiled("k1_inherit"), *how.split("-"), 8, all=False) for _ in range(2)]
+    for program in programs:
+        word, pid = program.line().split()
+        assert word == "pid"
+        program.holder, program.area = int(pid), program.region()
+    for program in programs:
+        daemon.wait_merged(program, program.area, pid=program.holder)
+    for program in programs:
+        program.say()
+        assert program.line() == "unmerged"
+        assert daemon.merged_pages(program, program.area, program.holder) == 0
+    daemon.wait()
+    for program in programs:
+        assert daemon.merged_pages(program, program.area, program.holder) == 0
+        assert program.samepage_lines() == []
+        program.say()
+        program.must_finish(0)
