@@ -44,8 +44,9 @@ def ours():
             b"--only" not in p.cmdline.split(b"\0") and p.comm != "samepage-agent"]
 
 
-def ends_as_interrupted(suites):
-    _, errors = suites.communicate(timeout=120 * SLACK)
+def ends_as_interrupted(suites, said=""):
+    """said: what was read of its errors already."""
+    errors = said + suites.communicate(timeout=120 * SLACK)[1]
     if "left out" in errors:
         pytest.skip(errors)
     assert suites.returncode == 130 and "interrupted" in errors, errors
@@ -60,7 +61,7 @@ def test_interrupted():
     if "left out" not in line:
         wait_for("the merged run does not begin", ours, 30)
         suites.send_signal(signal.SIGINT)
-    ends_as_interrupted(suites)
+    ends_as_interrupted(suites, line)
 
 
 # Ctrl-C in what Python does after a fork, where it drops exceptions: when the second test was begun.
