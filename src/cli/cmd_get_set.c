@@ -4,16 +4,12 @@
 #include "settings.h"
 
 #include <getopt.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+/* Those of status that are not in the table of settings. */
 static const char *const counters[] = {
-    "pages_shared",
-    "pages_sharing",
-    "pages_unshared",
-    "pages_volatile",
     "pages_kept_private",
     "kept_unknown",
     "kept_none",
@@ -24,9 +20,6 @@ static const char *const counters[] = {
     "kept_file_system",
     "kept_device",
     "kept_socket",
-    "full_scans",
-    "pages_scanned",
-    "kernel_pages_allocated",
     "pages_tracked",
     "bytes_saved",
     "bytes_per_tracked_page",
@@ -103,7 +96,7 @@ static int get(int argc, char **argv)
 
     if (ret != SP_EXIT_DONE)
         return ret;
-    if (!sp_setting_find(argv[optind]) && !is_counter(argv[optind]))
+    if (!sp_key_find(argv[optind]) && !is_counter(argv[optind]))
         return sp_bad_use(&sp_command_get,
                           "unknown key '%s'; keys are " SP_SETTING_NAMES
                           " and the counters that \"samepage status --json\" prints",
@@ -132,6 +125,7 @@ const struct sp_command sp_command_get = {
 static int parse_assignment(char *word, char **value)
 {
     const struct sp_setting *setting;
+    char bounds[80];
     uint64_t number;
 
     *value = strchr(word, '=');
@@ -139,16 +133,16 @@ static int parse_assignment(char *word, char **value)
         return sp_bad_use(&sp_command_set, "'%s' has no '='", word);
     *(*value)++ = 0;
     setting = sp_setting_find(word);
-    if (!setting && is_counter(word))
+    if (!setting && (sp_key_find(word) || is_counter(word)))
         return sp_bad_use(&sp_command_set, "'%s' can only be read; settings are " SP_SETTING_NAMES,
                           word);
     if (!setting)
         return sp_bad_use(&sp_command_set, "unknown key '%s'; settings are " SP_SETTING_NAMES, word);
-    if (!sp_parse_number(*value, setting->max, &number) || number < setting->min)
-        return sp_bad_use(&sp_command_set,
-                          "'%s' is no value for %s, which is a number from %" PRIu64 " to %" PRIu64,
-                          *value, setting->key, setting->min, setting->max);
-    return SP_EXIT_DONE;
+    if (sp_setting_read(setting, *value, &number) == 0)
+        return SP_EXIT_DONE;
+    sp_setting_bounds(setting, bounds, sizeof(bounds));
+    return sp_bad_use(&sp_command_set, "'%s' is no value for %s, which is %s", *value,
+                      setting->key, bounds);
 }
 
 static int set(int argc, char **argv)
@@ -185,6 +179,10 @@ const struct sp_command sp_command_set = {
             "  pages_to_scan=N     pages looked at between two sleeps, 1 to 4294967295\n"
             "  sleep_millisecs=N   length of such a sleep, 0 to 4294967295\n"
             "  max_kernel_pages=N  frames at most; 0: no limit\n"
-            "  max_mappings=N      mappings that merging may use in a process; 0: built-in\n",
+            "  max_mappings=N      mappings that merging may use in a process; 0: built-in\n"
+            "Those of KSM, with its meaning, all in samepage-set(1): merge_across_nodes,\n"
+            "max_page_sharing, stable_node_chains_prune_millisecs, use_zero_pages, smart_scan,\n"
+            "advisor_mode=none or scan-time, advisor_max_cpu, advisor_min_pages_to_scan,\n"
+            "advisor_max_pages_to_scan, advisor_target_scan_time.\n",
     .run = set,
 };

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "settings.h"
 #include "users.h"
 
 #define SP_MAX_CLIENTS     4096u    /* merged address spaces */
@@ -20,7 +21,8 @@
 #define SP_SLICE_USECS     20000u   /* work done in one go before the event loop runs again */
 #define SP_IDLE_USECS_MIN  200000u  /* sleep when nothing changes any more: from, */
 #define SP_IDLE_USECS_MAX  1000000u /* to */
-#define SP_STATE_DOMAINS   56u      /* domains whose seeds the keeper remembers */
+#define SP_STATE_DOMAINS   56u      /* domains whose seeds and values the keeper remembers */
+#define SP_PAGES_TO_SCAN   5000u    /* by default, and again when the advisor is switched off */
 
 struct sp_config {
     /* From the command line or the file (samepaged.conf(5)). */
@@ -36,12 +38,10 @@ struct sp_config {
     bool check_config; /* only read the file, and say what is wrong */
     bool foreground;
 
-    /* Set at run time too (docs/control.md). */
-    uint32_t run;              /* enum sp_engine_run */
-    uint32_t pages_to_scan;    /* pages looked into before each sleep */
-    uint32_t sleep_millisecs;  /* that sleep */
-    uint64_t max_kernel_pages; /* frames in the pool at most, 0: no limit (K10) */
-    uint32_t max_mappings;     /* mappings a process, 0: the agents' built-in budget */
+    /* Set at run time too (docs/control.md), by enum sp_key. What is not of the daemon as a whole is
+     * what new domains begin with; each has its own (struct sp_domain). Of max_kernel_pages this one
+     * limits all domains together, too. */
+    uint64_t value[SP_SETTINGS];
 };
 
 /*
@@ -52,8 +52,19 @@ struct sp_config {
 #define SP_CONFIG_DEFAULT                                                                          \
     {                                                                                              \
         .allow = {.everybody = true}, .max_programs = SP_MAX_CLIENTS / 4,                          \
-        .max_connections = SP_MAX_CONNECTIONS / 4, .run = 1, .pages_to_scan = 5000,                \
-        .sleep_millisecs = 20                                                                      \
+        .max_connections = SP_MAX_CONNECTIONS / 4, .value = {                                      \
+            [SP_KEY_RUN] = 1,                                                                      \
+            [SP_KEY_PAGES_TO_SCAN] = SP_PAGES_TO_SCAN,                                             \
+            [SP_KEY_SLEEP_MILLISECS] = 20,                                                         \
+            [SP_KEY_MERGE_ACROSS_NODES] = 1,                                                       \
+            [SP_KEY_MAX_PAGE_SHARING] = SP_PAGE_SHARING_MAX,                                       \
+            [SP_KEY_PRUNE_MILLISECS] = 2000,                                                       \
+            [SP_KEY_SMART_SCAN] = 1,                                                               \
+            [SP_KEY_ADVISOR_MAX_CPU] = 70,                                                         \
+            [SP_KEY_ADVISOR_MIN_PAGES] = 500,                                                      \
+            [SP_KEY_ADVISOR_MAX_PAGES] = 30000,                                                    \
+            [SP_KEY_ADVISOR_SCAN_TIME] = 200,                                                      \
+        }                                                                                          \
     }
 
 #endif

@@ -22,10 +22,10 @@
 #include "settings.h"
 
 #define SHOWN_MAX 64 /* bytes of a wrong word that are shown */
-#define WHAT_MAX  256
+#define WHAT_MAX  512
 
 /* Keys that may stand there once only. */
-enum { SEEN_SOCKET = 5, SEEN_LOG, SEEN_PROGRAMS, SEEN_CONNECTIONS, SEEN_ALLOW };
+enum { SEEN_SOCKET = SP_SETTINGS, SEEN_LOG, SEEN_PROGRAMS, SEEN_CONNECTIONS, SEEN_ALLOW };
 
 struct reading {
     struct sp_config *config;
@@ -70,30 +70,19 @@ static bool twice(struct reading *r, unsigned bit)
     return was;
 }
 
-static void put_setting(struct sp_config *config, const char *key, uint64_t value)
-{
-    if (!strcmp(key, "run"))
-        config->run = (uint32_t)value;
-    else if (!strcmp(key, "pages_to_scan"))
-        config->pages_to_scan = (uint32_t)value;
-    else if (!strcmp(key, "sleep_millisecs"))
-        config->sleep_millisecs = (uint32_t)value;
-    else if (!strcmp(key, "max_mappings"))
-        config->max_mappings = (uint32_t)value;
-    else
-        config->max_kernel_pages = value;
-}
-
 static int take_setting(struct reading *r, const struct sp_setting *setting, const char *value)
 {
+    enum sp_key key = sp_key_of(setting);
+    char bounds[80];
     uint64_t number;
 
-    if (!sp_parse_number(value, setting->max, &number) || number < setting->min)
-        return wrong(r, "%s takes a number from %" PRIu64 " to %" PRIu64 ", not \"%s\"",
-                     setting->key, setting->min, setting->max, shown(value).text);
-    if (twice(r, (unsigned)(setting - sp_settings)))
+    if (sp_setting_read(setting, value, &number)) {
+        sp_setting_bounds(setting, bounds, sizeof(bounds));
+        return wrong(r, "%s takes %s, not \"%s\"", setting->key, bounds, shown(value).text);
+    }
+    if (twice(r, key))
         return wrong(r, "%s is given twice", setting->key);
-    put_setting(r->config, setting->key, number);
+    r->config->value[key] = number;
     return 1;
 }
 

@@ -11,10 +11,13 @@
 #include "control_parse.h"
 #include "engine_ops.h"
 #include "explain.h"
+#include "domain.h"
 #include "passes.h"
 #include "status.h"
+#include "values.h"
 
-#define PS_ENTRIES 128 /* in one packet: below 512 bytes each */
+#define PS_ENTRIES     128 /* in one packet: below 512 bytes each */
+#define DOMAIN_ENTRIES 512 /* below 64 bytes each */
 
 static void reply_ok(struct sp_conn *conn)
 {
@@ -25,7 +28,7 @@ static void reply_ok(struct sp_conn *conn)
     sp_conn_reply(conn, to);
 }
 
-void sp_control_error(struct sp_conn *conn, int exit_status, const char *error)
+static struct json_object *error_json(int exit_status, const char *error)
 {
     struct json_object *to = json_object_new_object();
 
@@ -34,6 +37,21 @@ void sp_control_error(struct sp_conn *conn, int exit_status, const char *error)
         json_object_object_add(to, "error", json_object_new_string(error));
         json_object_object_add(to, "exit", json_object_new_int(exit_status));
     }
+    return to;
+}
+
+void sp_control_error(struct sp_conn *conn, int exit_status, const char *error)
+{
+    sp_conn_reply(conn, error_json(exit_status, error));
+}
+
+void sp_control_errno(struct sp_conn *conn, int exit_status, int err, const char *error)
+{
+    struct json_object *to = error_json(exit_status, error);
+    const char *name = strerrorname_np(-err);
+
+    if (to && name)
+        json_object_object_add(to, "errno", json_object_new_string(name));
     sp_conn_reply(conn, to);
 }
 
@@ -85,99 +103,204 @@ static void do_ps(struct sp_conn *conn)
     sp_conn_reply(conn, processes ? ps_packet(processes, false) : NULL);
 }
 
-static void do_get(struct sp_conn *conn, const char *key)
+static void reply_value(struct sp_conn *conn, const char *value)
 {
-    struct json_object *status = sp_status_json(conn->daemon, asked_uid(conn));
-    struct json_object *to = json_object_new_object(), *value;
+    struct json_object *to = json_object_new_object();
+
+    if (to) {
+        json_object_object_add(to, "ok", json_object_new_boolean(true));
+        json_object_object_add(to, "value", json_object_new_string(value));
+    }
+    sp_conn_reply(conn, to);
+}
+
+/* A key that only status has. */
+static void get_of_status(struct sp_conn *conn, const char *key)
+{
+    struct json_object *status = sp_status_json(conn->daemon, asked_uid(conn)), *value;
     char error[160];
 
-    if (!status || !to) {
-        json_object_put(to);
+    if (!status) {
         sp_conn_reply(conn, NULL);
     } else if (!strcmp(key, "ok") || !json_object_object_get_ex(status, key, &value)) {
-        json_object_put(to);
-        snprintf(error, sizeof(error), "unknown key \"%.31s\": \"samepage status --json\" shows all",
+        snprintf(error, sizeof(error), "unknown key \"%.47s\": \"samepage status --json\" shows all",
                  key);
-        sp_control_error(conn, 2, error);
+        sp_control_errno(conn, 2, -ENOENT, error);
     } else {
-        json_object_object_add(to, "ok", json_object_new_boolean(true));
-        json_object_object_add(to, "value",
-                               json_object_new_string(json_object_get_string(value)));
-        sp_conn_reply(conn, to);
+        reply_value(conn, json_object_get_string(value));
     }
     json_object_put(status);
 }
 
-static bool run2_waited_for(const struct sp_daemon *daemon)
+/* The domain that the request names, which the asker may know of. False: answered that there is
+ * none. *domain is NULL if the request names none. */
+static bool named_domain(struct sp_conn *conn, const struct sp_request *request,
+                         struct sp_domain **domain)
 {
-    const struct sp_conn *conn;
+    char error[160];
 
-    TAILQ_FOREACH(conn, &daemon->conns, link) {
-        if (conn->wait == SP_WAIT_RUN2)
-            return true;
-    }
+    *domain = NULL;
+    if (!request->domain[0])
+        return true;
+    *domain = sp_domain_find(conn->daemon, request->domain);
+    if (*domain && (sp_control_may_all(conn) || (*domain)->uid == conn->uid))
+        return true;
+    snprintf(error, sizeof(error), "there is no domain \"%s\", or it is not yours: \"samepage ps\" "
+                                   "shows those of merged programs", request->domain);
+    sp_control_errno(conn, 1, -ENOENT, error);
     return false;
 }
 
-static void start_run2(struct sp_conn *conn, bool off)
+static void do_get(struct sp_conn *conn, const struct sp_request *request)
 {
-    conn->wait = SP_WAIT_RUN2;
-    sp_passes_set_run(conn->daemon, SP_RUN_UNMERGE, off);
-}
+    const struct sp_setting *setting = sp_key_find(request->key);
+    char text[SP_SETTING_TEXT_SIZE];
+    uint64_t value[SP_KEYS];
+    struct sp_domain *domain;
 
-static void set_run(struct sp_conn *conn, uint64_t run)
-{
-    if (run2_waited_for(conn->daemon) && run != SP_RUN_UNMERGE)
-        sp_control_run2_done(conn->daemon, -ECANCELED);
-    if (run == SP_RUN_UNMERGE) {
-        start_run2(conn, false);
+    if (!named_domain(conn, request, &domain))
+        return;
+    if (!setting && domain) {
+        sp_control_errno(conn, 2, -ENOENT, "a domain has no such key: leave the domain out");
         return;
     }
-    sp_passes_set_run(conn->daemon, (enum sp_engine_run)run, false);
+    if (!setting) {
+        get_of_status(conn, request->key);
+        return;
+    }
+    sp_status_values(conn->daemon, domain, asked_uid(conn), value);
+    sp_setting_show(setting, value[sp_key_of(setting)], text);
+    reply_value(conn, text);
+}
+
+static void start_run2(struct sp_conn *conn, struct sp_domain *domain, bool off)
+{
+    conn->wait = SP_WAIT_RUN2;
+    conn->domain = domain;
+    sp_passes_set_run(conn->daemon, domain, SP_RUN_UNMERGE, off);
+}
+
+/* Another run of one domain is none of those who wait for another one alone. */
+static void cancel_run2(struct sp_daemon *daemon, struct sp_domain *domain)
+{
+    struct sp_domain *each;
+
+    if (domain)
+        sp_control_run2_done(daemon, domain, -ECANCELED);
+    sp_control_run2_done(daemon, NULL, -ECANCELED);
+    TAILQ_FOREACH(each, &daemon->domains, link) {
+        if (!domain)
+            sp_control_run2_done(daemon, each, -ECANCELED);
+    }
+}
+
+static void set_run(struct sp_conn *conn, struct sp_domain *domain, uint64_t run)
+{
+    if (run == SP_RUN_UNMERGE) {
+        start_run2(conn, domain, false);
+        return;
+    }
+    cancel_run2(conn->daemon, domain);
+    sp_passes_set_run(conn->daemon, domain, (enum sp_engine_run)run, false);
     reply_ok(conn);
+}
+
+static void reply_set(struct sp_conn *conn, enum sp_key key, int err)
+{
+    const char *name = sp_settings[key].key;
+    char error[200];
+
+    if (!err) {
+        reply_ok(conn);
+        return;
+    }
+    if (err == -EBUSY)
+        snprintf(error, sizeof(error), "%s cannot change while pages are merged: first \"samepage off\"",
+                 name);
+    else if (err == -EOPNOTSUPP)
+        snprintf(error, sizeof(error), "%s cannot have this value here", name);
+    else
+        snprintf(error, sizeof(error), "%s cannot be set while the advisor is on", name);
+    sp_control_errno(conn, 1, err, error);
 }
 
 static void do_set(struct sp_conn *conn, const struct sp_request *request)
 {
-    struct sp_config *config = &conn->daemon->config;
+    enum sp_key key = sp_key_of(sp_setting_find(request->key));
+    struct sp_domain *domain;
+    char error[160];
 
-    if (!strcmp(request->key, "run")) {
-        set_run(conn, request->value);
+    if (!named_domain(conn, request, &domain))
         return;
+    if (domain && sp_settings[key].of_daemon) {
+        snprintf(error, sizeof(error), "%s is of the daemon as a whole: leave the domain out",
+                 request->key);
+        sp_control_errno(conn, 2, -EOPNOTSUPP, error);
+    } else if (key == SP_KEY_RUN) {
+        set_run(conn, domain, request->value);
+    } else {
+        reply_set(conn, key, sp_values_set(conn->daemon, domain, key, request->value));
     }
-    if (!strcmp(request->key, "pages_to_scan"))
-        config->pages_to_scan = (uint32_t)request->value;
-    else if (!strcmp(request->key, "sleep_millisecs"))
-        config->sleep_millisecs = (uint32_t)request->value;
-    else if (!strcmp(request->key, "max_mappings"))
-        config->max_mappings = (uint32_t)request->value;
-    else
-        sp_passes_set_max_kernel_pages(conn->daemon, request->value);
-    conn->daemon->quota = 0;
-    sp_keep_state(conn->daemon);
-    sp_passes_wake(conn->daemon);
-    reply_ok(conn);
 }
 
-void sp_control_run2_done(struct sp_daemon *daemon, int status)
+static struct json_object *domains_packet(struct json_object *names, bool more)
+{
+    struct json_object *to = json_object_new_object();
+
+    if (!to || !names) {
+        json_object_put(names);
+        json_object_put(to);
+        return NULL;
+    }
+    json_object_object_add(to, "ok", json_object_new_boolean(true));
+    json_object_object_add(to, "domains", names);
+    if (more)
+        json_object_object_add(to, "more", json_object_new_boolean(true));
+    return to;
+}
+
+static void do_domains(struct sp_conn *conn)
+{
+    struct json_object *names = json_object_new_array();
+    const struct sp_domain *domain;
+
+    TAILQ_FOREACH(domain, &conn->daemon->domains, link) {
+        if (!names || !domain->engine || !(sp_control_may_all(conn) || domain->uid == conn->uid))
+            continue;
+        if (json_object_array_length(names) == DOMAIN_ENTRIES) {
+            sp_conn_reply(conn, domains_packet(names, true));
+            names = json_object_new_array();
+        }
+        if (names)
+            json_object_array_add(names, json_object_new_string(domain->name));
+    }
+    sp_conn_reply(conn, domains_packet(names, false));
+}
+
+static void do_process(struct sp_conn *conn, pid_t pid)
+{
+    sp_conn_reply(conn, sp_status_process_json(conn->daemon, asked_uid(conn), pid));
+}
+
+void sp_control_run2_done(struct sp_daemon *daemon, const struct sp_domain *domain, int status)
 {
     struct sp_conn *conn, *next;
 
     for (conn = TAILQ_FIRST(&daemon->conns); conn; conn = next) {
         next = TAILQ_NEXT(conn, link);
-        if (conn->wait != SP_WAIT_RUN2)
+        if (conn->wait != SP_WAIT_RUN2 || conn->domain != domain)
             continue;
         conn->wait = SP_WAIT_NOTHING;
         if (status == 0)
             reply_ok(conn);
         else if (status == -ENOMEM)
-            sp_control_error(conn, 1,
+            sp_control_errno(conn, 1, status,
                         "memory is short: not everything is un-merged, nothing is lost, run is 0 "
                         "now; free memory and try again");
         else if (status == -ECANCELED)
-            sp_control_error(conn, 1, "run was set to another value meanwhile");
+            sp_control_errno(conn, 1, -EAGAIN, "run was set to another value meanwhile");
         else
-            sp_control_error(conn, 1,
+            sp_control_errno(conn, 1, -EAGAIN,
                         "not everything is un-merged: a process did not answer; try again");
     }
 }
@@ -295,11 +418,11 @@ void sp_control_request(struct sp_conn *conn, const void *data, size_t size)
     int wrong = sp_control_parse(data, size, &request, error, sizeof(error));
 
     if (wrong) {
-        sp_control_error(conn, wrong, error);
+        sp_control_errno(conn, wrong, request.error, error);
         return;
     }
     if (changes_all(&request) && !sp_control_may_all(conn)) {
-        sp_control_error(conn, 1, "only root and the user whom the daemon runs as may change settings");
+        sp_control_errno(conn, 1, -EACCES, "only root and the user whom the daemon runs as may change settings");
         return;
     }
     switch (request.op) {
@@ -310,7 +433,7 @@ void sp_control_request(struct sp_conn *conn, const void *data, size_t size)
         do_ps(conn);
         break;
     case SP_OP_GET:
-        do_get(conn, request.key);
+        do_get(conn, &request);
         break;
     case SP_OP_SET:
         do_set(conn, &request);
@@ -319,10 +442,18 @@ void sp_control_request(struct sp_conn *conn, const void *data, size_t size)
         start_unmerge(conn, &request);
         break;
     case SP_OP_OFF:
-        start_run2(conn, true);
+        start_run2(conn, NULL, true);
         break;
     case SP_OP_EXPLAIN:
         sp_explain_start(conn, request.pid);
+        break;
+    case SP_OP_DOMAINS:
+        do_domains(conn);
+        break;
+    case SP_OP_PROCESS:
+        do_process(conn, request.pid);
+        break;
+    case SP_OPS:
         break;
     }
 }

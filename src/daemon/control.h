@@ -8,11 +8,14 @@
 /* Answers one request, at once or when its work is done. Never waits. */
 void sp_control_request(struct sp_conn *conn, const void *data, size_t size);
 
-/* All is un-merged: 0; or -ENOMEM, -EBUSY. Answers those who wait for it (K13). */
-void sp_control_run2_done(struct sp_daemon *daemon, int status);
+/* All is un-merged, in this domain or (NULL) in all: 0; or -ENOMEM, -EBUSY; -ECANCELED: run was set
+ * to something else. Answers those who wait for that (K13). */
+void sp_control_run2_done(struct sp_daemon *daemon, const struct sp_domain *domain, int status);
 
 /* Answers with an error: what happened, why, what to do; exit_status 1 or 2. */
 void sp_control_error(struct sp_conn *conn, int exit_status, const char *error);
+/* The same with the errno that KSM's file would give; err negative. */
+void sp_control_errno(struct sp_conn *conn, int exit_status, int err, const char *error);
 /* May the asker ask about everything: is it root, or the user whom the daemon runs as? */
 bool sp_control_may_all(const struct sp_conn *conn);
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "control_parse.h"
 
-#include <inttypes.h>
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -12,14 +12,19 @@
 
 #define DEPTH 4
 
-static const char *const op_name[] = {"status", "ps",  "get",    "set",
-                                      "unmerge", "off", "explain"};
+#define OP_NAMES "status, ps, get, set, unmerge, off, explain, domains or process"
+
+static const char *const op_name[SP_OPS] = {
+    [SP_OP_STATUS] = "status",   [SP_OP_PS] = "ps",           [SP_OP_GET] = "get",
+    [SP_OP_SET] = "set",         [SP_OP_UNMERGE] = "unmerge", [SP_OP_OFF] = "off",
+    [SP_OP_EXPLAIN] = "explain", [SP_OP_DOMAINS] = "domains", [SP_OP_PROCESS] = "process",
+};
 
 /* Which keys a request may have beside op. */
-static const char *const op_keys[][3] = {
-    [SP_OP_STATUS] = {NULL},       [SP_OP_PS] = {NULL},         [SP_OP_GET] = {"key", NULL},
-    [SP_OP_SET] = {"key", "value", NULL}, [SP_OP_UNMERGE] = {"pid", NULL}, [SP_OP_OFF] = {NULL},
-    [SP_OP_EXPLAIN] = {"pid", NULL},
+static const char *const op_keys[SP_OPS][4] = {
+    [SP_OP_GET] = {"key", "domain"}, [SP_OP_SET] = {"key", "value", "domain"},
+    [SP_OP_UNMERGE] = {"pid"},       [SP_OP_EXPLAIN] = {"pid"},
+    [SP_OP_PROCESS] = {"pid"},
 };
 
 struct parse {
@@ -91,14 +96,14 @@ static int parse_op(const struct parse *p, struct json_object *root, struct sp_r
     const char *op = string_of(root, "op");
 
     if (!op)
-        return wrong(p, "the request has no \"op\": use status, ps, get, set, unmerge, off or explain");
+        return wrong(p, "the request has no \"op\": use " OP_NAMES);
     for (unsigned i = 0; i < sizeof(op_name) / sizeof(op_name[0]); i++) {
         if (!strcmp(op, op_name[i])) {
             out->op = (enum sp_request_op)i;
             return 0;
         }
     }
-    return wrong(p, "unknown op \"%.32s\": use status, ps, get, set, unmerge, off or explain", op);
+    return wrong(p, "unknown op \"%.32s\": use " OP_NAMES, op);
 }
 
 static bool key_known(enum sp_request_op op, const char *key)
@@ -133,28 +138,43 @@ static int parse_key(const struct parse *p, struct json_object *root, struct sp_
 
     if (!key || !*key)
         return wrong(p, "\"key\" is missing or not a string: name a setting or a counter");
-    if (strlen(key) >= sizeof(out->key))
+    if (strlen(key) >= sizeof(out->key)) {
+        out->error = -ENOENT;
         return wrong(p, "unknown key \"%.32s...\": \"samepage status --json\" shows all", key);
+    }
     memcpy(out->key, key, strlen(key) + 1);
     return 0;
 }
 
 static int parse_value(const struct parse *p, struct json_object *root, struct sp_request *out)
 {
+    const struct sp_setting *setting = sp_setting_find(out->key);
     const char *value = string_of(root, "value");
+    char bounds[80];
 
-    for (unsigned i = 0; i < sizeof(sp_settings) / sizeof(sp_settings[0]); i++) {
-        const struct sp_setting *s = &sp_settings[i];
-
-        if (strcmp(out->key, s->key))
-            continue;
-        if (!value || !sp_parse_number(value, s->max, &out->value) || out->value < s->min)
-            return wrong(p, "%s must be a decimal number from %" PRIu64 " to %" PRIu64
-                            ", as a string without sign", s->key, s->min, s->max);
-        return 0;
+    if (!setting) {
+        out->error = sp_key_find(out->key) ? -EACCES : -ENOENT;
+        return wrong(p, "\"%s\" is not a setting: use " SP_SETTING_NAMES, out->key);
     }
-    return wrong(p, "\"%s\" is not a setting: use run, pages_to_scan, sleep_millisecs, "
-                    "max_kernel_pages or max_mappings", out->key);
+    out->error = value ? sp_setting_read_as_kernel(setting, value, &out->value) : -EINVAL;
+    if (!out->error)
+        return 0;
+    sp_setting_bounds(setting, bounds, sizeof(bounds));
+    return wrong(p, "%s must be %s, as a string", setting->key, bounds);
+}
+
+static int parse_domain(const struct parse *p, struct json_object *root, struct sp_request *out)
+{
+    const char *name = string_of(root, "domain");
+
+    if (!json_object_object_get_ex(root, "domain", NULL))
+        return 0;
+    if (!name || !*name || strlen(name) >= sizeof(out->domain)) {
+        out->error = name && *name ? -ENOENT : -EINVAL;
+        return wrong(p, "\"domain\" is not the name of one: \"samepage ps\" shows them");
+    }
+    memcpy(out->domain, name, strlen(name) + 1);
+    return 0;
 }
 
 static int parse_pid(const struct parse *p, struct json_object *root, struct sp_request *out)
@@ -180,11 +200,13 @@ int sp_control_parse(const void *data, size_t size, struct sp_request *out, char
     int ret;
 
     memset(out, 0, sizeof(*out));
+    out->error = -EINVAL;
     if (size > SP_REQUEST_MAX)
         return wrong(&p, "the request is longer than %u bytes", SP_REQUEST_MAX);
     root = parse_json(data, size);
     if (!root)
         return wrong(&p, "the request is not one JSON object");
+    out->error = 0;
     ret = parse_op(&p, root, out);
     if (!ret)
         ret = check_keys(&p, root, out->op);
@@ -192,10 +214,14 @@ int sp_control_parse(const void *data, size_t size, struct sp_request *out, char
         ret = parse_key(&p, root, out);
     if (!ret && out->op == SP_OP_SET)
         ret = parse_value(&p, root, out);
-    if (!ret && (out->op == SP_OP_UNMERGE || out->op == SP_OP_EXPLAIN))
+    if (!ret && (out->op == SP_OP_GET || out->op == SP_OP_SET))
+        ret = parse_domain(&p, root, out);
+    if (!ret && key_known(out->op, "pid"))
         ret = parse_pid(&p, root, out);
-    if (!ret && out->op == SP_OP_EXPLAIN && !out->has_pid)
+    if (!ret && (out->op == SP_OP_EXPLAIN || out->op == SP_OP_PROCESS) && !out->has_pid)
         ret = wrong(&p, "\"pid\" is missing: name the process");
+    if (ret && !out->error)
+        out->error = -EINVAL;
     json_object_put(root);
     return ret;
 }

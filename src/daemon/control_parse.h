@@ -18,18 +18,23 @@ enum sp_request_op {
     SP_OP_UNMERGE,
     SP_OP_OFF,
     SP_OP_EXPLAIN,
+    SP_OP_DOMAINS,
+    SP_OP_PROCESS,
+    SP_OPS
 };
 
 struct sp_request {
     enum sp_request_op op;
-    char key[32];   /* get, set */
-    uint64_t value; /* set */
-    bool has_pid;   /* unmerge, explain */
+    char key[48];    /* get, set */
+    uint64_t value;  /* set */
+    char domain[64]; /* get, set; "": the daemon */
+    bool has_pid;    /* unmerge, explain, process */
     pid_t pid;
+    int error; /* if it is wrong: a negative errno, as KSM's files give it */
 };
 
 /*
- * Reads a request. 0; or 2, wrong use, with what is wrong and what to do in error. Only requests
+ * Reads a request. 0; or 2, wrong use, with what is wrong and what to do in error, and out->error. Only requests
  * whose keys, types and ranges are all right are accepted; key of get is any name.
  */
 int sp_control_parse(const void *data, size_t size, struct sp_request *out, char *error,

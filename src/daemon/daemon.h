@@ -126,6 +126,8 @@ struct sp_domain {
     struct sp_engine *engine;      /* NULL: the last client is gone, segments linger */
     struct sp_pool_set *set;
     unsigned nclients;
+    uint64_t value[SP_SETTINGS];   /* those of the daemon as a whole are not used here */
+    uint64_t value_before;         /* while one is set (values.c) */
     bool pass_done;   /* nothing left to do before the next one begins (turns.h) */
     bool round_done;  /* completed a pass in the present round */
     bool all_unmerged; /* run 2: nothing left to do */
@@ -149,7 +151,7 @@ struct sp_domain {
 TAILQ_HEAD(sp_domain_list, sp_domain);
 
 struct sp_past {
-    uint64_t pages_scanned, merge_changed, merge_pinned, merge_gone, merge_fork, merge_attributes,
+    uint64_t pages_scanned, pages_skipped, merge_changed, merge_pinned, merge_gone, merge_fork, merge_attributes,
         merge_mappings, merge_memory, count[SP_COUNTS];
 };
 

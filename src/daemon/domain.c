@@ -9,9 +9,11 @@
 
 #include "ask.h"
 #include "client.h"
+#include "control.h"
 #include "engine_ops.h"
 #include "log.h"
 #include "turns.h"
+#include "values.h"
 
 static struct sp_domain *domain_find(struct sp_daemon *daemon, const char *full_name)
 {
@@ -24,10 +26,18 @@ static struct sp_domain *domain_find(struct sp_daemon *daemon, const char *full_
     return NULL;
 }
 
+struct sp_domain *sp_domain_find(struct sp_daemon *daemon, const char *full_name)
+{
+    struct sp_domain *domain = domain_find(daemon, full_name);
+
+    return domain && domain->engine ? domain : NULL;
+}
+
 static void domain_free(struct sp_domain *domain)
 {
     struct sp_daemon *daemon = domain->daemon;
 
+    sp_control_run2_done(daemon, domain, 0);
     if (daemon->turn == domain)
         daemon->turn = TAILQ_NEXT(domain, link);
     TAILQ_REMOVE(&daemon->domains, domain, link);
@@ -39,7 +49,6 @@ static void domain_free(struct sp_domain *domain)
 
 static int start_engine(struct sp_domain *domain)
 {
-    const struct sp_config *config = &domain->daemon->config;
     struct sp_engine_config engine = {
         .ops = &sp_daemon_engine_ops, .ctx = domain, .page_size = domain->daemon->page_size};
 
@@ -49,8 +58,7 @@ static int start_engine(struct sp_domain *domain)
     domain->pass_done = domain->round_done = false;
     domain->all_unmerged = false;
     domain->pass_scanned = domain->pass_looked = 0;
-    sp_engine_set_max_kernel_pages(domain->engine, config->max_kernel_pages);
-    sp_engine_set_run(domain->engine, (enum sp_engine_run)config->run);
+    sp_values_apply(domain);
     return 0;
 }
 
@@ -72,7 +80,7 @@ again:
 }
 
 static struct sp_domain *domain_new(struct sp_daemon *daemon, const char *full_name, uint32_t id,
-                                    uint64_t seed)
+                                    uint64_t seed, const uint64_t value[SP_SETTINGS])
 {
     struct sp_domain *domain = calloc(1, sizeof(*domain));
 
@@ -82,6 +90,7 @@ static struct sp_domain *domain_new(struct sp_daemon *daemon, const char *full_n
     domain->passes = sp_turns_passes_begin(daemon);
     domain->id = id;
     domain->seed = seed;
+    memcpy(domain->value, value, sizeof(domain->value));
     snprintf(domain->name, sizeof(domain->name), "%s", full_name);
     domain->uid = (uid_t)strtoul(full_name + 1, NULL, 10);
     TAILQ_INSERT_TAIL(&daemon->domains, domain, link);
@@ -110,11 +119,11 @@ struct sp_domain *sp_domain_get(struct sp_daemon *daemon, uid_t uid, const char 
         return domain;
     if (getrandom(&seed, sizeof(seed), 0) != sizeof(seed))
         return NULL;
-    return domain_new(daemon, full_name, free_id(daemon), seed);
+    return domain_new(daemon, full_name, free_id(daemon), seed, daemon->config.value);
 }
 
 struct sp_domain *sp_domain_restore(struct sp_daemon *daemon, const char *full_name, uint32_t id,
-                                    uint64_t seed)
+                                    uint64_t seed, const uint64_t value[SP_SETTINGS])
 {
     struct sp_domain *domain = domain_find(daemon, full_name);
 
@@ -124,7 +133,7 @@ struct sp_domain *sp_domain_restore(struct sp_daemon *daemon, const char *full_n
         return domain->id == id ? domain : NULL;
     if (full_name[0] != 'u' || full_name[1] < '0' || full_name[1] > '9')
         return NULL;
-    return domain_new(daemon, full_name, id, seed);
+    return domain_new(daemon, full_name, id, seed, value);
 }
 
 void sp_domain_hold(struct sp_domain *domain)
@@ -139,6 +148,7 @@ static void remember_past(struct sp_domain *domain)
 
     sp_engine_counters(domain->engine, &c);
     past->pages_scanned += c.pages_scanned;
+    past->pages_skipped += c.pages_skipped;
     past->merge_changed += c.merge_changed;
     past->merge_pinned += c.merge_pinned;
     past->merge_gone += c.merge_gone;
@@ -158,6 +168,7 @@ void sp_domain_release(struct sp_domain *domain)
     remember_past(domain);
     sp_engine_free(domain->engine);
     domain->engine = NULL;
+    sp_control_run2_done(domain->daemon, domain, 0);
     sp_pool_set_retire(domain->set);
     sp_keep_state(domain->daemon);
     sp_domains_sweep_dead(domain->daemon);

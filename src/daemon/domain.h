@@ -10,10 +10,12 @@
  * part of its name, so that no user gets into another's. NULL: memory short, or no seed.
  */
 struct sp_domain *sp_domain_get(struct sp_daemon *daemon, uid_t uid, const char *name);
-/* A domain of before a takeover: its full name, and the id and the seed that it had. NULL: memory,
- * or a name that is none of ours. */
+/* The domain of this full name that has an engine, or NULL. */
+struct sp_domain *sp_domain_find(struct sp_daemon *daemon, const char *full_name);
+/* A domain of before a takeover: its full name, and the id, the seed and the settings that it had.
+ * NULL: memory, or a name that is none of ours. */
 struct sp_domain *sp_domain_restore(struct sp_daemon *daemon, const char *full_name, uint32_t id,
-                                    uint64_t seed);
+                                    uint64_t seed, const uint64_t value[SP_SETTINGS]);
 /* A client more. */
 void sp_domain_hold(struct sp_domain *domain);
 /* A client less: with the last one the engine goes, and all frames are forgotten (K9, D4). */

@@ -78,7 +78,9 @@ static int ops_scan(void *ctx, void *mm, struct sp_scan *scan)
     struct sp_client *client = mm;
     uint32_t budget = scan->budget < scan->max_pages ? scan->budget : scan->max_pages;
     struct sp_scan_ask ask = {
-        .from = scan->from, .budget = budget, .max_mappings = domain->daemon->config.max_mappings};
+        .from = scan->from,
+        .budget = budget,
+        .max_mappings = (uint32_t)domain->value[SP_KEY_MAX_MAPPINGS]};
     struct sp_report_view view;
     const void *body;
     size_t size;
@@ -344,10 +346,10 @@ static int ops_unmerge(void *ctx, void *mm, uint64_t start, uint64_t end, uint64
     return done.status;
 }
 
-/* K10 is each engine's own matter, but the limit is one for all domains. */
+/* K10 for one domain is its engine's own matter; the daemon's limit is one for all together. */
 static unsigned within_limit(const struct sp_daemon *daemon, unsigned want)
 {
-    uint64_t limit = daemon->config.max_kernel_pages;
+    uint64_t limit = daemon->config.value[SP_KEY_MAX_KERNEL_PAGES];
     struct sp_pool_counters counters;
 
     if (limit == 0)

@@ -126,25 +126,28 @@ static void add_if(struct json_object *list, bool is, const char *key)
         json_object_array_add(list, json_object_new_string(key));
 }
 
-static bool limit_reached(const struct sp_daemon *daemon)
+static bool limit_reached(const struct sp_client *client)
 {
-    struct sp_pool_counters counters;
+    const struct sp_domain *domain = client->domain;
+    uint64_t own = domain->value[SP_KEY_MAX_KERNEL_PAGES];
+    uint64_t all = client->daemon->config.value[SP_KEY_MAX_KERNEL_PAGES];
+    struct sp_pool_counters pool;
+    struct sp_engine_counters c = {0};
 
-    if (!daemon->config.max_kernel_pages)
-        return false;
-    sp_pool_counters(daemon->pool, &counters);
-    return counters.frames_used >= daemon->config.max_kernel_pages;
+    if (domain->engine)
+        sp_engine_counters(domain->engine, &c);
+    sp_pool_counters(client->daemon->pool, &pool);
+    return (own && c.frames >= own) || (all && pool.frames_used >= all);
 }
 
 /* Why nothing, or nothing more, is merged in the process as a whole. */
 static struct json_object *because_json(const struct sp_client *client,
                                         const struct sp_explained *e)
 {
-    const struct sp_config *config = &client->daemon->config;
     struct json_object *list = json_object_new_array();
     char key[64];
 
-    add_if(list, config->run != SP_RUN_MERGE, "stopped");
+    add_if(list, client->domain->value[SP_KEY_RUN] != SP_RUN_MERGE, "stopped");
     add_if(list, client->state == SP_CLIENT_JOINING, "joining");
     add_if(list, client->state == SP_CLIENT_STALLED, "stalled");
     add_if(list, client->state == SP_CLIENT_LEFT, "agent_gone");
@@ -160,7 +163,7 @@ static struct json_object *because_json(const struct sp_client *client,
            "budget_used_up");
     add_if(list, e->flags & SP_EXPLAINED_RAW_CODE, "own_system_calls");
     add_if(list, e->flags & SP_EXPLAINED_RAW_CHANGE, "changed_unseen");
-    add_if(list, limit_reached(client->daemon), "limit_reached");
+    add_if(list, limit_reached(client), "limit_reached");
     if (client->kept && client->pins != SP_PINS_NONE) {
         snprintf(key, sizeof(key), "kept_%s", sp_pins_name(client->pins));
         add_if(list, true, key);

@@ -17,19 +17,20 @@
 #include "log.h"
 #include "repair.h"
 
-#define STATE_MAGIC 0x31545053u /* "SPT1" */
+#define STATE_MAGIC 0x32545053u /* "SPT2" */
 
 struct state_domain {
     uint32_t id, reserved;
     uint64_t seed;
     char name[48];
+    uint64_t value[SP_SETTINGS];
 };
 
 struct state {
     uint32_t magic, ndomains;
-    uint64_t pool_id, takeovers, repairs, max_kernel_pages;
+    uint64_t pool_id, takeovers, repairs;
     uint32_t next_client_id, reserved;
-    uint32_t run, pages_to_scan, sleep_millisecs, max_mappings;
+    uint64_t value[SP_SETTINGS];
     struct state_domain domain[SP_STATE_DOMAINS];
 };
 
@@ -81,23 +82,18 @@ void sp_keep_drop_client(struct sp_daemon *daemon, uint32_t client_id)
 
 void sp_keep_state(struct sp_daemon *daemon)
 {
-    const struct sp_config *config = &daemon->config;
     struct state state = {
         .magic = STATE_MAGIC,
         .pool_id = daemon->pool_id,
         .takeovers = daemon->takeovers,
         .repairs = daemon->repairs,
-        .max_kernel_pages = config->max_kernel_pages,
         .next_client_id = daemon->next_client_id,
-        .run = config->run,
-        .pages_to_scan = config->pages_to_scan,
-        .sleep_millisecs = config->sleep_millisecs,
-        .max_mappings = config->max_mappings,
     };
     struct sp_domain *domain;
 
     if (!daemon->keeper)
         return;
+    memcpy(state.value, daemon->config.value, sizeof(state.value));
     TAILQ_FOREACH(domain, &daemon->domains, link) {
         struct state_domain *d = &state.domain[state.ndomains];
 
@@ -107,10 +103,11 @@ void sp_keep_state(struct sp_daemon *daemon)
             break;
         d->id = domain->id;
         d->seed = domain->seed;
+        memcpy(d->value, domain->value, sizeof(d->value));
         snprintf(d->name, sizeof(d->name), "%s", domain->name);
     }
     if (state.ndomains > SP_STATE_DOMAINS)
-        state.ndomains = SP_STATE_DOMAINS; /* others get a new seed after a takeover */
+        state.ndomains = SP_STATE_DOMAINS; /* others get a new seed, and the daemon's values */
     keep_failed(daemon, sp_keeper_put_state(daemon->keeper, &state, sizeof(state)));
 }
 
@@ -188,6 +185,15 @@ static void held_state(void *arg, const void *data, size_t size)
 
 static const struct sp_keeper_visitor held_visitor = {held_pool, held_client, held_state};
 
+/* What a setting cannot be stays as it is. */
+static void restore_values(uint64_t to[SP_SETTINGS], const uint64_t from[SP_SETTINGS])
+{
+    for (unsigned i = 0; i < SP_SETTINGS; i++) {
+        if (from[i] >= sp_settings[i].min && from[i] <= sp_settings[i].max)
+            to[i] = from[i];
+    }
+}
+
 static void restore_settings(struct sp_daemon *daemon, const struct state *state)
 {
     if (state->magic != STATE_MAGIC)
@@ -196,29 +202,30 @@ static void restore_settings(struct sp_daemon *daemon, const struct state *state
     daemon->takeovers = state->takeovers;
     daemon->repairs = state->repairs;
     daemon->next_client_id = state->next_client_id;
-    daemon->config.run = state->run <= SP_RUN_UNMERGE ? state->run : SP_RUN_MERGE;
-    daemon->config.pages_to_scan = state->pages_to_scan ? state->pages_to_scan : 1;
-    daemon->config.sleep_millisecs = state->sleep_millisecs;
-    daemon->config.max_mappings = state->max_mappings;
-    daemon->config.max_kernel_pages = state->max_kernel_pages;
+    restore_values(daemon->config.value, state->value);
 }
 
 static struct sp_domain *domain_of(struct sp_daemon *daemon, const struct state *state,
                                    const struct sp_keeper_client *record)
 {
+    uint64_t value[SP_SETTINGS];
     char name[64];
     uint64_t seed;
 
+    memcpy(value, daemon->config.value, sizeof(value));
     for (uint32_t i = 0; i < state->ndomains && i < SP_STATE_DOMAINS; i++) {
-        if (state->magic == STATE_MAGIC && state->domain[i].id == record->set_id)
-            return sp_domain_restore(daemon, state->domain[i].name, record->set_id,
-                                     state->domain[i].seed);
+        const struct state_domain *d = &state->domain[i];
+
+        if (state->magic != STATE_MAGIC || d->id != record->set_id)
+            continue;
+        restore_values(value, d->value);
+        return sp_domain_restore(daemon, d->name, record->set_id, d->seed, value);
     }
     if (getrandom(&seed, sizeof(seed), 0) != sizeof(seed))
         return NULL;
     snprintf(name, sizeof(name), *record->domain ? "u%u:%.31s" : "u%u", record->reserved,
              record->domain);
-    return sp_domain_restore(daemon, name, record->set_id, seed);
+    return sp_domain_restore(daemon, name, record->set_id, seed, value);
 }
 
 static void read_comm(struct sp_client *client)

@@ -28,7 +28,7 @@
 #include "wire.h"
 
 #define SP_KEEPER_RECORDS   65536u
-#define SP_KEEPER_STATE_MAX 4096u /* bytes of the daemon's own settings */
+#define SP_KEEPER_STATE_MAX 12288u /* bytes of the daemon's own seeds and settings */
 
 enum sp_keeper_fd {
     SP_KEEPER_UFFD,

@@ -63,16 +63,14 @@ static int wrong(const char *what, const char *how)
     return 2;
 }
 
-static int number(const char *option, const char *text, uint32_t min, uint32_t *out)
+static int set(const char *option, const char *text, enum sp_key key, struct sp_config *config)
 {
-    char how[80];
-    uint64_t value;
+    char bounds[80], how[96];
 
-    if (sp_parse_number(text, UINT32_MAX, &value) && value >= min) {
-        *out = (uint32_t)value;
+    if (sp_setting_read(&sp_settings[key], text, &config->value[key]) == 0)
         return -1;
-    }
-    snprintf(how, sizeof(how), "give a number from %u to %u", min, UINT32_MAX);
+    sp_setting_bounds(&sp_settings[key], bounds, sizeof(bounds));
+    snprintf(how, sizeof(how), "give %s", bounds);
     return wrong(option, how);
 }
 
@@ -110,9 +108,9 @@ static int take(int option, const char *text, struct sp_config *config)
     case OPT_LOG:
         return set_path("--log", text, config->log_file, sizeof(config->log_file));
     case OPT_PAGES:
-        return number("--pages-to-scan", text, 1, &config->pages_to_scan);
+        return set("--pages-to-scan", text, SP_KEY_PAGES_TO_SCAN, config);
     case OPT_SLEEP:
-        return number("--sleep-millisecs", text, 0, &config->sleep_millisecs);
+        return set("--sleep-millisecs", text, SP_KEY_SLEEP_MILLISECS, config);
     case OPT_HELP:
         fputs(help, stdout);
         return 0;

@@ -40,6 +40,13 @@ static bool is_of(uid_t asked, uid_t uid)
     return asked == SP_EVERYBODY || asked == uid;
 }
 
+/* Nothing is to be waited for there while others merge. */
+static bool is_stopped_alone(const struct sp_domain *domain)
+{
+    return !sp_turns_merges(domain) &&
+           domain->daemon->config.value[SP_KEY_RUN] == SP_RUN_MERGE;
+}
+
 uint64_t sp_passes_quiet(const struct sp_daemon *daemon, uid_t uid)
 {
     uint64_t quiet = daemon->empty_rounds;
@@ -54,7 +61,7 @@ uint64_t sp_passes_quiet(const struct sp_daemon *daemon, uid_t uid)
     TAILQ_FOREACH(domain, &daemon->domains, link) {
         struct sp_engine_counters c;
 
-        if (!domain->engine || !is_of(uid, domain->uid))
+        if (!domain->engine || !is_of(uid, domain->uid) || is_stopped_alone(domain))
             continue;
         sp_engine_counters(domain->engine, &c);
         quiet = any && quiet < c.quiet_passes ? quiet : c.quiet_passes;
@@ -151,7 +158,7 @@ static void end_round(struct sp_daemon *daemon)
     TAILQ_FOREACH(domain, &daemon->domains, link) {
         struct sp_engine_counters c;
 
-        if (!domain->engine)
+        if (!sp_turns_merges(domain))
             continue;
         sp_engine_counters(domain->engine, &c);
         idle = idle && found_less(domain, c.pages_tracked / IDLE_PART);
@@ -172,10 +179,10 @@ static void end_round(struct sp_daemon *daemon)
 static uint64_t merge_slice(struct sp_daemon *daemon)
 {
     uint64_t deadline = sp_now_usecs() + SP_SLICE_USECS;
-    uint64_t sleep = (uint64_t)daemon->config.sleep_millisecs * 1000;
+    uint64_t sleep = daemon->config.value[SP_KEY_SLEEP_MILLISECS] * 1000;
 
     if (daemon->quota == 0)
-        daemon->quota = daemon->config.pages_to_scan;
+        daemon->quota = daemon->config.value[SP_KEY_PAGES_TO_SCAN];
     while (daemon->quota && sp_now_usecs() < deadline) {
         struct sp_domain *domain = sp_turns_next(daemon);
 
@@ -191,14 +198,31 @@ static uint64_t merge_slice(struct sp_daemon *daemon)
     return daemon->quota ? 0 : sleep;
 }
 
+/* All domains are un-merged, or memory was short. */
 static void end_run2(struct sp_daemon *daemon, int status)
 {
     if (status == -ENOMEM || daemon->off) {
         daemon->off = false;
-        sp_passes_set_run(daemon, SP_RUN_STOP, false);
+        sp_passes_set_run(daemon, NULL, SP_RUN_STOP, false);
     }
-    sp_control_run2_done(daemon, status);
+    sp_control_run2_done(daemon, NULL, status);
+    daemon->run2_busy = false;
     daemon->sweep_tries = 0;
+}
+
+/* One domain is: status as of sp_engine_unmerge_step(). */
+static void end_run2_of(struct sp_domain *domain, int status)
+{
+    struct sp_daemon *daemon = domain->daemon;
+
+    domain->all_unmerged = true;
+    if (status == -ENOMEM)
+        domain->value[SP_KEY_RUN] = SP_RUN_STOP; /* the engine's is, too */
+    else if (status < 0)
+        daemon->run2_busy = true;
+    sp_control_run2_done(daemon, domain, status == -ENOMEM || !status ? status : -EBUSY);
+    if (status == -ENOMEM && daemon->config.value[SP_KEY_RUN] == SP_RUN_UNMERGE)
+        end_run2(daemon, -ENOMEM);
 }
 
 static struct sp_domain *next_merged(struct sp_daemon *daemon)
@@ -206,7 +230,7 @@ static struct sp_domain *next_merged(struct sp_daemon *daemon)
     struct sp_domain *domain;
 
     TAILQ_FOREACH(domain, &daemon->domains, link) {
-        if (domain->engine && !domain->all_unmerged)
+        if (domain->engine && domain->value[SP_KEY_RUN] == SP_RUN_UNMERGE && !domain->all_unmerged)
             return domain;
     }
     return NULL;
@@ -222,19 +246,13 @@ static bool unmerge_slice(struct sp_daemon *daemon)
         int more = sp_engine_unmerge_step(domain->engine);
 
         sp_engine_call_done(domain);
-        if (more == -ENOMEM) {
-            end_run2(daemon, -ENOMEM);
-            return false;
-        }
-        domain->all_unmerged = more != 1;
-        if (more < 0)
-            daemon->run2_busy = true;
+        if (more != 1)
+            end_run2_of(domain, more);
         sp_clients_reap(daemon);
     }
     if (domain)
         return true;
     end_run2(daemon, daemon->run2_busy ? -EBUSY : 0);
-    daemon->run2_busy = false;
     return false;
 }
 
@@ -250,9 +268,23 @@ static void earlier(uint64_t *at, uint64_t than)
         *at = than;
 }
 
+/* Also without any domain there are rounds: they are what new clients wait for. */
+static bool merging_wanted(const struct sp_daemon *daemon)
+{
+    const struct sp_domain *domain;
+
+    if (daemon->config.value[SP_KEY_RUN] == SP_RUN_MERGE)
+        return true;
+    TAILQ_FOREACH(domain, &daemon->domains, link) {
+        if (sp_turns_merges(domain))
+            return true;
+    }
+    return false;
+}
+
 static bool may_merge(struct sp_daemon *daemon)
 {
-    return daemon->config.run == SP_RUN_MERGE && !sp_accounting_is_strict(&daemon->accounting);
+    return merging_wanted(daemon) && !sp_accounting_is_strict(&daemon->accounting);
 }
 
 /* Frames of domains without clients are freed as soon as the last process let go (D4); those of
@@ -285,12 +317,12 @@ static int on_pass(sd_event_source *source, uint64_t usec, void *arg)
 
     if (sp_control_work(daemon))
         earlier(&at, sp_now_usecs());
+    else if (next_merged(daemon))
+        earlier(&at, sp_now_usecs() + (unmerge_slice(daemon) ? 0 : SWEEP_USECS));
     else if (may_merge(daemon))
         earlier(&at, merge_slice(daemon) + sp_now_usecs());
-    else if (daemon->config.run == SP_RUN_MERGE)
+    else if (merging_wanted(daemon))
         earlier(&at, sp_now_usecs() + SP_IDLE_USECS_MAX);
-    else if (daemon->config.run == SP_RUN_UNMERGE && next_merged(daemon) && unmerge_slice(daemon))
-        earlier(&at, sp_now_usecs());
     if (explains)
         earlier(&at, sp_now_usecs());
     if (may_merge(daemon)) /* to give back is to un-merge, which nobody asked for (decision 0017) */
@@ -322,12 +354,12 @@ int sp_passes_start(struct sp_daemon *daemon)
     return err < 0 ? err : 0;
 }
 
-static void release_held(struct sp_daemon *daemon)
+static void release_held(struct sp_daemon *daemon, const struct sp_domain *domain)
 {
     struct sp_client *client;
 
     TAILQ_FOREACH(client, &daemon->clients, link) {
-        if (!client->held)
+        if (!client->held || (domain && client->domain != domain))
             continue;
         client->held = false;
         if (client->state == SP_CLIENT_READY)
@@ -335,34 +367,37 @@ static void release_held(struct sp_daemon *daemon)
     }
 }
 
-void sp_passes_set_run(struct sp_daemon *daemon, enum sp_engine_run run, bool off)
+static void set_run_of(struct sp_domain *domain, enum sp_engine_run run)
 {
-    struct sp_domain *domain;
-
-    daemon->config.run = run;
-    daemon->off = off;
-    daemon->run2_busy = false;
-    TAILQ_FOREACH(domain, &daemon->domains, link) {
-        domain->all_unmerged = false;
-        if (domain->engine)
-            sp_engine_set_run(domain->engine, run);
-    }
-    if (run == SP_RUN_MERGE)
-        release_held(daemon);
-    sp_keep_state(daemon);
-    sp_passes_wake(daemon);
-    if (run == SP_RUN_UNMERGE && !next_merged(daemon))
-        end_run2(daemon, 0);
+    domain->value[SP_KEY_RUN] = run;
+    domain->all_unmerged = false;
+    domain->pass_done = domain->round_done = false;
+    if (domain->engine)
+        sp_engine_set_run(domain->engine, run);
 }
 
-void sp_passes_set_max_kernel_pages(struct sp_daemon *daemon, uint64_t pages)
+static void set_run_of_all(struct sp_daemon *daemon, enum sp_engine_run run, bool off)
 {
     struct sp_domain *domain;
 
-    daemon->config.max_kernel_pages = pages;
-    TAILQ_FOREACH(domain, &daemon->domains, link) {
-        if (domain->engine)
-            sp_engine_set_max_kernel_pages(domain->engine, pages);
-    }
+    daemon->config.value[SP_KEY_RUN] = run;
+    daemon->off = off;
+    daemon->run2_busy = false;
+    TAILQ_FOREACH(domain, &daemon->domains, link)
+        set_run_of(domain, run);
+}
+
+void sp_passes_set_run(struct sp_daemon *daemon, struct sp_domain *domain, enum sp_engine_run run,
+                       bool off)
+{
+    if (domain)
+        set_run_of(domain, run);
+    else
+        set_run_of_all(daemon, run, off);
+    if (run == SP_RUN_MERGE)
+        release_held(daemon, domain);
+    sp_keep_state(daemon);
     sp_passes_wake(daemon);
+    if (run == SP_RUN_UNMERGE && !domain && !next_merged(daemon))
+        end_run2(daemon, 0);
 }

@@ -18,13 +18,12 @@ int sp_passes_start(struct sp_daemon *daemon);
 void sp_passes_wake(struct sp_daemon *daemon);
 
 /*
- * Sets run (K13) for all domains. 2 only begins it: sp_control_run2_done() is called when all is
- * un-merged; with off, run then reads 0. 1 also lets processes merge again that were un-merged one
- * by one.
+ * Sets run (K13) of one domain, or of the daemon and all domains (NULL). 2 only begins it:
+ * sp_control_run2_done() is called when all is un-merged; with off, run then reads 0. 1 also lets
+ * processes merge again that were un-merged one by one.
  */
-void sp_passes_set_run(struct sp_daemon *daemon, enum sp_engine_run run, bool off);
-/* K10, for all domains. */
-void sp_passes_set_max_kernel_pages(struct sp_daemon *daemon, uint64_t pages);
+void sp_passes_set_run(struct sp_daemon *daemon, struct sp_domain *domain, enum sp_engine_run run,
+                       bool off);
 
 /* Whole passes in a row, up to now, that merged next to nothing: of this user's domains, or of all
  * (SP_EVERYBODY). 0 while a client of them is joining. */

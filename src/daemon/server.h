@@ -30,6 +30,7 @@ struct sp_conn {
     uint64_t heard_at; /* us */
     sd_event_source *io;
     enum sp_conn_wait wait;
+    struct sp_domain *domain; /* SP_WAIT_RUN2; NULL: all */
     /* SP_WAIT_UNMERGE */
     unsigned serial;
     pid_t pid; /* 0: all that the asker may */

@@ -10,6 +10,7 @@
 #include "passes.h"
 #include "pins_looker.h"
 #include "turns.h"
+#include "values.h"
 
 #define MAPPING_BYTES 270 /* of kernel memory, for one mapping (docs/design.md) */
 
@@ -37,6 +38,10 @@ static void add_engine(struct sums *sums, const struct sp_domain *domain)
     sums->e.pages_volatile += c.pages_volatile;
     sums->e.pages_tracked += c.pages_tracked;
     sums->e.memory_bytes += c.memory_bytes;
+    sums->e.ksm_zero_pages += c.ksm_zero_pages;
+    sums->e.stable_node_chains += c.stable_node_chains;
+    sums->e.stable_node_dups += c.stable_node_dups;
+    sums->past.pages_skipped += c.pages_skipped;
     sums->past.pages_scanned += c.pages_scanned;
     sums->past.merge_changed += c.merge_changed;
     sums->past.merge_pinned += c.merge_pinned;
@@ -64,16 +69,30 @@ static void add_pool(struct sums *sums, const struct sp_domain *domain)
     sums->pool.bytes += c.bytes;
 }
 
-static void sum_up(const struct sp_daemon *daemon, uid_t uid, struct sums *sums)
+static void add_client(struct sums *sums, const struct sp_client *client)
+{
+    sp_client_add_counts(client, sums->past.count);
+    if (client->state == SP_CLIENT_LEFT)
+        return;
+    sums->processes++;
+    sums->mappings += client->mappings;
+    sums->kept += client->kept;
+    sums->kept_because[client->pins] += client->kept;
+    sums->cpu_us += client->cpu_us;
+}
+
+/* Of one domain, or (NULL) of all of uid. */
+static void sum_up(const struct sp_daemon *daemon, const struct sp_domain *only, uid_t uid,
+                   struct sums *sums)
 {
     const struct sp_domain *domain;
     const struct sp_client *client;
 
     memset(sums, 0, sizeof(*sums));
-    if (uid == SP_EVERYBODY)
+    if (uid == SP_EVERYBODY && !only)
         sums->past = daemon->past;
     TAILQ_FOREACH(domain, &daemon->domains, link) {
-        if (!asked_for(uid, domain->uid))
+        if (only ? domain != only : !asked_for(uid, domain->uid))
             continue;
         if (domain->engine)
             add_engine(sums, domain);
@@ -81,16 +100,8 @@ static void sum_up(const struct sp_daemon *daemon, uid_t uid, struct sums *sums)
         add_pool(sums, domain);
     }
     TAILQ_FOREACH(client, &daemon->clients, link) {
-        if (!asked_for(uid, client->uid))
-            continue;
-        sp_client_add_counts(client, sums->past.count);
-        if (client->state == SP_CLIENT_LEFT)
-            continue;
-        sums->processes++;
-        sums->mappings += client->mappings;
-        sums->kept += client->kept;
-        sums->kept_because[client->pins] += client->kept;
-        sums->cpu_us += client->cpu_us;
+        if (only ? client->domain == only : asked_for(uid, client->uid))
+            add_client(sums, client);
     }
 }
 
@@ -136,13 +147,64 @@ static void add_u64(struct json_object *to, const char *key, uint64_t value)
     json_object_object_add(to, key, json_object_new_uint64(value));
 }
 
-static void add_settings(struct json_object *to, const struct sp_config *config)
+/* Pages saved, less what it takes to save them: the engines' tables, frames that linger, mappings.
+ * Unlike bytes_saved without what this process needs when it merges nothing. */
+static int64_t general_profit(const struct sp_daemon *daemon, const struct sums *sums)
 {
-    add_u64(to, "run", config->run);
-    add_u64(to, "pages_to_scan", config->pages_to_scan);
-    add_u64(to, "sleep_millisecs", config->sleep_millisecs);
-    add_u64(to, "max_kernel_pages", config->max_kernel_pages);
-    add_u64(to, "max_mappings", config->max_mappings);
+    uint64_t pages = sums->e.pages_sharing + sums->e.ksm_zero_pages;
+    uint64_t cost = sums->e.memory_bytes + sums->pool.frames_lingering * daemon->page_size +
+                    sums->mappings * MAPPING_BYTES;
+
+    return (int64_t)(pages * daemon->page_size) - (int64_t)cost;
+}
+
+static void values_of(struct sp_daemon *daemon, const struct sp_domain *domain, uid_t uid,
+                      const struct sums *sums, uint64_t value[SP_KEYS])
+{
+    for (unsigned i = 0; i < SP_SETTINGS; i++)
+        value[i] = sp_values_get(daemon, domain, (enum sp_key)i);
+    value[SP_KEY_FULL_SCANS] = domain ? domain->passes : sp_turns_passes(daemon, uid);
+    value[SP_KEY_PAGES_SCANNED] = sums->past.pages_scanned;
+    value[SP_KEY_PAGES_SHARED] = sums->e.pages_shared;
+    value[SP_KEY_PAGES_SHARING] = sums->e.pages_sharing;
+    value[SP_KEY_PAGES_UNSHARED] = sums->e.pages_unshared;
+    value[SP_KEY_PAGES_VOLATILE] = sums->e.pages_volatile;
+    value[SP_KEY_PAGES_SKIPPED] = sums->past.pages_skipped;
+    value[SP_KEY_ZERO_PAGES] = sums->e.ksm_zero_pages;
+    value[SP_KEY_CHAINS] = sums->e.stable_node_chains;
+    value[SP_KEY_DUPS] = sums->e.stable_node_dups;
+    value[SP_KEY_GENERAL_PROFIT] = (uint64_t)general_profit(daemon, sums);
+    value[SP_KEY_KERNEL_PAGES_ALLOCATED] = sums->e.pages_shared;
+}
+
+void sp_status_values(struct sp_daemon *daemon, const struct sp_domain *domain, uid_t uid,
+                      uint64_t value[SP_KEYS])
+{
+    struct sums sums;
+
+    sum_up(daemon, domain, uid, &sums);
+    values_of(daemon, domain, uid, &sums, value);
+}
+
+/* All that settings.h lists. */
+static void add_values(struct json_object *to, struct sp_daemon *daemon, uid_t uid,
+                       const struct sums *sums)
+{
+    uint64_t value[SP_KEYS];
+    char text[SP_SETTING_TEXT_SIZE];
+
+    values_of(daemon, NULL, uid, sums, value);
+    for (unsigned i = 0; i < SP_KEYS; i++) {
+        const struct sp_setting *s = &sp_settings[i];
+
+        sp_setting_show(s, value[i], text);
+        if (s->kind == SP_KIND_MODE)
+            json_object_object_add(to, s->key, json_object_new_string(text));
+        else if (s->kind == SP_KIND_SIGNED)
+            json_object_object_add(to, s->key, json_object_new_int64((int64_t)value[i]));
+        else
+            add_u64(to, s->key, value[i]);
+    }
 }
 
 static void add_done(struct json_object *to, const uint64_t count[SP_COUNTS])
@@ -184,19 +246,12 @@ struct json_object *sp_status_json(struct sp_daemon *daemon, uid_t uid)
 
     if (!to)
         return NULL;
-    sum_up(daemon, uid, &sums);
+    sum_up(daemon, NULL, uid, &sums);
     tracked = (double)(sums.e.pages_tracked ? sums.e.pages_tracked : 1);
     json_object_object_add(to, "ok", json_object_new_boolean(true));
-    add_u64(to, "pages_shared", sums.e.pages_shared);
-    add_u64(to, "pages_sharing", sums.e.pages_sharing);
-    add_u64(to, "pages_unshared", sums.e.pages_unshared);
-    add_u64(to, "pages_volatile", sums.e.pages_volatile);
+    add_values(to, daemon, uid, &sums);
     add_kept(to, &sums);
-    add_u64(to, "full_scans", sp_turns_passes(daemon, uid));
-    add_u64(to, "pages_scanned", sums.past.pages_scanned);
-    add_u64(to, "kernel_pages_allocated", sums.e.pages_shared);
     add_u64(to, "pages_tracked", sums.e.pages_tracked);
-    add_settings(to, &daemon->config);
     json_object_object_add(to, "bytes_saved", json_object_new_int64(bytes_saved(daemon, &sums)));
     json_object_object_add(to, "bytes_per_tracked_page",
                            json_object_new_double((double)sums.e.memory_bytes / tracked));
@@ -217,6 +272,66 @@ struct json_object *sp_status_json(struct sp_daemon *daemon, uid_t uid)
     add_u64(to, "repairs", daemon->repairs);
     add_u64(to, "takeovers", daemon->takeovers);
     json_object_object_add(to, "version", json_object_new_string(SP_VERSION));
+    return to;
+}
+
+/* What one process' share of its domain's tables takes. */
+static uint64_t items_bytes(const struct sp_client *client, uint64_t tracked)
+{
+    struct sp_engine_counters c = {0};
+
+    if (client->domain->engine)
+        sp_engine_counters(client->domain->engine, &c);
+    return c.pages_tracked ? (uint64_t)((double)c.memory_bytes * (double)tracked / (double)c.pages_tracked) : 0;
+}
+
+struct ksm_stat {
+    bool known, merge_any, mergeable;
+    uint64_t items, zero, merging;
+    int64_t profit;
+};
+
+static void add_ksm_stat(struct ksm_stat *stat, const struct sp_client *client)
+{
+    uint64_t page_size = client->daemon->page_size;
+    struct sp_mm_counters c = {0};
+
+    if (client->mm)
+        sp_engine_mm_counters(client->mm, &c);
+    stat->known = true;
+    stat->merge_any = stat->merge_any || (client->flags & SP_HELLO_ALL);
+    stat->mergeable = stat->mergeable || c.tracked;
+    stat->items += c.tracked;
+    stat->zero += c.zero_pages;
+    stat->merging += c.sites;
+    stat->profit += (int64_t)((c.sites + c.zero_pages) * page_size) -
+                    (int64_t)(client->mappings * MAPPING_BYTES + items_bytes(client, c.tracked));
+}
+
+struct json_object *sp_status_process_json(struct sp_daemon *daemon, uid_t uid, pid_t pid)
+{
+    struct json_object *to = json_object_new_object();
+    struct ksm_stat stat = {0};
+    const struct sp_client *client;
+
+    if (!to)
+        return NULL;
+    TAILQ_FOREACH(client, &daemon->clients, link) {
+        if (client->program == pid && client->state != SP_CLIENT_LEFT && asked_for(uid, client->uid))
+            add_ksm_stat(&stat, client);
+    }
+    json_object_object_add(to, "ok", json_object_new_boolean(true));
+    add_u64(to, "pid", (uint64_t)pid);
+    if (!stat.known) {
+        json_object_object_add(to, "state", json_object_new_string("unknown"));
+        return to;
+    }
+    add_u64(to, "ksm_rmap_items", stat.items);
+    add_u64(to, "ksm_zero_pages", stat.zero);
+    add_u64(to, "ksm_merging_pages", stat.merging);
+    json_object_object_add(to, "ksm_process_profit", json_object_new_int64(stat.profit));
+    json_object_object_add(to, "ksm_merge_any", json_object_new_boolean(stat.merge_any));
+    json_object_object_add(to, "ksm_mergeable", json_object_new_boolean(stat.mergeable));
     return to;
 }
 

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "thin.h"
 
+#include "turns.h"
+
 #define LOOK_USECS 500000u      /* between two looks */
 #define STEP       512u         /* frames given back more of each segment, at once in all processes, */
 #define STEP_USECS 4000000u     /* every so often: they read their mappings then */
@@ -98,7 +100,7 @@ void sp_thin_work(struct sp_daemon *daemon)
         return;
     daemon->thin_due = now + LOOK_USECS;
     TAILQ_FOREACH(domain, &daemon->domains, link) {
-        if (!domain->engine)
+        if (!sp_turns_merges(domain)) /* to give back is to un-merge, which nobody asked for */
             continue;
         go_on(domain, now);
         begin_some(domain, now);

@@ -3,9 +3,14 @@
 
 #define ROUND_USECS 1000000u /* after so long who is done with a pass may begin another one */
 
+bool sp_turns_merges(const struct sp_domain *domain)
+{
+    return domain->engine && domain->value[SP_KEY_RUN] == SP_RUN_MERGE;
+}
+
 static bool has_work(const struct sp_domain *domain)
 {
-    return domain->engine && !domain->pass_done;
+    return sp_turns_merges(domain) && !domain->pass_done;
 }
 
 /* In turn; of those that rest the one whose rest ends first, and only if no other has work. */
@@ -41,7 +46,7 @@ static bool round_done(const struct sp_daemon *daemon)
     const struct sp_domain *domain;
 
     TAILQ_FOREACH(domain, &daemon->domains, link) {
-        if (domain->engine && !domain->round_done)
+        if (sp_turns_merges(domain) && !domain->round_done)
             return false;
     }
     return true;

@@ -11,6 +11,8 @@
 
 /* The domain that works next; NULL: each one completed a pass, and so the round is complete. */
 struct sp_domain *sp_turns_next(struct sp_daemon *daemon);
+/* The domain has an engine, and its run is 1. */
+bool sp_turns_merges(const struct sp_domain *domain);
 /* A pass of the domain is complete. */
 void sp_turns_pass_done(struct sp_domain *domain);
 /* All passes are: a new round. */

@@ -55,10 +55,9 @@ void sp_written_each_second(struct sp_daemon *daemon)
 {
     struct sp_client *client;
 
-    if (daemon->config.run != SP_RUN_MERGE)
-        return;
     TAILQ_FOREACH(client, &daemon->clients, link) {
-        if (client->state == SP_CLIENT_READY)
+        if (client->state == SP_CLIENT_READY &&
+            client->domain->value[SP_KEY_RUN] == SP_RUN_MERGE)
             sp_written_want_look(client);
     }
 }

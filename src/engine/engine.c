@@ -372,6 +372,7 @@ void sp_engine_mm_counters(const struct sp_mm *mm, struct sp_mm_counters *out)
     *out = (struct sp_mm_counters){
         .tracked = mm->tracked,
         .sites = mm->sites,
+        .zero_pages = mm->zero_pages,
         .candidates = mm->candidates,
         .met = mm->met,
         .mappings = mm->mappings,

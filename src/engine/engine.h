@@ -205,6 +205,7 @@ enum sp_refusal {
 struct sp_mm_counters {
     uint64_t tracked;
     uint64_t sites;      /* pages of this mm that map frames */
+    uint64_t zero_pages; /* pages given back to the kernel's zero page */
     uint64_t candidates; /* pages waiting for a partner */
     uint64_t met;        /* candidates that met an equal page, which could not be merged */
     uint64_t refused[SP_REFUSALS];

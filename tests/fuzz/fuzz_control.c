@@ -15,12 +15,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
     expect(wrong == 0 || wrong == 2);
     if (wrong) {
-        expect(error[0] != 0 && strlen(error) < sizeof(error));
+        expect(request.error < 0 && error[0] != 0 && strlen(error) < sizeof(error));
         return 0;
     }
-    expect(size <= SP_REQUEST_MAX && request.op <= SP_OP_EXPLAIN);
+    expect(size <= SP_REQUEST_MAX && request.op < SP_OPS);
     expect(memchr(request.key, 0, sizeof(request.key)) != NULL);
     expect(!request.has_pid || request.pid > 0);
-    expect(request.op != SP_OP_EXPLAIN || request.has_pid);
+    expect(memchr(request.domain, 0, sizeof(request.domain)) != NULL);
+    expect((request.op != SP_OP_EXPLAIN && request.op != SP_OP_PROCESS) || request.has_pid);
     return 0;
 }

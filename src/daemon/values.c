@@ -1,0 +1,89 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "values.h"
+
+#include <errno.h>
+
+#include "log.h"
+#include "passes.h"
+
+/* Tells the engine. 0, or what it says against it. */
+static int tell_engine(struct sp_engine *engine, enum sp_key key, uint64_t value)
+{
+    switch (key) {
+    case SP_KEY_MERGE_ACROSS_NODES:
+        return sp_engine_set_merge_across_nodes(engine, value);
+    case SP_KEY_MAX_PAGE_SHARING:
+        return sp_engine_set_max_page_sharing(engine, (uint32_t)value);
+    case SP_KEY_USE_ZERO_PAGES:
+        return sp_engine_set_use_zero_pages(engine, value);
+    case SP_KEY_SMART_SCAN:
+        sp_engine_set_smart_scan(engine, value);
+        return 0;
+    case SP_KEY_MAX_KERNEL_PAGES:
+        sp_engine_set_max_kernel_pages(engine, value);
+        return 0;
+    default:
+        return 0;
+    }
+}
+
+void sp_values_apply(struct sp_domain *domain)
+{
+    for (unsigned key = 0; key < SP_SETTINGS; key++) {
+        if (tell_engine(domain->engine, (enum sp_key)key, domain->value[key]))
+            sp_log(SP_LOG_WARNING, "domain %s: %s cannot be as it is set", domain->name,
+                   sp_settings[key].key);
+    }
+    sp_engine_set_run(domain->engine, (enum sp_engine_run)domain->value[SP_KEY_RUN]);
+}
+
+static int set_one(struct sp_domain *domain, enum sp_key key, uint64_t value)
+{
+    int err = domain->engine ? tell_engine(domain->engine, key, value) : 0;
+
+    if (!err)
+        domain->value[key] = value;
+    return err;
+}
+
+/* All or none: what refuses for one domain is undone for those before it, which cannot refuse, for
+ * they have just shown that nothing stands against a change. */
+static int set_all(struct sp_daemon *daemon, enum sp_key key, uint64_t value)
+{
+    struct sp_domain *domain, *undo;
+    int err = 0;
+
+    TAILQ_FOREACH(domain, &daemon->domains, link) {
+        domain->value_before = domain->value[key];
+        err = set_one(domain, key, value);
+        if (err)
+            break;
+    }
+    for (undo = TAILQ_FIRST(&daemon->domains); err && undo != domain; undo = TAILQ_NEXT(undo, link))
+        (void)!set_one(undo, key, undo->value_before);
+    if (!err)
+        daemon->config.value[key] = value;
+    return err;
+}
+
+int sp_values_set(struct sp_daemon *daemon, struct sp_domain *domain, enum sp_key key,
+                  uint64_t value)
+{
+    int err = domain ? set_one(domain, key, value) : set_all(daemon, key, value);
+
+    if (err)
+        return err;
+    if (sp_settings[key].of_daemon)
+        daemon->quota = 0;
+    sp_keep_state(daemon);
+    sp_passes_wake(daemon);
+    return 0;
+}
+
+uint64_t sp_values_get(const struct sp_daemon *daemon, const struct sp_domain *domain,
+                       enum sp_key key)
+{
+    if (domain && !sp_settings[key].of_daemon)
+        return domain->value[key];
+    return daemon->config.value[key];
+}
