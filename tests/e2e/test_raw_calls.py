@@ -25,7 +25,8 @@ def finish(program):
 
 
 def wait_unmerged(daemon, program):
-    wait_for(lambda: f"{daemon.merged_pages(program, program.area)} pages are merged still",
+    wait_for(lambda: f"{daemon.merged_pages(program, program.area)} pages are merged still: "
+             f"{daemon.ps(program.pid)}, {daemon.explain(program.pid)}",
              lambda: daemon.merged_pages(program, program.area) == 0)
 
 
