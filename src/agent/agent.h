@@ -171,6 +171,9 @@ bool sp_program_forbids(void);
 uint32_t sp_program_threads(void);
 /* Has somebody the program under ptrace? */
 bool sp_program_traced(void);
+/* Does the kernel write a core dump of the program? False also when that cannot be known, as where its first
+ * thread ended before the others. It takes some microseconds. */
+bool sp_program_dumps(void);
 /* Is the program's memory still this one (no exec)? True also of a dead program: its pidfd tells. */
 bool sp_program_here(void);
 

@@ -270,31 +270,38 @@ bool sp_program_forbids(void)
     return sp_sys(__NR_prctl, PR_GET_DUMPABLE, 0, 0, 0, 0) != 1;
 }
 
-/* The number behind these words, 0 if it cannot be read. */
-static uint64_t status_number(const char *words)
+/* The number in the line that begins so, 0 if it cannot be read. */
+static uint64_t status_number(const char *key)
 {
     char buf[STATUS_BYTES];
     long n = sp_sys(__NR_pread64, sp_agent.program_status, buf, sizeof(buf) - 1, 0);
 
     buf[n > 0 ? n : 0] = 0;
-    for (const char *p = buf; *p; p++) {
-        if (sp_starts(p, words)) {
-            const char *number = p + sp_strlen(words);
+    for (const char *line = buf; *line; line++) {
+        if (sp_starts(line, key)) {
+            const char *number = line + sp_strlen(key);
 
             return sp_parse_dec(&number, buf + n);
         }
+        while (*line != '\n' && line[1])
+            line++;
     }
     return 0;
 }
 
 uint32_t sp_program_threads(void)
 {
-    return (uint32_t)status_number("\nThreads:\t");
+    return (uint32_t)status_number("Threads:\t");
 }
 
 bool sp_program_traced(void)
 {
-    return status_number("\nTracerPid:\t") != 0;
+    return status_number("TracerPid:\t") != 0;
+}
+
+bool sp_program_dumps(void)
+{
+    return status_number("CoreDumping:\t") != 0;
 }
 
 static uint64_t first_number(int fd)
