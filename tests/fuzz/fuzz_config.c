@@ -30,7 +30,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         expect(strlen(why) > 12 && !strchr(why, '\n') && !strchr(why, 27));
         return 0;
     }
-    expect(config.run <= 2 && config.pages_to_scan >= 1);
+    for (unsigned i = 0; i < SP_SETTINGS; i++)
+        expect(config.value[i] >= sp_settings[i].min && config.value[i] <= sp_settings[i].max);
     expect(config.max_programs >= 1 && config.max_programs <= SP_MAX_CLIENTS);
     expect(config.max_connections >= 1 && config.max_connections <= SP_MAX_CONNECTIONS);
     expect(ends(config.socket, sizeof(config.socket)) &&
