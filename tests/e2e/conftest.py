@@ -14,6 +14,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from lib import place  # noqa: E402
 from lib.cgroup import Cgroup  # noqa: E402
 from lib.daemon import Daemon  # noqa: E402
+from lib.ksmfs import Ksmfs, OverSysfs  # noqa: E402
 from lib.second_try import (pytest_runtest_makereport, pytest_runtest_protocol,  # noqa: E402,F401
                             pytest_runtestloop, pytest_unconfigure)
 
@@ -78,6 +79,22 @@ def fault_daemon(make_daemon):
     daemon = make_daemon(build=place.BUILD_TEST).start()
     daemon.set_full_speed()
     return daemon
+
+
+@pytest.fixture
+def ksmfs(daemon):
+    """A ksmfs of the daemon's values, mounted."""
+    mounted = Ksmfs(daemon)
+    yield mounted
+    mounted.close()
+
+
+@pytest.fixture
+def over_sysfs(daemon):
+    """A mount namespace in which `samepage mount --over-sysfs` may be tried."""
+    namespace = OverSysfs(daemon)
+    yield namespace
+    namespace.close()
 
 
 @pytest.fixture

@@ -27,8 +27,9 @@ def for_everybody(folder):
     copy = pathlib.Path(tempfile.mkdtemp(prefix="sp-e2e-build-"))
     atexit.register(shutil.rmtree, copy, ignore_errors=True)
     copy.chmod(0o755)
-    for name in names:
-        shutil.copy(folder / name, copy / name)
+    for name in (*names, "samepage-ksmfs"):
+        if (folder / name).exists():
+            shutil.copy(folder / name, copy / name)
     return copy
 
 

@@ -1,0 +1,180 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * samepage-ksmfs: mounts, serves until it is unmounted or told to end, and takes its mount away.
+ * "samepage mount" and "samepage umount" run it, and have looked at their options before.
+ */
+#include "ksmfs.h"
+
+#include "socket_path.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#define THREADS_MAX      32 /* that may wait for the daemon at once */
+#define THREADS_IDLE_MAX 4
+#define COULD_NOT        1
+#define WRONG_USE        2
+
+static int say(const char *what, const char *path, int err)
+{
+    fprintf(stderr, "samepage: %s %s: %s\n", what, path, strerror(-err));
+    return COULD_NOT;
+}
+
+/* What an earlier server left there when it died. */
+static int remove_dead(const char *path)
+{
+    struct ksmfs_mount mount;
+    int err;
+
+    while (ksmfs_mount_is_dead(path)) {
+        err = ksmfs_mount_find(path, &mount);
+        if (!err && !mount.ours)
+            err = -ENOTCONN;
+        if (!err)
+            err = ksmfs_mount_remove(path);
+        if (err)
+            return say("cannot take away the dead mount at", path, err);
+    }
+    return 0;
+}
+
+static int do_umount(const char *dir)
+{
+    struct ksmfs_mount mount;
+    char path[PATH_MAX];
+    int err = ksmfs_mount_path(dir, path, sizeof(path));
+
+    if (err)
+        return say("cannot find", dir, err);
+    err = ksmfs_mount_find(path, &mount);
+    if (err == -ENOENT || (!err && !mount.ours)) {
+        fprintf(stderr,
+                "samepage: no ksmfs is mounted at %s; \"findmnt -t fuse.ksmfs\" lists them\n",
+                path);
+        return COULD_NOT;
+    }
+    if (!err)
+        err = ksmfs_mount_remove(path);
+    return err ? say("cannot unmount", path, err) : 0;
+}
+
+/* The background: the parent ends at once, for the mount stands already; who uses it before we
+ * serve waits. 0 in the child. */
+static int go_to_background(void)
+{
+    int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
+    pid_t child = null_fd < 0 ? -1 : fork();
+
+    if (child < 0)
+        return -errno;
+    if (child > 0)
+        _exit(0);
+    setsid();
+    dup2(null_fd, STDIN_FILENO);
+    dup2(null_fd, STDOUT_FILENO);
+    dup2(null_fd, STDERR_FILENO);
+    close(null_fd);
+    return 0;
+}
+
+static int serve(struct fuse *fuse)
+{
+    struct fuse_loop_config *config = fuse_loop_cfg_create();
+    int err;
+
+    if (!config)
+        return -ENOMEM;
+    fuse_loop_cfg_set_max_threads(config, THREADS_MAX);
+    fuse_loop_cfg_set_idle_threads(config, THREADS_IDLE_MAX);
+    err = fuse_loop_mt(fuse, config);
+    fuse_loop_cfg_destroy(config);
+    return err < 0 ? err : 0;
+}
+
+/* Another mount may lie there by now, ours being open in some program only. */
+static void unmount_own(const char *path, unsigned id)
+{
+    struct ksmfs_mount mount;
+
+    if (ksmfs_mount_find(path, &mount) == 0 && mount.ours && mount.id == id)
+        ksmfs_mount_remove(path);
+}
+
+static int mount_and_serve(struct fuse *fuse, const char *path, bool foreground)
+{
+    struct ksmfs_mount mount = {0};
+    int err;
+
+    /* libfuse says itself why it cannot mount. */
+    if (fuse_mount(fuse, path) < 0) {
+        fprintf(stderr, "samepage: cannot mount at %s\n", path);
+        return COULD_NOT;
+    }
+    err = ksmfs_mount_find(path, &mount);
+    if (!err && fuse_set_signal_handlers(fuse_get_session(fuse)) < 0)
+        err = -ENOMEM;
+    if (!err && !foreground)
+        err = go_to_background();
+    if (!err)
+        err = chdir("/") < 0 ? -errno : serve(fuse);
+    unmount_own(path, mount.id);
+    return err ? say("cannot serve", path, err) : 0;
+}
+
+static int do_mount(const char *dir, bool foreground)
+{
+    char *argv[] = {"samepage-ksmfs", "-o",
+                    geteuid() == 0 ? "default_permissions,fsname=samepage,subtype=ksmfs,nosuid,"
+                                     "nodev,noexec,allow_other"
+                                   : "default_permissions,fsname=samepage,subtype=ksmfs",
+                    NULL};
+    struct fuse_args args = FUSE_ARGS_INIT(3, argv);
+    char path[PATH_MAX], socket_path[sizeof(((struct sockaddr_un *)0)->sun_path)];
+    struct ksmfs_mount mount;
+    struct fuse *fuse;
+    int err;
+
+    err = sp_socket_choose(socket_path, sizeof(socket_path));
+    if (err)
+        return say("the daemon's socket:", "SAMEPAGE_SOCKET", err);
+    err = ksmfs_mount_path(dir, path, sizeof(path));
+    if (err)
+        return say("cannot mount at", dir, err);
+    if (remove_dead(path))
+        return COULD_NOT;
+    if (ksmfs_mount_find(path, &mount) == 0 && mount.ours) {
+        fprintf(stderr, "samepage: a ksmfs is mounted at %s already\n", path);
+        return COULD_NOT;
+    }
+    fuse = fuse_new(&args, &ksmfs_operations, sizeof(ksmfs_operations), NULL);
+    if (!fuse)
+        return say("cannot mount at", path, -ENOMEM);
+    ksmfs_ask_init(socket_path, fuse);
+    err = mount_and_serve(fuse, path, foreground);
+    fuse_destroy(fuse);
+    fuse_opt_free_args(&args);
+    return err;
+}
+
+int main(int argc, char **argv)
+{
+    bool foreground = argc == 3 && !strcmp(argv[1], "--foreground");
+    sigset_t none;
+
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    close_range(STDERR_FILENO + 1, ~0u, 0); /* a pipe that the caller's shell waits for */
+    if (argc == 3 && !strcmp(argv[1], "--umount"))
+        return do_umount(argv[2]);
+    if (foreground || (argc == 3 && !strcmp(argv[1], "--mount")))
+        return do_mount(argv[2], foreground);
+    fprintf(stderr, "samepage-ksmfs: \"samepage mount\" and \"samepage umount\" run it\n");
+    return WRONG_USE;
+}
