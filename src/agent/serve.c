@@ -109,6 +109,8 @@ static void serve_unmerge(const struct sp_msg *msg, const struct sp_unmerge_ask 
         sp_agent.daemon_unmerges = true;
         u.status = sp_unmerge(ask->start, ask->end, ask->max_pages, &u.next, &u.npages);
         sp_agent.daemon_unmerges = false;
+        if (!u.status && !u.next)
+            sp_ranges_refresh(true); /* the mappings that are left are told (K12) */
     }
     u.mappings = sp_agent.mappings;
     sp_link_answer(msg, SP_MSG_UNMERGE, &u, sizeof(u));

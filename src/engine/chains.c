@@ -117,6 +117,8 @@ bool sp_chain_make(struct sp_engine *engine, uint64_t fingerprint)
 void sp_chains_free(struct sp_engine *engine)
 {
     sp_memory_put(engine, engine->chain, engine->chain_room * sizeof(engine->chain[0]));
+    engine->chain = NULL;
+    engine->chain_room = engine->free_chain = 0;
     sp_table_free(engine, &engine->chains);
 }
 

@@ -47,6 +47,24 @@ static void sp_engine_drop_batch(struct sp_engine *engine)
     engine->batch = NULL;
 }
 
+void sp_engine_trim(struct sp_engine *engine)
+{
+    if (engine->nnodes || engine->candidates.count)
+        return;
+    for (const struct sp_mm *mm = engine->first; mm; mm = mm->next)
+        if (mm->nchunks)
+            return;
+    sp_engine_drop_batch(engine);
+    for (struct sp_mm *mm = engine->first; mm; mm = mm->next)
+        sp_item_free_mm(mm);
+    sp_memory_put(engine, engine->chunk, engine->chunk_room * sizeof(engine->chunk[0]));
+    engine->chunk = NULL;
+    engine->nchunks = engine->chunk_room = engine->free_chunk = 0;
+    sp_table_free(engine, &engine->candidates);
+    sp_stable_free(engine);
+    sp_pieces_free(engine);
+}
+
 void sp_engine_free(struct sp_engine *engine)
 {
     struct sp_mm *mm, *next;
@@ -161,7 +179,8 @@ static bool sp_engine_pass_was_quiet(const struct sp_engine *engine)
 static void sp_engine_end_pass(struct sp_engine *engine)
 {
     engine->quiet_passes = sp_engine_pass_was_quiet(engine) ? engine->quiet_passes + 1 : 0;
-    engine->full_scans++;
+    engine->full_scans += !engine->pass_left_out;
+    engine->pass_left_out = false;
     engine->pass_merges = 0;
     engine->pass_waiting = 0;
     engine->pass_unsettled = false;
@@ -230,6 +249,8 @@ static void sp_engine_advance(struct sp_engine *engine, struct sp_mm *mm,
         sp_policy_pass_done(mm);
     } else if (mm->empty_answers < SP_EMPTY_ANSWERS)
         return;
+    else
+        engine->pass_left_out = true;
     mm->empty_answers = 0;
     engine->cursor = mm->next;
 }
@@ -250,6 +271,7 @@ static uint64_t sp_engine_scan(struct sp_engine *engine, uint32_t budget)
                            .gone = batch->gone};
 
     if (engine->ops->scan(engine->ctx, mm->ref, &scan) < 0) {
+        engine->pass_left_out = true;
         engine->cursor = mm->next; /* it does not hold up the others */
         return 0;
     }
@@ -327,6 +349,16 @@ void sp_engine_set_smart_scan(struct sp_engine *engine, bool smart)
     engine->smart_scan = smart;
 }
 
+/* What it costs to remember pages: all but the engine itself, and its list of mms. */
+static uint64_t sp_engine_bookkeeping(const struct sp_engine *engine)
+{
+    uint64_t bytes = engine->memory_used - sizeof(*engine);
+
+    for (const struct sp_mm *mm = engine->first; mm; mm = mm->next)
+        bytes -= sizeof(*mm);
+    return bytes;
+}
+
 void sp_engine_counters(const struct sp_engine *engine, struct sp_engine_counters *out)
 {
     uint64_t tracked = sp_engine_tracked(engine);
@@ -364,6 +396,7 @@ void sp_engine_counters(const struct sp_engine *engine, struct sp_engine_counter
         .merge_node = engine->merges[SP_OTHER_NODE],
         .undone = engine->undone,
         .memory_bytes = engine->memory_used,
+        .bookkeeping_bytes = sp_engine_bookkeeping(engine),
     };
 }
 

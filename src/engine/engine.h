@@ -51,7 +51,7 @@ struct sp_engine_counters {
     uint64_t pages_unshared; /* candidates that found no partner */
     uint64_t pages_volatile; /* tracked - shared - sharing - unshared, not below 0 */
     uint64_t pages_scanned;  /* pages looked into since the engine began */
-    uint64_t full_scans;     /* complete passes over all mms */
+    uint64_t full_scans;     /* complete passes over all mms: none was passed over */
     uint64_t pages_tracked;
     uint64_t frames;                               /* stable nodes, those without a site included */
     uint64_t stable_node_chains, stable_node_dups; /* contents with several frames; these (K14) */
@@ -66,6 +66,7 @@ struct sp_engine_counters {
         merge_mappings, merge_memory, merge_node; /* answers by kind, since the engine began */
     uint64_t undone;                              /* K7: first merges taken back */
     uint64_t memory_bytes;                        /* all that the engine has allocated */
+    uint64_t bookkeeping_bytes;                   /* of that, what it would not need without pages */
 };
 
 enum sp_engine_run { SP_RUN_STOP = 0, SP_RUN_MERGE = 1, SP_RUN_UNMERGE = 2 };

@@ -99,9 +99,15 @@ static int sp_unmerge_finish(struct sp_engine *engine)
         sp_item_forget_range(mm, 0, UINT64_MAX, SP_ITEM_REFUSED);
         mm->from = 0;
         mm->restart = true;
+        if (mm->sites + mm->zero_pages)
+            continue;
+        /* Nothing is remembered of it until it is looked at again (K13). */
+        sp_item_forget_range(mm, 0, UINT64_MAX, SP_ITEM_UNKNOWN);
+        mm->tracked = 0;
     }
     sp_stable_sweep(engine, true);
     sp_item_reclaim(engine);
+    sp_engine_trim(engine);
     engine->cursor = engine->first;
     engine->pass_unsettled = true;
     /* T2: a node that is left without a site is one whose frame something maps. */

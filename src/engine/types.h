@@ -312,9 +312,13 @@ struct sp_engine {
     uint64_t pass_merges, pass_waiting; /* since the pass began */
     bool pass_unsettled;                /* an mm was added or scanned for the first time */
     bool pass_hashed;                   /* a page was reported */
+    bool pass_left_out;                 /* an mm could not be asked, or not to its end */
 
     struct sp_batch *batch; /* NULL between passes that find nothing */
 };
+
+/* engine.c: if no page is remembered, all memory goes that remembering takes. */
+void sp_engine_trim(struct sp_engine *engine);
 
 /* memory.c: malloc with the sum kept. NULL over memory_limit, too. Sizes are the caller's. */
 void *sp_memory_get(struct sp_engine *engine, size_t size) SP_MUST_CHECK;
