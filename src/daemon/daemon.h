@@ -130,6 +130,8 @@ struct sp_domain {
     uint64_t value_before;         /* while one is set (values.c) */
     bool pass_done;   /* nothing left to do before the next one begins (turns.h) */
     bool round_done;  /* completed a pass in the present round */
+    bool round_complete; /* ... over all its processes */
+    uint64_t full_scans; /* of its engine, when a pass ended last */
     bool all_unmerged; /* run 2: nothing left to do */
     uint64_t pass_scanned, pass_looked; /* pages_scanned when the pass began; of the last pass */
     uint64_t passes, rest_until;        /* turns.h; us */
@@ -184,6 +186,7 @@ struct sp_daemon {
     uint64_t quota;      /* pages left to look into before the next sleep */
     uint64_t idle_us;    /* present idle sleep, 0: not idle */
     uint64_t round_busy, pause_us; /* what the round has taken; to the next one, at least */
+    uint64_t round_began, round_cpu; /* advise.c; us; 0: no round is on that is measured */
     uint64_t serial;     /* of this go of the event loop */
     unsigned sweep_tries; /* in a row, for domains without clients */
     uint64_t swept_at;    /* us: domains with clients */

@@ -55,7 +55,8 @@ static int start_engine(struct sp_domain *domain)
     domain->engine = sp_engine_new(&engine);
     if (!domain->engine)
         return -ENOMEM;
-    domain->pass_done = domain->round_done = false;
+    domain->pass_done = domain->round_done = domain->round_complete = false;
+    domain->full_scans = 0;
     domain->all_unmerged = false;
     domain->pass_scanned = domain->pass_looked = 0;
     sp_values_apply(domain);
@@ -214,6 +215,13 @@ static void sweep(struct sp_domain *domain, struct left *left)
     }
     left->segments = list.all - freed;
     left->retiring = list.retiring - freed;
+}
+
+void sp_domain_sweep(struct sp_domain *domain)
+{
+    struct left left;
+
+    sweep(domain, &left);
 }
 
 bool sp_domains_sweep_live(struct sp_daemon *daemon)

@@ -25,6 +25,8 @@ void sp_domain_release(struct sp_domain *domain);
  * that nothing maps any more (K9). Not from inside an engine call. Returns true if such segments
  * are left. */
 bool sp_domains_sweep_live(struct sp_daemon *daemon);
+/* The same for one domain; what follows from clients that fail at it is left to sp_clients_reap(). */
+void sp_domain_sweep(struct sp_domain *domain);
 /* The same for domains without clients, which then vanish. Returns true if some are left. */
 bool sp_domains_sweep_dead(struct sp_daemon *daemon);
 /* At the end of the daemon: forgets all domains, whose clients are gone. */

@@ -24,6 +24,7 @@
 #include "pins_looker.h"
 #include "repair.h"
 #include "server.h"
+#include "values.h"
 #include "written.h"
 
 #define WHY_SIZE 256
@@ -309,6 +310,7 @@ int main(int argc, char **argv)
     ret = sp_options(argc, argv, &config);
     if (ret >= 0)
         return ret;
+    sp_values_begin(&config);
     if (open_log(&config))
         return 1;
     if (!config.foreground) {

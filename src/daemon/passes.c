@@ -6,6 +6,7 @@
 #include <linux/falloc.h>
 #include <time.h>
 
+#include "advise.h"
 #include "client.h"
 #include "control.h"
 #include "domain.h"
@@ -75,7 +76,8 @@ static void note_pass(struct sp_domain *domain)
     struct sp_engine_counters c;
 
     sp_engine_counters(domain->engine, &c);
-    sp_turns_pass_done(domain);
+    sp_turns_pass_done(domain, c.full_scans > domain->full_scans);
+    domain->full_scans = c.full_scans;
     domain->pass_looked = c.pages_scanned - domain->pass_scanned;
     domain->pass_scanned = c.pages_scanned;
 }
@@ -150,6 +152,18 @@ static bool found_less(const struct sp_domain *domain, uint64_t pages)
     return domain->pass_looked <= LITTLE_LOOKED + pages;
 }
 
+/* Everything that is merged was looked at: no domain passed over a process in all its passes. */
+static bool round_complete(const struct sp_daemon *daemon)
+{
+    const struct sp_domain *domain;
+
+    TAILQ_FOREACH(domain, &daemon->domains, link) {
+        if (sp_turns_merges(domain) && !domain->round_complete)
+            return false;
+    }
+    return true;
+}
+
 static void end_round(struct sp_daemon *daemon)
 {
     struct sp_domain *domain;
@@ -165,8 +179,10 @@ static void end_round(struct sp_daemon *daemon)
         calm = calm && found_less(domain, c.pages_tracked / CALM_PART);
         any = true;
     }
+    sp_advise_round_done(daemon);
+    if (round_complete(daemon))
+        daemon->full_scans++;
     sp_turns_new_round(daemon);
-    daemon->full_scans++;
     daemon->empty_rounds = any ? 0 : daemon->empty_rounds + 1;
     set_idle(daemon, idle && (!any || sp_passes_quiet(daemon, SP_EVERYBODY) > 1));
     set_pause(daemon, any && calm);
@@ -181,6 +197,7 @@ static uint64_t merge_slice(struct sp_daemon *daemon)
     uint64_t deadline = sp_now_usecs() + SP_SLICE_USECS;
     uint64_t sleep = daemon->config.value[SP_KEY_SLEEP_MILLISECS] * 1000;
 
+    sp_advise_round_begins(daemon);
     if (daemon->quota == 0)
         daemon->quota = daemon->config.value[SP_KEY_PAGES_TO_SCAN];
     while (daemon->quota && sp_now_usecs() < deadline) {
@@ -216,6 +233,7 @@ static void end_run2_of(struct sp_domain *domain, int status)
     struct sp_daemon *daemon = domain->daemon;
 
     domain->all_unmerged = true;
+    sp_domain_sweep(domain); /* what the counters tell afterwards is true of the frames, too */
     if (status == -ENOMEM)
         domain->value[SP_KEY_RUN] = SP_RUN_STOP; /* the engine's is, too */
     else if (status < 0)
@@ -371,7 +389,7 @@ static void set_run_of(struct sp_domain *domain, enum sp_engine_run run)
 {
     domain->value[SP_KEY_RUN] = run;
     domain->all_unmerged = false;
-    domain->pass_done = domain->round_done = false;
+    domain->pass_done = domain->round_done = domain->round_complete = false;
     if (domain->engine)
         sp_engine_set_run(domain->engine, run);
 }

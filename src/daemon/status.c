@@ -38,6 +38,7 @@ static void add_engine(struct sums *sums, const struct sp_domain *domain)
     sums->e.pages_volatile += c.pages_volatile;
     sums->e.pages_tracked += c.pages_tracked;
     sums->e.memory_bytes += c.memory_bytes;
+    sums->e.bookkeeping_bytes += c.bookkeeping_bytes;
     sums->e.ksm_zero_pages += c.ksm_zero_pages;
     sums->e.stable_node_chains += c.stable_node_chains;
     sums->e.stable_node_dups += c.stable_node_dups;
@@ -115,6 +116,18 @@ uint64_t sp_own_cpu_us(void)
            (uint64_t)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec);
 }
 
+uint64_t sp_status_cpu_us(const struct sp_daemon *daemon)
+{
+    uint64_t cpu = sp_own_cpu_us() + sp_looker_cpu_us(daemon);
+    const struct sp_client *client;
+
+    TAILQ_FOREACH(client, &daemon->clients, link) {
+        if (client->state != SP_CLIENT_LEFT)
+            cpu += client->cpu_us;
+    }
+    return cpu;
+}
+
 /* Bytes of anonymous memory of this process, the engines' included. */
 static uint64_t own_bytes(void)
 {
@@ -152,7 +165,7 @@ static void add_u64(struct json_object *to, const char *key, uint64_t value)
 static int64_t general_profit(const struct sp_daemon *daemon, const struct sums *sums)
 {
     uint64_t pages = sums->e.pages_sharing + sums->e.ksm_zero_pages;
-    uint64_t cost = sums->e.memory_bytes + sums->pool.frames_lingering * daemon->page_size +
+    uint64_t cost = sums->e.bookkeeping_bytes + sums->pool.frames_lingering * daemon->page_size +
                     sums->mappings * MAPPING_BYTES;
 
     return (int64_t)(pages * daemon->page_size) - (int64_t)cost;
@@ -282,7 +295,9 @@ static uint64_t items_bytes(const struct sp_client *client, uint64_t tracked)
 
     if (client->domain->engine)
         sp_engine_counters(client->domain->engine, &c);
-    return c.pages_tracked ? (uint64_t)((double)c.memory_bytes * (double)tracked / (double)c.pages_tracked) : 0;
+    if (!c.pages_tracked)
+        return 0;
+    return (uint64_t)((double)c.bookkeeping_bytes * (double)tracked / (double)c.pages_tracked);
 }
 
 struct ksm_stat {

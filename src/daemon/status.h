@@ -23,5 +23,7 @@ struct json_object *sp_process_json(const struct sp_client *client);
 
 /* CPU that this process has used, in microseconds; 0 where it cannot be told. */
 uint64_t sp_own_cpu_us(void);
+/* The same with the looker's and that of living agents. */
+uint64_t sp_status_cpu_us(const struct sp_daemon *daemon);
 
 #endif

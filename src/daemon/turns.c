@@ -80,10 +80,11 @@ struct sp_domain *sp_turns_next(struct sp_daemon *daemon)
     return domain;
 }
 
-void sp_turns_pass_done(struct sp_domain *domain)
+void sp_turns_pass_done(struct sp_domain *domain, bool complete)
 {
     domain->pass_done = domain->round_done = true;
-    domain->passes++;
+    domain->round_complete = domain->round_complete || complete;
+    domain->passes += complete;
 }
 
 void sp_turns_new_round(struct sp_daemon *daemon)
@@ -91,7 +92,7 @@ void sp_turns_new_round(struct sp_daemon *daemon)
     struct sp_domain *domain;
 
     TAILQ_FOREACH(domain, &daemon->domains, link)
-        domain->pass_done = domain->round_done = false;
+        domain->pass_done = domain->round_done = domain->round_complete = false;
     daemon->round_at = sp_now_usecs();
 }
 

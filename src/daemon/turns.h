@@ -13,8 +13,8 @@
 struct sp_domain *sp_turns_next(struct sp_daemon *daemon);
 /* The domain has an engine, and its run is 1. */
 bool sp_turns_merges(const struct sp_domain *domain);
-/* A pass of the domain is complete. */
-void sp_turns_pass_done(struct sp_domain *domain);
+/* A pass of the domain is over; complete: and no process was passed over in it. */
+void sp_turns_pass_done(struct sp_domain *domain, bool complete);
 /* All passes are: a new round. */
 void sp_turns_new_round(struct sp_daemon *daemon);
 /* The user's domains took so many microseconds of the daemon's time. */

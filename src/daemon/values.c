@@ -3,6 +3,7 @@
 
 #include <errno.h>
 
+#include "advise.h"
 #include "log.h"
 #include "passes.h"
 
@@ -13,7 +14,9 @@ static int tell_engine(struct sp_engine *engine, enum sp_key key, uint64_t value
     case SP_KEY_MERGE_ACROSS_NODES:
         return sp_engine_set_merge_across_nodes(engine, value);
     case SP_KEY_MAX_PAGE_SHARING:
-        return sp_engine_set_max_page_sharing(engine, (uint32_t)value);
+        /* The most is the engine's own limit, without which it counts less. */
+        return sp_engine_set_max_page_sharing(
+            engine, value == SP_PAGE_SHARING_MAX ? 0 : (uint32_t)value);
     case SP_KEY_USE_ZERO_PAGES:
         return sp_engine_set_use_zero_pages(engine, value);
     case SP_KEY_SMART_SCAN:
@@ -66,13 +69,25 @@ static int set_all(struct sp_daemon *daemon, enum sp_key key, uint64_t value)
     return err;
 }
 
+void sp_values_begin(struct sp_config *config)
+{
+    if (sp_advise_is_on(config))
+        sp_advise_begin(config);
+}
+
 int sp_values_set(struct sp_daemon *daemon, struct sp_domain *domain, enum sp_key key,
                   uint64_t value)
 {
-    int err = domain ? set_one(domain, key, value) : set_all(daemon, key, value);
+    bool other_mode = key == SP_KEY_ADVISOR_MODE && value != daemon->config.value[key];
+    int err;
 
+    if (key == SP_KEY_PAGES_TO_SCAN && sp_advise_is_on(&daemon->config))
+        return -EINVAL;
+    err = domain ? set_one(domain, key, value) : set_all(daemon, key, value);
     if (err)
         return err;
+    if (other_mode)
+        sp_advise_begin(&daemon->config);
     if (sp_settings[key].of_daemon)
         daemon->quota = 0;
     sp_keep_state(daemon);

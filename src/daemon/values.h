@@ -11,6 +11,9 @@
 /* A domain has a new engine: it gets the domain's values. */
 void sp_values_apply(struct sp_domain *domain);
 
+/* The configuration was read: settings that hang on others get their values. */
+void sp_values_begin(struct sp_config *config);
+
 /*
  * Sets one, but run (sp_passes_set_run()): of the daemon and every domain (domain NULL), or of one
  * domain. It holds at once, for all or for none. 0; -EBUSY: pages are merged (K14, N2);
