@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Looks at processes the way nobody can talk them out of: through /proc."""
 
+import array
 import collections
 import os
 import pathlib
 
 Process = collections.namedtuple("Process", "pid ppid comm state environ cmdline")
+OF_A_FILE, PRESENT, PRESENT_OR_SWAPPED = 1 << 61, 1 << 63, 3 << 62  # of an entry of pagemap
 
 
 def _read(path):
@@ -49,6 +51,24 @@ def descriptors(pid):
         return len(os.listdir(f"/proc/{pid}/fd"))
     except OSError:
         return -1
+
+
+def file_pages(pid, address, length):
+    """The pages of [address, address + length) that are sites: a page of a file is mapped there, looked at
+    or not, and no private copy of it. Each as (device, inode, page of the file). This is the kernel's word."""
+    with open(f"/proc/{pid}/maps", encoding="ascii", errors="replace") as maps:
+        lines = [line.split(None, 5) for line in maps]
+    with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
+        pagemap.seek(address // 4096 * 8)
+        entries = array.array("Q", pagemap.read(length // 4096 * 8))
+    found = []
+    for fields in lines:
+        start, stop = (max(min(int(x, 16), address + length), address) for x in fields[0].split("-"))
+        first = (int(fields[2], 16) + start - int(fields[0].split("-")[0], 16)) // 4096
+        for i in range((stop - start) // 4096 if fields[4] != "0" else 0):
+            if entries[(start - address) // 4096 + i] & (PRESENT_OR_SWAPPED | OF_A_FILE) in (0, OF_A_FILE | PRESENT):
+                found.append((fields[3], fields[4], first + i))
+    return found
 
 
 def pages_from_files(pid, address, length):
