@@ -126,7 +126,8 @@ run_fuzz() {
 
 run_pytest() {
     echo "== end to end"
-    timeout --foreground -s INT -k 30 2700 /usr/bin/python3 -m pytest -q -ra -p no:cacheprovider \
+    # Two at a time (tests/e2e/lib/workers.py): most tests wait for something most of the time.
+    timeout --foreground -s INT -k 30 2700 /usr/bin/python3 -m pytest -q -ra -p no:cacheprovider --two \
         --junitxml "$work/e2e.xml" tests/e2e
     status=$?
     read -r ok bad skip < <(/usr/bin/python3 - "$work/e2e.xml" <<'PY'
@@ -150,7 +151,7 @@ PY
     add "$ok" "$bad" "$skip"
 }
 
-# The end-to-end tests leave half of the processors' time unused: this is done beside them, and gives way.
+# The end-to-end tests do not use all of the processors' time: this is done beside them, and gives way.
 run_beside() {
     renice -n 15 "$BASHPID" >/dev/null
     run_sim

@@ -11,12 +11,16 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 
-from lib import place  # noqa: E402
+from lib import place, workers  # noqa: E402
 from lib.cgroup import Cgroup  # noqa: E402
 from lib.daemon import Daemon  # noqa: E402
 from lib.ksmfs import Ksmfs, OverSysfs  # noqa: E402
 from lib.second_try import (pytest_runtest_makereport, pytest_runtest_protocol,  # noqa: E402,F401
                             pytest_runtestloop, pytest_unconfigure)
+
+
+def pytest_addoption(pluginmanager):
+    pluginmanager.register(workers)
 
 
 def pytest_report_header(config):

@@ -204,6 +204,7 @@ def servers(make_daemon):
     return daemon, [Redis(daemon.run, daemon.directory / f"redis-{i}") for i in range(SERVERS)]
 
 
+@pytest.mark.alone  # merging is to keep up with the writes
 def test_k11_steady_writes_stay_merged(servers):
     daemon, servers = servers
     load = Load()

@@ -125,6 +125,7 @@ def trap(pages):
     return address
 
 
+@pytest.mark.alone  # it measures how long answers take
 def test_a_program_that_traps_the_repair_holds_nobody_up(daemon):
     """Pages in staging that seem to be there, and make the reader wait."""
     place.need_userfaultfd()

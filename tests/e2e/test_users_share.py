@@ -82,6 +82,7 @@ def test_program_that_could_not_be_repaired(make_daemon, agents, uid):
     assert agents[-1].said == "welcome"
 
 
+@pytest.mark.alone  # it must not take long
 def test_connections_of_one_user(serve):
     """A user's own oldest connections go, nobody else's. (After five seconds all go that say nothing: what
     takes so long is done again.)"""
