@@ -281,6 +281,59 @@ void sp_again_hold(uint8_t *result)
         sp_fault_point("again-held");
 }
 
+/* With pages [a, b), which were sites, un-merged: their mapping goes, that of their neighbours may be in
+ * two. It is only a guess, as the count is between two readings. */
+static void count_given_back(uint64_t a, uint64_t b)
+{
+    uint32_t neighbours = (uint32_t)sp_sitemap_any(a - sp_agent.page_size, a) +
+                          (uint32_t)sp_sitemap_any(b, b + sp_agent.page_size);
+
+    if (neighbours == 2)
+        sp_agent.mappings += 2;
+    else if (neighbours == 0)
+        sp_agent.mappings -= sp_agent.mappings < 2 ? sp_agent.mappings : 2;
+}
+
+/* Is the page that is held what it is to be merged with? */
+static bool is_same(const struct hold *h, const struct target *t, uint32_t i)
+{
+    uint64_t frame = sp_view_frame(t->segment[i], t->index[i]);
+    bool same = false;
+
+    if (t->segment[i] == SP_SEGMENT_ZEROS)
+        return sp_peek_zero(page_at(h->addr, i), &same) && same;
+    return frame && sp_peek_equal(page_at(h->addr, i), (void *)frame, &same) && same;
+}
+
+/*
+ * Pages of zeros (K15): empty memory of the program's own takes their place and gives the mapping of the
+ * pool back, too. It is filled with the kernel's page of zeros when it is tracked (zeros_done).
+ */
+static bool map_zeros(uint64_t addr, uint32_t n)
+{
+    uint64_t end = page_at(addr, n);
+
+    if (sp_zeroed_set(addr, end))
+        return false;
+    if (sp_is_err(sp_range_map(addr, end - addr, addr))) {
+        sp_zeroed_clear(addr, end);
+        return false;
+    }
+    sp_sitemap_clear(addr, end);
+    count_given_back(addr, end);
+    return true;
+}
+
+/* When it is let go of: tracked as what lies around it, so that the kernel joins them. */
+static void zeros_done(uint64_t addr)
+{
+    struct uffdio_register track = {.range = {addr, sp_agent.page_size},
+                                    .mode = UFFDIO_REGISTER_MODE_WP};
+
+    sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_REGISTER, &track);
+    sp_sys(__NR_madvise, addr, sp_agent.page_size, SP_MADV_POPULATE_READ);
+}
+
 /* Maps frames over the pages of the target that equal them. */
 static void map_equal(const struct hold *h, const struct target *t, uint8_t *result)
 {
@@ -288,29 +341,37 @@ static void map_equal(const struct hold *h, const struct target *t, uint8_t *res
 
     sp_wait_for_reachers();
     for (uint32_t i = 0; i < h->npages; i++) {
-        uint64_t frame = sp_view_frame(t->segment[i], t->index[i]);
-        bool same = false;
+        bool same;
 
         if (!(t->pages >> i & 1))
             continue;
-        if (frame && sp_peek_equal(page_at(h->addr, i), (void *)frame, &same) && same)
+        same = is_same(h, t, i);
+        if (same)
             equal |= 1ull << i;
         result[t->slot[i]] = same ? (uint8_t)SP_OUT_OF_MAPPINGS : (uint8_t)SP_CHANGED;
     }
     for (uint32_t i = 0, n; i < h->npages; i += n) {
         for (n = 0; i + n < h->npages && (equal >> (i + n) & 1); n++)
-            if (n && (t->segment[i + n] != t->segment[i] || t->index[i + n] != t->index[i] + n))
+            if (n && (t->segment[i + n] != t->segment[i] ||
+                      (t->segment[i] != SP_SEGMENT_ZEROS && t->index[i + n] != t->index[i] + n)))
                 break;
         if (!n) {
             n = 1;
             continue;
         }
-        if (!sp_lift_map(page_at(h->addr, i), n, t->segment[i], t->index[i]))
+        if (!(t->segment[i] == SP_SEGMENT_ZEROS
+                  ? map_zeros(page_at(h->addr, i), n)
+                  : sp_lift_map(page_at(h->addr, i), n, t->segment[i], t->index[i])))
             continue;
         for (uint32_t k = 0; k < n; k++)
             result[t->slot[i + k]] = SP_MERGED;
         sp_count(SP_COUNT_MERGED, n);
     }
+}
+
+static bool is_merged(const struct target *t, const uint8_t *result, uint32_t i)
+{
+    return (t->pages >> i & 1) && result[t->slot[i]] == SP_MERGED;
 }
 
 static void merge_hold(struct hold *h, struct target *t, uint8_t *result)
@@ -330,10 +391,16 @@ static void merge_hold(struct hold *h, struct target *t, uint8_t *result)
         map_equal(h, t, result);
     sp_fault_point("again-mapped");
     let_go(h);
-    sp_gate_open();
     for (uint32_t i = 0; i < npages; i++)
-        if ((t->pages >> i & 1) && result[t->slot[i]] == SP_MERGED)
+        if (is_merged(t, result, i) && t->segment[i] == SP_SEGMENT_ZEROS)
+            zeros_done(page_at(addr, i));
+    sp_gate_open();
+    for (uint32_t i = 0; i < npages; i++) {
+        if (is_merged(t, result, i) && t->segment[i] == SP_SEGMENT_ZEROS)
+            sp_track_zeroed(page_at(addr, i), 1);
+        else if (is_merged(t, result, i))
             sp_track_merged(page_at(addr, i), 1);
+    }
     sp_serve_gate(); /* also who waits for a page that is held yet */
 }
 
@@ -410,19 +477,6 @@ uint64_t sp_again_hold_useless(uint64_t max_pages)
     if (nholds)
         sp_fault_point("again-held");
     return nholds ? pages : 0;
-}
-
-/* With pages [a, b), which were sites, un-merged: their mapping goes, that of their neighbours may be in
- * two. It is only a guess, as the count is between two readings. */
-static void count_given_back(uint64_t a, uint64_t b)
-{
-    uint32_t neighbours = (uint32_t)sp_sitemap_any(a - sp_agent.page_size, a) +
-                          (uint32_t)sp_sitemap_any(b, b + sp_agent.page_size);
-
-    if (neighbours == 2)
-        sp_agent.mappings += 2;
-    else if (neighbours == 0)
-        sp_agent.mappings -= sp_agent.mappings < 2 ? sp_agent.mappings : 2;
 }
 
 uint64_t sp_again_unmerge(void)

@@ -281,6 +281,8 @@ void sp_track_restart(void);
 void sp_track_pending(uint64_t addr, uint64_t npages);
 /* Pages merged: not looked at any more until they change. */
 void sp_track_merged(uint64_t addr, uint64_t npages);
+/* Pages given back to the kernel's page of zeros (K15): the same. */
+void sp_track_zeroed(uint64_t addr, uint64_t npages);
 struct sp_report_out {
     struct sp_report head;
     struct sp_page_hash page[SP_REPORT_PAGES];
@@ -317,6 +319,8 @@ void sp_peek_init(void);
 /* Copies, compares, hashes one page; false if it could not be read. */
 bool sp_peek_copy(void *dst, uint64_t src);
 bool sp_peek_equal(uint64_t addr, const void *frame, bool *equal);
+/* Is every byte of the page 0? */
+bool sp_peek_zero(uint64_t addr, bool *zero);
 bool sp_peek_hash(uint64_t addr, struct sp_hash128 *hash);
 /* sp_raw_call() of a mapping; false if it could not be read. */
 bool sp_peek_raw_call(uint64_t start, uint64_t end, uint64_t *found);
@@ -399,6 +403,13 @@ uint64_t sp_unmerge_plain(uint64_t max_runs);
 /* Un-merges [addr, end), at most a lift's pages, all of them sites and alike, into the mapping `copy`, if they
  * have these attributes. 0: copy was moved there; a negative errno: it is where it was, and the sites, too. */
 int sp_unmerge_into(uint64_t addr, uint64_t end, uint64_t copy, uint32_t attributes);
+
+/* zeroed.c: pages that were given back to the kernel's page of zeros (K15). */
+/* Gives those of [start, end) pages of their own, at most max_pages or a few more; *next where to go on or 0,
+ * *npages how many. 0, or a negative errno: those before *next, unless it is 0, have theirs. */
+int sp_unmerge_zeros(uint64_t start, uint64_t end, uint64_t max_pages, uint64_t *next, uint64_t *npages);
+/* Answers SP_MSG_ZEROED. */
+void sp_zeroed_report(const struct sp_msg *msg, uint64_t from);
 
 /* zero.c */
 /* Makes the sites in [start, end) pages of zeros, and leaves their mappings as they are. 0, or a

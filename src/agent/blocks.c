@@ -2,6 +2,7 @@
 #include "blocks.h"
 
 #include "mem.h"
+#include "sitemap.h"
 #include "sys.h"
 
 #define BLOCKS (1u << 17) /* of 2 MiB: 256 GiB of tracked memory */
@@ -67,9 +68,9 @@ void sp_track_restart(void)
         struct sp_block *b = &table[i];
 
         for (unsigned w = 0; b->key && w < BLOCK_WORDS; w++) {
-            b->pending[w] |= b->hashed[w] & ~b->site[w] & ~b->kept[w];
+            b->pending[w] |= b->hashed[w] & ~b->site[w] & ~b->zero[w] & ~b->kept[w];
             b->again[w] |= b->kept[w] & ~b->rank[1][w];
-            b->hashed[w] &= b->site[w];
+            b->hashed[w] &= b->site[w] | b->zero[w];
         }
     }
 }
@@ -107,13 +108,14 @@ void sp_track_pending(uint64_t addr, uint64_t npages)
 
         if (!b)
             return;
-        if (sp_bit(b->site, i) && !told)
+        if ((sp_bit(b->site, i) || sp_bit(b->zero, i)) && !told)
             note_gone(addr, addr + sp_agent.page_size);
         had_mapping = !told && (sp_bit(b->site, i) || sp_bit(b->kept, i));
         b->calm = sp_track_pass + 1; /* it is not protected any more, which looks like a write */
         sp_bit_clear(b->hot, i);
         sp_bit_clear(b->hashed, i);
         sp_bit_clear(b->site, i);
+        sp_bit_clear(b->zero, i);
         sp_bit_clear(b->slow, i);
         sp_kept_remove(b, i);
         sp_bit_set(b->fresh, i);
@@ -141,7 +143,7 @@ static void not_gone(uint64_t addr, uint64_t end)
     }
 }
 
-void sp_track_merged(uint64_t addr, uint64_t npages)
+static void note_merged(uint64_t addr, uint64_t npages, bool zeros)
 {
     uint64_t end = addr + (npages << sp_agent.page_shift);
 
@@ -162,11 +164,22 @@ void sp_track_merged(uint64_t addr, uint64_t npages)
                 sp_kept_remove(b, w * 64 + (uint32_t)__builtin_ctzll(kept));
             sp_lasting_merged(b, w, all);
             b->hashed[w] |= all;
-            b->site[w] |= all;
+            b->site[w] = zeros ? b->site[w] & ~all : b->site[w] | all;
+            b->zero[w] = zeros ? b->zero[w] | all : b->zero[w] & ~all;
         }
         npages -= to - from;
         addr += (uint64_t)(to - from) << sp_agent.page_shift;
     }
+}
+
+void sp_track_merged(uint64_t addr, uint64_t npages)
+{
+    note_merged(addr, npages, false);
+}
+
+void sp_track_zeroed(uint64_t addr, uint64_t npages)
+{
+    note_merged(addr, npages, true);
 }
 
 /* Should it come back (it was only read-only, say), the kernel still has it protected, and nothing but
@@ -175,11 +188,12 @@ static void gone_page(struct sp_block *b, uint32_t i)
 {
     if (sp_bit(b->pending, i) || sp_bit(b->hot, i) || sp_bit(b->hashed, i) || sp_bit(b->site, i) ||
         sp_bit(b->kept, i) || sp_bit(b->slow, i))
-        sp_bit_set(b->fresh, i);
+        sp_bit_set(b->fresh, i); /* what is zero is hashed, too */
     sp_bit_clear(b->pending, i);
     sp_bit_clear(b->hot, i);
     sp_bit_clear(b->hashed, i);
     sp_bit_clear(b->site, i);
+    sp_bit_clear(b->zero, i);
     sp_bit_clear(b->slow, i);
     sp_bit_clear(b->tagged, i);
     sp_bit_clear(b->rank[0], i);
@@ -202,6 +216,7 @@ void sp_track_gone(uint64_t addr, uint64_t end)
             gone_page(b, sp_block_index(p));
         at = stop;
     }
+    sp_zeroed_clear(addr, end);
     note_gone(addr, end);
 }
 

@@ -16,6 +16,7 @@ struct sp_block {
     uint64_t key; /* address >> block shift, plus 1; 0: unused */
     uint64_t pass;
     uint64_t fresh[BLOCK_WORDS], pending[BLOCK_WORDS], hashed[BLOCK_WORDS], site[BLOCK_WORDS];
+    uint64_t zero[BLOCK_WORDS]; /* given back to the kernel's page of zeros, as far as the daemon was told */
     uint64_t hot[BLOCK_WORDS];
     uint64_t kept[BLOCK_WORDS], again[BLOCK_WORDS], tagged[BLOCK_WORDS]; /* kept.c */
     uint64_t rank[2][BLOCK_WORDS], slow[BLOCK_WORDS];                    /* lasting.c */

@@ -143,6 +143,7 @@ static uint64_t range_end(uint64_t addr, uint64_t length)
 static void range_gone(uint64_t addr, uint64_t end)
 {
     sp_sitemap_clear(addr, end);
+    sp_zeroed_clear(addr, end);
     sp_gate_forget_tcb(addr, end);
 }
 
@@ -257,9 +258,30 @@ static long call_mremap_spliced(struct sp_gate_pass *pass, const long *a)
 
     if (covers && sp_is_err(ret))
         sp_spliced_add(to, to_end);
+    if (!sp_is_err(ret) && end > addr && ((uint64_t)ret != addr || length < end - addr))
+        sp_zeroed_clear((uint64_t)ret != addr ? addr : addr + length, end);
+    if (!sp_is_err(ret) && (a[3] & MREMAP_FIXED))
+        sp_zeroed_clear(to, to_end);
     if (spliced && !sp_is_err(ret))
         sp_spliced_add((uint64_t)ret, (uint64_t)ret + (length < end - addr ? length : end - addr));
     return ret;
+}
+
+/*
+ * Before it returns, all of [addr, end) is to have pages of its own (K1), those of zeros, too (K15): the kernel
+ * gives them where one writes, and this writes nothing. What may not be written stays as it is.
+ */
+static void unmerge_all(struct sp_gate_pass *pass, uint64_t addr, uint64_t end)
+{
+    uint64_t start, stop;
+
+    sp_merged_unmerge(pass, SP_GATE_UNMERGE, addr, end);
+    if (__atomic_load_n(&sp_gate.agent, __ATOMIC_SEQ_CST) == SP_GATE_FILTERED)
+        return;
+    for (; sp_zeroed_next(addr, end, &start, &stop); addr = stop) {
+        if (sp_sys(__NR_madvise, start, stop - start, MADV_POPULATE_WRITE) == 0)
+            sp_zeroed_clear(start, stop);
+    }
 }
 
 /* A kernel without KSM does not know this advice; the agent follows it all the same (K1). msync
@@ -270,7 +292,7 @@ static long advise_mergeable(struct sp_gate_pass *pass, const long *a, uint64_t 
     long ret;
 
     if (!mergeable)
-        sp_merged_unmerge(pass, SP_GATE_UNMERGE, addr, end);
+        unmerge_all(pass, addr, end);
     if (!sp_gate_no_ksm)
         ret = with_mappings(pass, __NR_madvise, a);
     else if (!sp_gate_page_aligned(addr) || addr + (uint64_t)a[1] < addr)
@@ -282,6 +304,12 @@ static long advise_mergeable(struct sp_gate_pass *pass, const long *a, uint64_t 
     if ((ret == 0 || ret == -ENOMEM) && end > addr)
         sp_gate_note_advice(addr, end, mergeable);
     return ret;
+}
+
+static void pages_dropped(uint64_t addr, uint64_t end)
+{
+    sp_spliced_clear(addr, end);
+    sp_zeroed_clear(addr, end);
 }
 
 static long call_madvise(struct sp_gate_pass *pass, const long *a)
@@ -297,7 +325,7 @@ static long call_madvise(struct sp_gate_pass *pass, const long *a)
     else
         ret = with_mappings(pass, __NR_madvise, a);
     if (ret == 0 && ((int)a[2] == MADV_DONTNEED || (int)a[2] == MADV_DONTNEED_LOCKED))
-        sp_spliced_clear(addr, end);
+        pages_dropped(addr, end);
     return ret;
 }
 
@@ -453,7 +481,7 @@ static long call_memory_merge(struct sp_gate_pass *pass, const long *a)
         return -EINVAL;
     sp_gate_note(0, EVERYTHING);
     if (a[1] == 0)
-        sp_merged_unmerge(pass, SP_GATE_UNMERGE, 0, EVERYTHING);
+        unmerge_all(pass, 0, EVERYTHING);
     ret = sp_gate_no_ksm ? 0 : native(__NR_prctl, a);
     if (ret == 0 && a[1] == 0 && sp_load(&sp_gate.advise_all))
         sp_gate_note_advice(0, EVERYTHING, false); /* the kernel takes madvise's back, too */

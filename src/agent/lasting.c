@@ -16,7 +16,7 @@
  * memory is watched by the kernel, which costs less: it is merged as soon as it is quiet in the two lower
  * ranks, and rests for an age in rank 2, for a long one in rank 3.
  *
- * In the books: rank, in two bitmaps; slow, of a page that maps a frame: it was merged in this era; of
+ * In the books: rank, in two bitmaps; slow, of a page that maps a frame, or is the kernel's page of zeros: it was merged in this era; of
  * any other in plain memory: it rests, and is tagged when an age began meanwhile. Tagged, a page that
  * does not rest was a site until it was un-merged: it has a mapping to its credit.
  */
@@ -137,7 +137,7 @@ void sp_lasting_roll(struct sp_block *b, uint32_t word)
 
 void sp_lasting_look(struct sp_block *b, uint32_t i)
 {
-    if (!sp_bit(b->slow, i) || sp_bit(b->site, i) || !is_due(sp_bit(b->rank[0], i)))
+    if (!sp_bit(b->slow, i) || sp_bit(b->site, i) || sp_bit(b->zero, i) || !is_due(sp_bit(b->rank[0], i)))
         return;
     if (!sp_bit(b->tagged, i)) {
         sp_bit_set(b->tagged, i);
@@ -151,7 +151,7 @@ void sp_lasting_look(struct sp_block *b, uint32_t i)
 void sp_lasting_merged(struct sp_block *b, uint32_t word, uint64_t pages)
 {
     for (unsigned w = 0; b->era != era && w < BLOCK_WORDS; w++)
-        b->slow[w] &= ~b->site[w];
+        b->slow[w] &= ~(b->site[w] | b->zero[w]);
     b->era = era;
     b->slow[word] |= pages;
     b->tagged[word] &= ~pages;

@@ -19,6 +19,7 @@
 #include "sitemap.h"
 #include "sys.h"
 
+#define ZERO_TRIES 1000u /* the kernel gives as much as it can, and says to go on */
 #define MAX_GAP 8u /* pages between two runs that one lift still spans */
 
 enum page_state { ABSENT = 0, WANTED, BUSY, STAGED, EQUAL, MAPPED };
@@ -227,13 +228,17 @@ void sp_wait_for_reachers(void)
 static void compare_staged(struct lift *l)
 {
     for (uint32_t i = 0; i < l->npages; i++) {
+        uint64_t page = page_at(sp_agent.staging, i);
         bool equal;
 
         if (l->state[i] != STAGED)
             continue;
-        if (sp_peek_equal(page_at(sp_agent.staging, i),
-                          (void *)sp_view_frame(l->segment[i], l->index[i]), &equal) &&
-            equal)
+        if (l->segment[i] == SP_SEGMENT_ZEROS ? !sp_peek_zero(page, &equal)
+                                              : !sp_peek_equal(page, (void *)sp_view_frame(l->segment[i],
+                                                                                          l->index[i]),
+                                                               &equal))
+            continue;
+        if (equal)
             l->state[i] = EQUAL;
     }
 }
@@ -274,6 +279,61 @@ bool sp_lift_map(uint64_t at, uint32_t n, uint32_t segment, uint32_t index)
     return true;
 }
 
+/* What was mapped, or given back, from page i on. */
+static uint32_t accept(struct lift *l, uint32_t i, uint32_t n)
+{
+    sp_count(SP_COUNT_MERGED, n);
+    for (; n; n--, i++) {
+        l->state[i] = MAPPED;
+        decide(l, i, SP_MERGED);
+    }
+    return i;
+}
+
+static uint32_t put_back(struct lift *l, uint32_t i, uint32_t n, enum sp_result result)
+{
+    for (; n; n--, i++) {
+        move_back(l, i);
+        decide(l, i, result);
+    }
+    return i;
+}
+
+/*
+ * The kernel's own page of zeros at the places of n pages in the air (K15). It is put there now, not when
+ * somebody reads: so the memory is there, as it was. The map comes first, as in sp_lift_map().
+ */
+static uint32_t give_zeros(struct lift *l, uint32_t i, uint32_t n)
+{
+    uint64_t at = page_at(l->addr, i), end = page_at(l->addr, i + n);
+    uint32_t done = 0;
+
+    for (uint32_t tries = 0; !sp_zeroed_set(at, end) && done < n && tries < ZERO_TRIES; tries++) {
+        struct uffdio_zeropage zero = {
+            .range = {page_at(at, done), (uint64_t)(n - done) << sp_agent.page_shift}};
+        long ret = sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_ZEROPAGE, &zero);
+
+        if (zero.zeropage > 0)
+            done += (uint32_t)((uint64_t)zero.zeropage >> sp_agent.page_shift);
+        if (ret != -EAGAIN)
+            break;
+    }
+    sp_zeroed_clear(page_at(at, done), end);
+    i = accept(l, i, done);
+    return put_back(l, i, n - done, SP_OUT_OF_MEMORY);
+}
+
+/* How many from page i on, all equal, are to be mapped in one go. */
+static uint32_t run_of(const struct lift *l, uint32_t i)
+{
+    uint32_t n = 1;
+
+    while (i + n < l->npages && l->state[i + n] == EQUAL && l->segment[i + n] == l->segment[i] &&
+           (l->segment[i] == SP_SEGMENT_ZEROS || l->index[i + n] == l->index[i] + n))
+        n++;
+    return n;
+}
+
 /* Step 5, second half: frames over the equal ones, run by run; the others back. */
 static void map_frames(struct lift *l)
 {
@@ -281,29 +341,20 @@ static void map_frames(struct lift *l)
         uint32_t n = 1;
 
         if (l->state[i] == STAGED) {
-            move_back(l, i);
-            decide(l, i++, SP_CHANGED);
+            i = put_back(l, i, 1, SP_CHANGED);
             continue;
         }
         if (l->state[i] != EQUAL) {
             i++;
             continue;
         }
-        while (i + n < l->npages && l->state[i + n] == EQUAL &&
-               l->segment[i + n] == l->segment[i] && l->index[i + n] == l->index[i] + n)
-            n++;
-        if (sp_lift_map(page_at(l->addr, i), n, l->segment[i], l->index[i])) {
-            sp_count(SP_COUNT_MERGED, n);
-            for (; n; n--, i++) {
-                l->state[i] = MAPPED;
-                decide(l, i, SP_MERGED);
-            }
-        } else {
-            for (; n; n--, i++) {
-                move_back(l, i);
-                decide(l, i, SP_OUT_OF_MAPPINGS);
-            }
-        }
+        n = run_of(l, i);
+        if (l->segment[i] == SP_SEGMENT_ZEROS)
+            i = give_zeros(l, i, n);
+        else if (sp_lift_map(page_at(l->addr, i), n, l->segment[i], l->index[i]))
+            i = accept(l, i, n);
+        else
+            i = put_back(l, i, n, SP_OUT_OF_MAPPINGS);
     }
 }
 
@@ -452,10 +503,16 @@ static void lift_window(struct lift *l)
 
         end = i + 1;
         if (l->state[i] == MAPPED) {
-            while (end < n && l->state[end] == MAPPED)
+            bool zeros = l->segment[i] == SP_SEGMENT_ZEROS;
+
+            while (end < n && l->state[end] == MAPPED && (l->segment[end] == SP_SEGMENT_ZEROS) == zeros)
                 end++;
-            sp_track_merged(at, end - i);
-        } else if (!sp_sitemap_any(at, at + sp_agent.page_size)) {
+            if (zeros)
+                sp_track_zeroed(at, end - i);
+            else
+                sp_track_merged(at, end - i);
+        } else if (!sp_sitemap_any(at, at + sp_agent.page_size) &&
+                   !sp_zeroed_any(at, at + sp_agent.page_size)) {
             sp_track_pending(at, 1);
         }
     }
@@ -535,14 +592,15 @@ void sp_lift_merge(const struct sp_merge_ask *ask, uint8_t *result)
 
         for (uint32_t k = 0; k < run->npages; k++, slot++) {
             uint64_t addr = page_at(run->addr, k);
+            bool zeros = run->segment == SP_SEGMENT_ZEROS;
             uint32_t i;
 
             result[slot] = SP_GONE;
             if (addr & (sp_agent.page_size - 1) || addr + sp_agent.page_size < addr ||
                 !sp_range_of(addr, addr + sp_agent.page_size) ||
-                !sp_view_frame(run->segment, run->index + k))
+                !(zeros || sp_view_frame(run->segment, run->index + k)))
                 continue;
-            if (!budget_left() || sp_agent.stay_unmerged || sp_agent.raw_calls ||
+            if (!(zeros || budget_left()) || sp_agent.stay_unmerged || sp_agent.raw_calls ||
                 sp_gate.locks_future) {
                 result[slot] = SP_OUT_OF_MAPPINGS;
                 continue;

@@ -151,6 +151,31 @@ bool sp_peek_equal(uint64_t addr, const void *frame, bool *equal)
     return true;
 }
 
+static bool page_is_zero(const uint64_t *word)
+{
+    unsigned words = sp_agent.page_size / 8;
+
+    for (unsigned i = 0; i < words; i += 64) {
+        uint64_t any = 0;
+
+        for (unsigned k = 0; k < 64; k++)
+            any |= word[i + k];
+        if (any)
+            return false;
+    }
+    return true;
+}
+
+bool sp_peek_zero(uint64_t addr, bool *zero)
+{
+    if (mark())
+        return false;
+    armed = 1;
+    *zero = page_is_zero((const uint64_t *)addr);
+    armed = 0;
+    return true;
+}
+
 bool sp_peek_hash(uint64_t addr, struct sp_hash128 *hash)
 {
     if (mark())

@@ -95,6 +95,23 @@ static void serve_merge(const struct sp_msg *msg, const struct sp_merge_ask *ask
     sp_link_answer(msg, SP_MSG_MERGE, &out, sizeof(out.head) + ask->npages);
 }
 
+/* Zeros first, up to where that ends: what lies before *next has pages of its own, of both kinds. */
+static int unmerge(const struct sp_unmerge_ask *ask, uint64_t *next, uint64_t *npages)
+{
+    uint64_t end, zeros, sites;
+    int ret = sp_unmerge_zeros(ask->start, ask->end, ask->max_pages, &end, &zeros), status = 0;
+
+    *npages = zeros;
+    *next = end;
+    if (ret && !end)
+        return ret;
+    status = sp_unmerge(ask->start, end ? end : ask->end, ask->max_pages, next, &sites);
+    *npages += sites;
+    if (!*next && !status)
+        *next = end;
+    return status ? status : ret;
+}
+
 static void serve_unmerge(const struct sp_msg *msg, const struct sp_unmerge_ask *ask)
 {
     struct sp_unmerged u = {0};
@@ -107,7 +124,7 @@ static void serve_unmerge(const struct sp_msg *msg, const struct sp_unmerge_ask 
         u.npages = sp_again_unmerge();
     else {
         sp_agent.daemon_unmerges = true;
-        u.status = sp_unmerge(ask->start, ask->end, ask->max_pages, &u.next, &u.npages);
+        u.status = unmerge(ask, &u.next, &u.npages);
         sp_agent.daemon_unmerges = false;
         if (!u.status && !u.next)
             sp_ranges_refresh(true); /* the mappings that are left are told (K12) */
@@ -140,6 +157,7 @@ static size_t body_size(uint16_t type)
     case SP_MSG_DROP_SEGMENT:
         return sizeof(struct sp_segment);
     case SP_MSG_SITES:
+    case SP_MSG_ZEROED:
     case SP_MSG_EXPLAIN:
         return sizeof(struct sp_from);
     case SP_MSG_SCAN:
@@ -179,6 +197,9 @@ void sp_serve(const struct sp_msg *msg, const uint8_t *body, int fd)
         break;
     case SP_MSG_SITES:
         sp_sites_report(msg, ((const struct sp_from *)body)->from);
+        break;
+    case SP_MSG_ZEROED:
+        sp_zeroed_report(msg, ((const struct sp_from *)body)->from);
         break;
     case SP_MSG_SCAN:
         serve_scan(msg, (const void *)body);

@@ -8,15 +8,17 @@
 
 #define SITE_GROUPS    8192u /* of 128 MiB: 1 TiB of densely merged memory */
 #define SPLICED_GROUPS 512u
+#define ZEROED_GROUPS  4096u /* 512 GiB */
 
-static struct sp_pagemap sites, spliced;
+static struct sp_pagemap sites, spliced, zeroed;
 static bool spliced_full; /* some page could not be noted: any may lie in a pipe */
 static uint64_t area, area_end;
 
 int sp_sitemap_init(uint32_t page_size)
 {
     uint64_t bytes = sp_pagemap_bytes(SITE_GROUPS, page_size);
-    uint64_t all = bytes + sp_pagemap_bytes(SPLICED_GROUPS, page_size);
+    uint64_t more = sp_pagemap_bytes(SPLICED_GROUPS, page_size);
+    uint64_t all = bytes + more + sp_pagemap_bytes(ZEROED_GROUPS, page_size);
     long ret;
 
     if (area)
@@ -29,6 +31,7 @@ int sp_sitemap_init(uint32_t page_size)
     area_end = area + all;
     sp_pagemap_init(&sites, SITE_GROUPS, page_size, area);
     sp_pagemap_init(&spliced, SPLICED_GROUPS, page_size, area + bytes);
+    sp_pagemap_init(&zeroed, ZEROED_GROUPS, page_size, area + bytes + more);
     return 0;
 }
 
@@ -89,4 +92,31 @@ bool sp_spliced_any(uint64_t addr, uint64_t end)
 
     return __atomic_load_n(&spliced_full, __ATOMIC_SEQ_CST) ||
            sp_pagemap_next(&spliced, addr, end, &start, &stop);
+}
+
+int sp_zeroed_set(uint64_t addr, uint64_t end)
+{
+    return sp_pagemap_set(&zeroed, addr, end);
+}
+
+void sp_zeroed_clear(uint64_t addr, uint64_t end)
+{
+    sp_pagemap_clear(&zeroed, addr, end);
+}
+
+bool sp_zeroed_any(uint64_t addr, uint64_t end)
+{
+    uint64_t start, stop;
+
+    return sp_pagemap_next(&zeroed, addr, end, &start, &stop);
+}
+
+bool sp_zeroed_next(uint64_t addr, uint64_t end, uint64_t *start, uint64_t *stop)
+{
+    return sp_pagemap_next(&zeroed, addr, end, start, stop);
+}
+
+uint64_t sp_zeroed_pages(void)
+{
+    return sp_pagemap_pages(&zeroed);
 }

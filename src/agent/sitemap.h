@@ -14,6 +14,11 @@
  * itself, and so does whoever splices or tees from it: nobody can tell when that ends. So they are
  * never merged, until the program drops or unmaps them. Set and cleared by program threads inside
  * the gate; what the agent sees with the gate closed is whole.
+ *
+ * The zeroed pages: which were given back to the kernel's own page of zeros (K15). They are plain
+ * anonymous memory that anybody may write at any time: a set bit says only that nobody took the page
+ * away since. Set by the agent with the gate closed, cleared by it when it sees that a page was written,
+ * and by program threads inside the gate when a call took pages away. A forked child inherits it.
  */
 #ifndef SP_AGENT_SITEMAP_H
 #define SP_AGENT_SITEMAP_H
@@ -44,5 +49,12 @@ void sp_spliced_add(uint64_t addr, uint64_t end);
 bool sp_spliced_clear(uint64_t addr, uint64_t end);
 /* May a page of [addr, end) lie in a pipe? */
 bool sp_spliced_any(uint64_t addr, uint64_t end);
+
+/* As those of the site map. */
+int sp_zeroed_set(uint64_t addr, uint64_t end);
+void sp_zeroed_clear(uint64_t addr, uint64_t end);
+bool sp_zeroed_any(uint64_t addr, uint64_t end);
+bool sp_zeroed_next(uint64_t addr, uint64_t end, uint64_t *start, uint64_t *stop);
+uint64_t sp_zeroed_pages(void);
 
 #endif

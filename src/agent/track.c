@@ -3,9 +3,10 @@
  * What changed, and what is quiet (K3).
  *
  * The kernel tells which pages were written since the last look (userfaultfd WP_ASYNC and
- * PAGEMAP_SCAN). For each 512 pages a block remembers four bitmaps: fresh (written or new, seen so
+ * PAGEMAP_SCAN). For each 512 pages a block remembers bitmaps: fresh (written or new, seen so
  * in this pass), pending (seen so in an earlier pass: hashed now if it was not written again),
- * hashed (reported, unchanged since), site (maps a frame, as far as the daemon was told). A page
+ * hashed (reported, unchanged since), site (maps a frame, as far as the daemon was told); and those that
+ * are zero (given back to the kernel's page of zeros, as far as the daemon was told). A page
  * goes from fresh to pending when its block is visited in a later pass, never within one: so that
  * a page that is reported was quiet for a whole pass.
  *
@@ -47,6 +48,7 @@ static long sp_look(uint64_t start, uint64_t end, uint64_t max_pages, bool prote
     long n;
 
     if (protect) {
+        arg.return_mask |= SP_PAGE_PFNZERO;
         arg.flags = SP_PM_WP_MATCHING;
         arg.category_mask = SP_PAGE_WRITTEN;
         arg.max_pages = max_pages;
@@ -60,13 +62,22 @@ static long sp_look(uint64_t start, uint64_t end, uint64_t max_pages, bool prote
     return n;
 }
 
+/* A page that was given back to the kernel's page of zeros is that no more. */
+static void lost_zero(struct sp_block *b, uint32_t i, uint64_t addr)
+{
+    sp_lasting_written(b, i);
+    sp_bit_clear(b->zero, i);
+    sp_zeroed_clear(addr, addr + sp_agent.page_size);
+}
+
 /* Pages [from, to) of a block were written: they are new again, or hot. */
 static void written_in_block(struct sp_block *b, uint64_t base, uint32_t from, uint32_t to,
                              struct sp_report_out *out)
 {
     for (uint32_t w = from / 64; w * 64 < to; w++) {
         uint64_t all = sp_bits(w * 64 < from ? from % 64 : 0, to < w * 64 + 64 ? to - w * 64 : 64);
-        uint64_t again = (b->fresh[w] | b->pending[w] | (b->slow[w] & ~b->site[w])) & all;
+        uint64_t merged = b->site[w] | b->zero[w];
+        uint64_t again = (b->fresh[w] | b->pending[w] | (b->slow[w] & ~merged)) & all;
 
         for (uint64_t told = b->hashed[w] & all; told; told &= told - 1) {
             uint32_t i = w * 64 + (uint32_t)__builtin_ctzll(told);
@@ -75,6 +86,8 @@ static void written_in_block(struct sp_block *b, uint64_t base, uint32_t from, u
                 break; /* with no room, the next look finds a site that is none */
             add_run(out->changed, &out->head.nchanged, base + ((uint64_t)i << sp_agent.page_shift));
             sp_bit_clear(b->site, i);
+            if (sp_bit(b->zero, i))
+                lost_zero(b, i, base + ((uint64_t)i << sp_agent.page_shift));
         }
         b->hashed[w] &= ~all;
         b->pending[w] &= ~all;
@@ -94,6 +107,8 @@ static uint64_t note_stretch(uint64_t start, uint64_t end, struct sp_report_out 
     long n = sp_look(start, end, budget, true, &walked);
 
     for (long r = 0; r < n; r++) {
+        if (region[r].categories & SP_PAGE_PFNZERO)
+            continue; /* not written: the kernel has not protected it yet, and does so now */
         for (uint64_t at = region[r].start, next; at < region[r].end; at = next) {
             uint64_t base = at & ~(size - 1), npages;
             struct sp_block *b = sp_block_find(at, true);
@@ -182,6 +197,27 @@ static void note_lost_sites(struct sp_block *b, uint64_t base, const uint64_t *o
     }
 }
 
+/* Pages of zeros that a call took away, or moved: who writes to one is found otherwise. */
+static void note_lost_zeros(struct sp_block *b, uint64_t base, struct sp_report_out *out)
+{
+    uint64_t end = base + (1ull << sp_block_shift()), zeroed[BLOCK_WORDS] = {0}, a, z;
+
+    for (uint64_t at = base; sp_zeroed_next(at, end, &a, &z); at = z)
+        for (uint64_t p = a; p < z; p += sp_agent.page_size)
+            sp_bit_set(zeroed, sp_block_index(p));
+    for (uint32_t i = 0; i < BLOCK_PAGES; i++) {
+        if (!sp_bit(b->zero, i) || sp_bit(zeroed, i))
+            continue;
+        if (out->head.nchanged >= SP_REPORT_RUNS)
+            return; /* the rest at the next look */
+        add_run(out->changed, &out->head.nchanged, base + ((uint64_t)i << sp_agent.page_shift));
+        sp_bit_clear(b->zero, i);
+        sp_bit_clear(b->slow, i);
+        sp_bit_clear(b->hashed, i);
+        sp_bit_set(b->fresh, i);
+    }
+}
+
 /* One page that was written after its merge (kept.c). */
 static void look_at_kept(struct sp_block *b, uint32_t i, uint64_t addr,
                          struct sp_report_out *out)
@@ -256,6 +292,8 @@ static bool scan_block(uint64_t at, uint64_t end, const struct sp_scan_ask *ask,
     if (!b)
         return true;
     sp_block_roll(b);
+    if (sp_bits_any(b->zero))
+        note_lost_zeros(b, base, out);
     if (!sp_bits_any(b->pending) && !sp_bits_any(b->site) && !sp_kept_any_due(b) &&
         !(sp_lasting_any_due() && sp_bits_any(b->slow)))
         return true;

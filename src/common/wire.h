@@ -26,7 +26,7 @@
 #include <stdint.h>
 
 #define SP_WIRE_MAGIC 0x31475053u /* "SPG1" */
-#define SP_WIRE_VERSION 4u
+#define SP_WIRE_VERSION 5u
 #define SP_AGENT_COMM "samepage-agent" /* the name of an agent's process */
 #define SP_WIRE_MAX 131072u /* bytes of a whole packet, header included */
 
@@ -54,6 +54,7 @@ enum sp_msg_type {
     SP_MSG_EXPLAIN,      /* daemon: struct sp_from; answer: struct sp_explained */
     SP_MSG_WANT_UFFD,    /* client, instead of HELLO: no body; may it have /dev/userfaultfd? */
     SP_MSG_UFFD,         /* daemon: no body, one fd: that device; or REFUSE. The connection ends */
+    SP_MSG_ZEROED,       /* daemon: struct sp_from; answer: struct sp_zeroed */
 };
 
 struct sp_msg {
@@ -98,6 +99,11 @@ struct sp_from {
     uint64_t from;
 };
 
+struct sp_run {
+    uint64_t addr;
+    uint64_t npages;
+};
+
 struct sp_site_run {
     uint64_t addr;
     uint32_t segment;
@@ -111,6 +117,14 @@ struct sp_sites {
     uint32_t nruns;
     uint32_t reserved;
     struct sp_site_run run[]; /* ascending; only pages that still are the frame */
+};
+
+/* Pages that were given back to the kernel's own page of zeros (K15), and still are. */
+struct sp_zeroed {
+    uint64_t next; /* 0: that was all */
+    uint32_t nruns;
+    uint32_t reserved;
+    struct sp_run run[]; /* at most SP_SITES_RUNS; ascending */
 };
 
 #define SP_THIN_SEGMENTS 8u
@@ -136,11 +150,6 @@ struct sp_scan_ask {
 struct sp_page_hash {
     uint64_t addr;
     uint64_t lo, hi; /* XXH3-128 of the page with the domain's seed */
-};
-
-struct sp_run {
-    uint64_t addr;
-    uint64_t npages;
 };
 
 enum sp_report_state {
@@ -192,6 +201,7 @@ struct sp_filled {
 #define SP_MERGE_WRITTEN 0x2u    /* a page written after its merge is to be held */
 #define SP_MERGE_LOOKED 0x4u     /* it was, and nothing has it pinned: now merge it */
 #define SP_RESULT_HELD 0x80u     /* beside those of enum sp_result: the page is held */
+#define SP_SEGMENT_ZEROS 0u /* of a run: no frames, but the kernel's own page of zeros (K15) */
 #define SP_HOLD_MSECS 500u /* the daemon looks for 400 at most, where the machine is busy */
 #define SP_HOLD_PAGES 128u
 

@@ -142,6 +142,20 @@ int sp_check_sites(const void *body, size_t length, uint32_t page_size, uint64_t
     return 0;
 }
 
+int sp_check_zeroed(const void *body, size_t length, uint32_t page_size, uint64_t from,
+                    const struct sp_zeroed **out)
+{
+    const struct sp_zeroed *zeroed = body;
+
+    if (length < sizeof(*zeroed) || zeroed->nruns > SP_SITES_RUNS ||
+        length != sizeof(*zeroed) + zeroed->nruns * sizeof(zeroed->run[0]) ||
+        !next_ok(zeroed->next, from, page_size) ||
+        check_runs(zeroed->run, zeroed->nruns, page_size))
+        return -EPROTO;
+    *out = zeroed;
+    return 0;
+}
+
 int sp_check_merged(const void *body, size_t length, uint32_t npages, bool may_hold,
                     const struct sp_merged **out)
 {

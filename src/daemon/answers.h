@@ -34,6 +34,9 @@ int sp_check_report(const void *body, size_t length, uint32_t page_size, uint64_
 /* Ascending runs, next beyond from; whether the frames exist is the caller's matter. */
 int sp_check_sites(const void *body, size_t length, uint32_t page_size, uint64_t from,
                    const struct sp_sites **out);
+/* Ascending runs, next beyond from. */
+int sp_check_zeroed(const void *body, size_t length, uint32_t page_size, uint64_t from,
+                    const struct sp_zeroed **out);
 /* One known result for each of the npages asked; SP_RESULT_HELD only where pages may be held. */
 int sp_check_merged(const void *body, size_t length, uint32_t npages, bool may_hold,
                     const struct sp_merged **out);

@@ -50,7 +50,10 @@ static void domain_free(struct sp_domain *domain)
 static int start_engine(struct sp_domain *domain)
 {
     struct sp_engine_config engine = {
-        .ops = &sp_daemon_engine_ops, .ctx = domain, .page_size = domain->daemon->page_size};
+        .ops = &sp_daemon_engine_ops,
+        .ctx = domain,
+        .page_size = domain->daemon->page_size,
+        .zero_hash = sp_zero_hash(domain)};
 
     domain->engine = sp_engine_new(&engine);
     if (!domain->engine)

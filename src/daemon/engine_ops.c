@@ -20,7 +20,15 @@
 
 _Static_assert(SP_FILL_PAGES >= SP_FILL_PAGES_MAX, "the engine fills more than one offer holds");
 
+#define PAGE_SIZE_MAX 65536u
 #define UNMERGE_PAGES 2048u /* in one answer: some ten milliseconds */
+
+struct sp_hash sp_zero_hash(const struct sp_domain *domain)
+{
+    static _Alignas(64) const char zeros[PAGE_SIZE_MAX];
+
+    return sp_page_hash(domain, zeros);
+}
 
 struct sp_hash sp_page_hash(const struct sp_domain *domain, const void *page)
 {
@@ -222,7 +230,8 @@ static bool run_goes_on(const struct sp_merge_run *run, const struct sp_merge_pa
 {
     return page->addr == run->addr + (uint64_t)run->npages * page_size &&
            SP_FRAME_SEGMENT(page->frame) == run->segment &&
-           SP_FRAME_INDEX(page->frame) == run->index + run->npages &&
+           (run->segment == SP_SEGMENT_ZEROS ||
+            SP_FRAME_INDEX(page->frame) == run->index + run->npages) &&
            !page->break_fork == !(run->flags & SP_MERGE_BREAK_FORK);
 }
 
@@ -251,7 +260,7 @@ static uint32_t group_runs(struct sp_merge_run *run, const struct sp_merge_page 
 static int send_segments(struct sp_client *client, const struct sp_merge_run *run, uint32_t nruns)
 {
     for (uint32_t i = 0; i < nruns; i++) {
-        int err = sp_ask_segment(client, run[i].segment);
+        int err = run[i].segment == SP_SEGMENT_ZEROS ? 0 : sp_ask_segment(client, run[i].segment);
 
         if (err)
             return err;
@@ -298,9 +307,8 @@ int sp_engine_ask_merge(struct sp_client *client, struct sp_merge_page *page, un
 }
 
 /* Where pages are to be held (wire.h) a few at a time: none is held for longer than it takes with these. */
-static int ops_merge(void *ctx, void *mm, struct sp_merge_page *page, unsigned n)
+static int merge(struct sp_client *client, struct sp_merge_page *page, unsigned n)
 {
-    struct sp_client *client = mm;
     uint32_t flags = sp_written_may_hold(client) && client->kept ? SP_MERGE_WRITTEN : 0;
     unsigned most = flags ? SP_HOLD_PAGES : SP_MERGE_PAGES, part;
     int err = 0;
@@ -317,9 +325,24 @@ static int ops_merge(void *ctx, void *mm, struct sp_merge_page *page, unsigned n
             return 0;
         }
     }
+    return err;
+}
+
+static int ops_merge(void *ctx, void *mm, struct sp_merge_page *page, unsigned n)
+{
+    int err = merge(mm, page, n);
+
     if (err && err != -EHOSTDOWN)
         suspect_frames(ctx, page, n);
     return err;
+}
+
+/* K15: no frame is asked for, so none is suspect. */
+static int ops_zero(void *ctx, void *mm, struct sp_merge_page *page, unsigned n)
+{
+    for (unsigned i = 0; i < n; i++)
+        page[i].frame = SP_FRAME(SP_SEGMENT_ZEROS, 0);
+    return merge(mm, page, n);
 }
 
 static int ops_unmerge(void *ctx, void *mm, uint64_t start, uint64_t end, uint64_t *next,
@@ -402,6 +425,7 @@ const struct sp_engine_ops sp_daemon_engine_ops = {
     .frame_alloc = ops_frame_alloc,
     .frame_free_unused = ops_frame_free_unused,
     .frame_forget = ops_frame_forget,
+    .zero = ops_zero,
     .block_get = sp_block_get,
     .block_put = sp_block_put,
 };

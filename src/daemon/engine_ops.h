@@ -15,6 +15,8 @@ int sp_engine_ask_merge(struct sp_client *client, struct sp_merge_page *page, un
 
 /* Hashes a page's bytes with the domain's seed, as agents do. */
 struct sp_hash sp_page_hash(const struct sp_domain *domain, const void *page);
+/* That of a page of zeros (K15). */
+struct sp_hash sp_zero_hash(const struct sp_domain *domain);
 
 /*
  * To be called when an engine call is over: frames of merges whose answer was lost may be handed

@@ -16,6 +16,8 @@
 
 #define SITES_ANSWERS_MAX 1024u /* of one client: two million runs */
 
+#define ZEROED_MAX (1u << 23) /* pages of zeros of one client that are counted when it joins: 32 GiB */
+
 static bool frame_hash(struct sp_domain *domain, uint32_t segment, uint32_t index,
                        struct sp_hash *hash)
 {
@@ -86,6 +88,43 @@ static int adopt_sites(struct sp_client *client)
     return sp_ask_malformed(client);
 }
 
+/* What was given back to the kernel's page of zeros (K15). A lie is only counted: nothing comes of it. */
+static void adopt_zeros(struct sp_client *client, const struct sp_zeroed *zeroed, uint64_t *room)
+{
+    for (uint32_t r = 0; r < zeroed->nruns && *room; r++) {
+        uint64_t n = zeroed->run[r].npages < *room ? zeroed->run[r].npages : *room;
+
+        *room -= n;
+        if (sp_engine_adopt_zero(client->domain->engine, client->mm, zeroed->run[r].addr, (unsigned)n))
+            sp_log(SP_LOG_WARNING, "memory is short: pages of zeros of pid %d are not counted",
+                   (int)client->program);
+    }
+}
+
+static int adopt_all_zeros(struct sp_client *client)
+{
+    uint64_t room = ZEROED_MAX;
+    struct sp_from from = {0};
+
+    for (unsigned i = 0; i < SITES_ANSWERS_MAX; i++) {
+        const struct sp_zeroed *zeroed;
+        const void *body;
+        size_t size;
+        int err =
+            sp_ask(client, SP_MSG_ZEROED, &from, sizeof(from), -1, SP_MSG_ZEROED, &body, &size);
+
+        if (err)
+            return err;
+        if (sp_check_zeroed(body, size, client->daemon->page_size, from.from, &zeroed))
+            return sp_ask_malformed(client);
+        adopt_zeros(client, zeroed, &room);
+        if (zeroed->next == 0)
+            return 0;
+        from.from = zeroed->next;
+    }
+    return sp_ask_malformed(client);
+}
+
 static void send_segment(void *arg, uint32_t segment, uint32_t npages, bool retiring)
 {
     struct sp_client *client = arg;
@@ -108,7 +147,7 @@ static void join(struct sp_client *client)
         client->join_at = sp_now_usecs() + SP_IDLE_USECS_MAX; /* memory is short: later again */
         return;
     }
-    if (client->adopt && adopt_sites(client)) {
+    if (client->adopt && (adopt_sites(client) || adopt_all_zeros(client))) {
         sp_client_remove_mm(client);
         client->join_at = client->rest_until; /* if it was only slow */
         return; /* marked: stalled or gone, as sp_clients_reap() finds it */

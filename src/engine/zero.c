@@ -50,7 +50,10 @@ void sp_zero_batch(struct sp_engine *engine)
         if (batch->plan[i].kind == SP_PLAN_ZERO) {
             batch->target[n] = (struct sp_target){.item = batch->plan[i].item};
             page[n++] = (struct sp_merge_page){
-                .addr = batch->plan[i].addr, .node = SP_NODE_ANY, .result = SP_CHANGED};
+                .addr = batch->plan[i].addr,
+                .break_fork = 1, /* there always is another site: as for a node that has one (K8) */
+                .node = SP_NODE_ANY,
+                .result = SP_CHANGED};
         }
     if (n == 0 || batch->mm_failed)
         return;

@@ -39,6 +39,7 @@ static void check(unsigned which, const void *body, size_t size)
 {
     const struct sp_merged *merged;
     const struct sp_sites *sites;
+    const struct sp_zeroed *zeroed;
     struct sp_report_view view;
     struct sp_explained explained;
     struct sp_unmerged unmerged;
@@ -48,7 +49,7 @@ static void check(unsigned which, const void *body, size_t size)
     struct sp_filled filled;
     int32_t status;
 
-    switch (which % 10) {
+    switch (which % 11) {
     case 0:
         if (!sp_check_header(body, size, &msg))
             expect(msg.length + sizeof(msg) == size);
@@ -93,6 +94,11 @@ static void check(unsigned which, const void *body, size_t size)
     case 9:
         if (!sp_check_explained(body, size, PAGE, 0x1000, &explained))
             expect(explained.next == 0 || explained.next > 0x1000);
+        break;
+    case 10:
+        if (!sp_check_zeroed(body, size, PAGE, 0, &zeroed))
+            expect(zeroed->nruns <= SP_SITES_RUNS &&
+                   (!zeroed->nruns || zeroed->run[zeroed->nruns - 1].npages));
         break;
     }
 }

@@ -63,6 +63,21 @@ static int spliced_differs(void)
     return 0;
 }
 
+/* That of zeroed pages is one of its own, too, and counts. */
+static int zeroed_differs(void)
+{
+    uint64_t a, b;
+
+    if (sp_zeroed_set(BASE + PAGE, BASE + 4 * PAGE) || sp_sitemap_any(0, ~0ul) || sp_zeroed_pages() != 3)
+        return failed("zeroed", 1, 4);
+    sp_zeroed_clear(BASE, BASE + 2 * PAGE);
+    if (!sp_zeroed_next(0, ~0ul, &a, &b) || a != BASE + 2 * PAGE || b != BASE + 4 * PAGE ||
+        sp_zeroed_any(0, a))
+        return failed("zeroed cleared", 0, 2);
+    sp_zeroed_clear(0, ~0ul);
+    return sp_zeroed_pages() ? failed("zeroed all cleared", 0, 4) : 0;
+}
+
 int main(void)
 {
     uint64_t pages, a, b;
@@ -96,7 +111,7 @@ int main(void)
         return failed("the cleared map", 0, PAGES);
     if (sp_sitemap_set((uint64_t)1 << 52, ((uint64_t)1 << 52) + PAGE) == 0)
         return failed("an address out of reach", 0, 0);
-    if (spliced_differs())
+    if (spliced_differs() || zeroed_differs())
         return 1;
     puts("ok");
     return 0;

@@ -13,9 +13,10 @@ import struct
 
 from lib.place import PATIENCE, patient
 
-MAGIC, VERSION = 0x31475053, 4
+MAGIC, VERSION = 0x31475053, 5
 (HELLO, WELCOME, REFUSE, SEGMENT, DROP_SEGMENT, SITES, SCAN, FILL, MERGE, UNMERGE, QUIT,
  DONE) = range(1, 13)
+ZEROED = 16
 PAGE = mmap.PAGESIZE
 OFFER = 65536
 FILL_PAGES = 128
@@ -157,6 +158,9 @@ class FakeAgent:
                         for a, (s, i) in sorted(self.sites.items()))
         return SITES, struct.pack("<QII", 0, len(self.sites), 0) + runs
 
+    def _zeroed(self, body):
+        return ZEROED, struct.pack("<QII", 0, 0, 0)
+
     def _segment(self, body, fd):
         self.segments[struct.unpack_from("<I", body)[0]] = fd
         return DONE, struct.pack("<iI", 0, 0)
@@ -176,7 +180,7 @@ class FakeAgent:
                 self.sock.send(lie)
             return True
         answer = {SCAN: self._scan, FILL: self._fill, MERGE: self._merge, UNMERGE: self._unmerge,
-                  SITES: self._sites, DROP_SEGMENT: self._drop,
+                  SITES: self._sites, ZEROED: self._zeroed, DROP_SEGMENT: self._drop,
                   QUIT: lambda _: (DONE, struct.pack("<iI", 0, 0))}.get(kind)
         kind, out = self._segment(body, fd) if kind == SEGMENT else answer(body)
         self.sock.send(packet(kind, out, seq))

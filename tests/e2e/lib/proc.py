@@ -3,8 +3,11 @@
 
 import array
 import collections
+import ctypes
+import fcntl
 import os
 import pathlib
+import struct
 
 Process = collections.namedtuple("Process", "pid ppid comm state environ cmdline")
 OF_A_FILE, PRESENT, PRESENT_OR_SWAPPED = 1 << 61, 1 << 63, 3 << 62  # of an entry of pagemap
@@ -87,3 +90,34 @@ def pages_from_files(pid, address, length):
         if fields[4] != "0" and start < end and stop > address:
             pages += (min(stop, end) - max(start, address)) // 4096
     return pages
+
+
+PAGEMAP_SCAN, PFNZERO = 0xc0606610, 1 << 5
+
+
+def zero_pages(pid, address, length):
+    """How many pages of [address, address + length) are the kernel's own page of zeros: the kernel's word."""
+    regions = (ctypes.c_uint64 * (3 * 256))()
+    at, end, pages = address, address + length, 0
+    with open(f"/proc/{pid}/pagemap", "rb") as pagemap:
+        while at < end:
+            arg = bytearray(struct.pack("<12Q", 96, 0, at, end, 0, ctypes.addressof(regions), 256, 0, 0,
+                                        PFNZERO, 0, PFNZERO))
+            found = fcntl.ioctl(pagemap, PAGEMAP_SCAN, arg)
+            pages += sum(regions[3 * i + 1] - regions[3 * i] for i in range(found)) // 4096
+            at = struct.unpack("<12Q", arg)[4]
+    return pages
+
+
+def smaps_sum(pid, key, address, length):
+    """The sum of one line ("Rss", in bytes) over the mappings in [address, address + length)."""
+    total, here = 0, False
+    with open(f"/proc/{pid}/smaps", encoding="ascii", errors="replace") as smaps:
+        for line in smaps:
+            word = line.split(None, 2)
+            if "-" in word[0] and not word[0].endswith(":"):
+                start, stop = (int(x, 16) for x in word[0].split("-"))
+                here = start < address + length and stop > address
+            elif here and word[0] == key + ":":
+                total += int(word[1]) * 1024
+    return total
