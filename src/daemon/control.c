@@ -421,6 +421,12 @@ void sp_control_request(struct sp_conn *conn, const void *data, size_t size)
         sp_control_errno(conn, wrong, request.error, error);
         return;
     }
+    if (request.has_uid && conn->uid != 0) {
+        sp_control_errno(conn, 1, -EACCES, "only root may ask on behalf of a user: leave the uid out");
+        return;
+    }
+    if (request.has_uid)
+        conn->uid = request.uid; /* for good: what was given up does not come back */
     if (changes_all(&request) && !sp_control_may_all(conn)) {
         sp_control_errno(conn, 1, -EACCES, "only root and the user whom the daemon runs as may change settings");
         return;

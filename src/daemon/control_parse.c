@@ -20,7 +20,7 @@ static const char *const op_name[SP_OPS] = {
     [SP_OP_EXPLAIN] = "explain", [SP_OP_DOMAINS] = "domains", [SP_OP_PROCESS] = "process",
 };
 
-/* Which keys a request may have beside op. */
+/* Which keys a request may have beside op and uid. */
 static const char *const op_keys[SP_OPS][4] = {
     [SP_OP_GET] = {"key", "domain"}, [SP_OP_SET] = {"key", "value", "domain"},
     [SP_OP_UNMERGE] = {"pid"},       [SP_OP_EXPLAIN] = {"pid"},
@@ -108,7 +108,7 @@ static int parse_op(const struct parse *p, struct json_object *root, struct sp_r
 
 static bool key_known(enum sp_request_op op, const char *key)
 {
-    if (!strcmp(key, "op"))
+    if (!strcmp(key, "op") || !strcmp(key, "uid"))
         return true;
     for (unsigned i = 0; op_keys[op][i]; i++) {
         if (!strcmp(key, op_keys[op][i]))
@@ -192,6 +192,22 @@ static int parse_pid(const struct parse *p, struct json_object *root, struct sp_
     return 0;
 }
 
+/* -1 is no user: system calls take it for "leave as it is". */
+static int parse_uid(const struct parse *p, struct json_object *root, struct sp_request *out)
+{
+    struct json_object *value;
+    int64_t uid;
+
+    if (!json_object_object_get_ex(root, "uid", &value))
+        return 0;
+    uid = json_object_is_type(value, json_type_int) ? json_object_get_int64(value) : -1;
+    if (uid < 0 || uid >= UINT32_MAX)
+        return wrong(p, "\"uid\" must be a user id, a number from 0 to %u", UINT32_MAX - 1);
+    out->has_uid = true;
+    out->uid = (uid_t)uid;
+    return 0;
+}
+
 int sp_control_parse(const void *data, size_t size, struct sp_request *out, char *error,
                      size_t error_size)
 {
@@ -210,6 +226,8 @@ int sp_control_parse(const void *data, size_t size, struct sp_request *out, char
     ret = parse_op(&p, root, out);
     if (!ret)
         ret = check_keys(&p, root, out->op);
+    if (!ret)
+        ret = parse_uid(&p, root, out);
     if (!ret && (out->op == SP_OP_GET || out->op == SP_OP_SET))
         ret = parse_key(&p, root, out);
     if (!ret && out->op == SP_OP_SET)

@@ -30,6 +30,8 @@ struct sp_request {
     char domain[64]; /* get, set; "": the daemon */
     bool has_pid;    /* unmerge, explain, process */
     pid_t pid;
+    bool has_uid; /* on whose behalf root asks */
+    uid_t uid;
     int error; /* if it is wrong: a negative errno, as KSM's files give it */
 };
 

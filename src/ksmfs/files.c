@@ -251,7 +251,6 @@ static void list_settings(void *buf, fuse_fill_dir_t fill)
 
 static int list_domains(uid_t uid, void *buf, fuse_fill_dir_t fill)
 {
-    char name[KSMFS_NAME_SIZE];
     json_object *answer, *names;
     int err = ksmfs_domains(uid, &answer);
 
@@ -261,8 +260,8 @@ static int list_domains(uid_t uid, void *buf, fuse_fill_dir_t fill)
     for (size_t i = 0; names && i < json_object_array_length(names); i++) {
         const char *domain = json_object_get_string(json_object_array_get_idx(names, i));
 
-        if (domain && *domain)
-            fill(buf, ksmfs_domain_to_name(domain, name), NULL, 0, 0);
+        if (domain && *domain && !strchr(domain, '/'))
+            fill(buf, domain, NULL, 0, 0);
     }
     json_object_put(answer);
     return 0;

@@ -35,10 +35,9 @@
 #include "settings.h"
 #include "wire.h"
 
-#define KSMFS_DOMAIN_SIZE (SP_DOMAIN_MAX + 16) /* "u<uid>:<name>", with its 0 */
-#define KSMFS_NAME_SIZE   (3 * KSMFS_DOMAIN_SIZE)
-#define KSMFS_TEXT_MAX    512  /* what a file says, at most */
-#define KSMFS_WRITE_MAX   4096 /* bytes that one write takes, as sysfs */
+#define KSMFS_DOMAIN_SIZE (SP_DOMAIN_MAX + 16) /* "u<uid>:<name>", with its 0: no / is in it */
+#define KSMFS_TEXT_MAX    512                  /* what a file says, at most */
+#define KSMFS_WRITE_MAX   4096                 /* bytes that one write takes, as sysfs */
 
 enum ksmfs_kind {
     KSMFS_ROOT,
@@ -67,9 +66,6 @@ bool ksmfs_is_dir(const struct ksmfs_place *place);
 bool ksmfs_is_writable(const struct ksmfs_place *place);
 /* Is it one of KSM's files (max_mappings is not)? */
 bool ksmfs_shows(const struct sp_setting *setting);
-/* A domain as a name in domains/: '/' becomes %2f, '%' %25. Returns name. */
-const char *ksmfs_domain_to_name(const char *domain, char name[KSMFS_NAME_SIZE]);
-
 /*
  * What size bytes written to the setting's file mean, as sysfs reads them: at most 4096 of them, up
  * to the first 0, one newline at the end left out. Writes the value as the daemon wants it to text.

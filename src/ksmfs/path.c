@@ -24,39 +24,16 @@ bool ksmfs_shows(const struct sp_setting *setting)
     return sp_key_of(setting) != SP_KEY_MAX_MAPPINGS;
 }
 
-const char *ksmfs_domain_to_name(const char *domain, char name[KSMFS_NAME_SIZE])
-{
-    char *to = name;
-
-    for (; *domain && to + 4 <= name + KSMFS_NAME_SIZE; domain++) {
-        if (*domain == '/' || *domain == '%')
-            to += sprintf(to, "%%%02x", *domain);
-        else
-            *to++ = *domain;
-    }
-    *to = 0;
-    return name;
-}
-
-/* The other way; only the two escapes that the other way makes, so that a domain has one name. */
 static int name_to_domain(const char *name, size_t size, char domain[KSMFS_DOMAIN_SIZE])
 {
-    size_t used = 0;
+    static const char letters[] =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-:";
 
-    for (size_t i = 0; i < size; i++) {
-        char c = name[i];
-
-        if (c == '%' && size - i >= 3 && !strncmp(name + i, "%2f", 3))
-            c = '/';
-        else if (c == '%' && (size - i < 3 || strncmp(name + i, "%25", 3)))
-            return -ENOENT;
-        i += name[i] == '%' ? 2 : 0;
-        if (used + 1 >= KSMFS_DOMAIN_SIZE)
-            return -ENOENT;
-        domain[used++] = c;
-    }
-    domain[used] = 0;
-    return used ? 0 : -ENOENT;
+    if (!size || size >= KSMFS_DOMAIN_SIZE || strspn(name, letters) < size)
+        return -ENOENT;
+    memcpy(domain, name, size);
+    domain[size] = 0;
+    return 0;
 }
 
 static int name_to_pid(const char *name, size_t size, pid_t *pid)

@@ -179,11 +179,16 @@ TAKEN = {
 }
 
 
+BUSY = {"merge_across_nodes", "max_page_sharing"}
+
+
 def test_taken_writes(both):
     def try_it(folder, key):
         return [(write(folder / key, data), read(folder / key)) for data in TAKEN[key]]
 
-    all_same(both, try_it, TAKEN)
+    # The kernel refuses these while anything is merged (N2, K14), and it may have merged something before.
+    busy = read(SYSFS / "pages_shared") != b"0\n"
+    all_same(both, try_it, set(TAKEN) - (BUSY if busy else set()))
 
 
 def test_write_at_any_offset(both):

@@ -4,6 +4,7 @@ others, and each sees and changes only what is their own."""
 
 import json
 import os
+import socket
 import struct
 import time
 
@@ -294,3 +295,30 @@ def test_a_pass_without_end_keeps_no_frames_of_others(serve, agents, compiled):
     for program in programs:
         program.say()
         program.must_finish(0)
+
+
+def test_root_may_ask_as_a_user(serve, agents):
+    """And is that user from then on, on that connection; nobody else may."""
+    def talk(*requests):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
+            s.settimeout(60 * place.SLACK)
+            s.connect(str(daemon.socket))
+            answers = []
+            for request in requests:
+                s.send(json.dumps(request).encode())
+                answers.append(json.loads(s.recv(65536)))
+            return answers
+
+    daemon = serve("")
+    agents += [Agent(daemon.socket, NOBODY), Agent(daemon.socket, OTHER, domain=b"web")]
+    assert talk({"op": "domains"})[0]["domains"] == ["u65534", "u12345:web"]
+    mine, again, refused, root = talk({"op": "domains", "uid": OTHER}, {"op": "domains"},
+                                      {"op": "set", "key": "run", "value": "1"}, {"op": "ps", "uid": 0})
+    assert mine["domains"] == again["domains"] == ["u12345:web"]
+    assert refused["errno"] == root["errno"] == "EACCES"
+    assert talk({"op": "get", "key": "run", "domain": "u12345:web", "uid": NOBODY})[0]["errno"] == "ENOENT"
+    for uid in (-1, 2**32 - 1, 2**32, "0", None, [], 1.5):
+        assert talk({"op": "ps", "uid": uid})[0]["errno"] == "EINVAL"
+    for uid in (0, NOBODY, OTHER):
+        answer = ask_as(NOBODY, lambda: talk({"op": "ps", "uid": uid})[0])
+        assert answer["errno"] == "EACCES" and "processes" not in answer
