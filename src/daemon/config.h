@@ -57,7 +57,7 @@ struct sp_config {
             [SP_KEY_PAGES_TO_SCAN] = SP_PAGES_TO_SCAN,                                             \
             [SP_KEY_SLEEP_MILLISECS] = 20,                                                         \
             [SP_KEY_MERGE_ACROSS_NODES] = 1,                                                       \
-            [SP_KEY_MAX_PAGE_SHARING] = SP_PAGE_SHARING_MAX,                                       \
+            [SP_KEY_MAX_PAGE_SHARING] = 256,                                                       \
             [SP_KEY_PRUNE_MILLISECS] = 2000,                                                       \
             [SP_KEY_SMART_SCAN] = 1,                                                               \
             [SP_KEY_ADVISOR_MAX_CPU] = 70,                                                         \

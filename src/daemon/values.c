@@ -2,16 +2,35 @@
 #include "values.h"
 
 #include <errno.h>
+#include <stdio.h>
+#include <string.h>
 
 #include "advise.h"
 #include "log.h"
 #include "passes.h"
+
+/* Memory lies on several nodes. The agents do not say on which a page does, so that pages of one node
+ * could not be told from those of another (N1). Where it cannot be read there is one. */
+static bool has_nodes(void)
+{
+    char nodes[64] = "";
+    FILE *f = fopen("/sys/devices/system/node/has_memory", "re");
+
+    if (!f)
+        return false;
+    if (!fgets(nodes, sizeof(nodes), f))
+        nodes[0] = 0;
+    fclose(f);
+    return strpbrk(nodes, "-,") != NULL;
+}
 
 /* Tells the engine. 0, or what it says against it. */
 static int tell_engine(struct sp_engine *engine, enum sp_key key, uint64_t value)
 {
     switch (key) {
     case SP_KEY_MERGE_ACROSS_NODES:
+        if (!value && has_nodes())
+            return -EOPNOTSUPP;
         return sp_engine_set_merge_across_nodes(engine, value);
     case SP_KEY_MAX_PAGE_SHARING:
         /* The most is the engine's own limit, without which it counts less. */
