@@ -487,10 +487,11 @@ uint64_t sp_again_unmerge(void)
 
     for (uint32_t i = 0; i < n && i < nholds && ret != -EAGAIN && ret != -ENOMEM; i++) {
         uint64_t addr = hold[i].addr, end = end_of(&hold[i]);
+        const struct sp_unmerge_how how = {.written = hold[i].pages};
 
         if (!hold[i].npages)
             continue;
-        ret = sp_unmerge_run(addr, hold[i].npages, hold[i].pages, &done);
+        ret = sp_unmerge_run(addr, hold[i].npages, &how, &done);
         if (i < nholds)
             let_go(&hold[i]);
         if (!ret && !sp_sitemap_any(addr, end))

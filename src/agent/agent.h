@@ -78,7 +78,6 @@ struct sp_agent {
     bool running; /* the agent process is up: its program's threads may be doing anything */
     bool serving; /* in sp_serve_gate() */
     bool daemon_unmerges; /* it knows which pages are no sites any more */
-    bool unmerges_written; /* in sp_unmerge_written() */
 
     /* Ranges. */
     struct sp_range *range; /* SP_AGENT_RANGES of them, in the arena, ascending */
@@ -389,9 +388,16 @@ uint64_t sp_seed_bytes(void);
 void sp_seeds_forget(void);
 
 /* unmerge.c */
-/* Un-merges pages of at most SP_LIFT_PAGES in a row: those that map frames, and those of written (bit i:
- * page i), which were written since and which nothing has pinned. 0, or a negative errno. */
-int sp_unmerge_run(uint64_t addr, uint32_t npages, uint64_t written, uint64_t *done);
+/* Which pages are un-merged besides those that map frames, and into what. */
+struct sp_unmerge_how {
+    uint64_t written; /* bit i: page i, which was written since and which nothing has pinned */
+    bool all;         /* all of them, as sp_unmerge_written() */
+    uint64_t copy;    /* with all, as sp_unmerge_into(): whose mapping it stays if it fails; 0: memory of our own */
+    uint32_t attributes; /* that the pages must have then */
+};
+/* Un-merges pages of at most SP_LIFT_PAGES in a row; how is not changed meanwhile. Adds to *done how many were
+ * moved. 0, or a negative errno. */
+int sp_unmerge_run(uint64_t addr, uint32_t npages, const struct sp_unmerge_how *how, uint64_t *done);
 /* Un-merges the sites of [start, end), at most max_pages; *next where to go on or 0. */
 int sp_unmerge(uint64_t start, uint64_t end, uint64_t max_pages, uint64_t *next, uint64_t *npages);
 /* Un-merges all of [start, end), also the pages that were written since they were merged. What has such

@@ -37,11 +37,7 @@
  */
 #define MREMAP_PUT (MREMAP_MAYMOVE | MREMAP_FIXED)
 
-/* Where sp_unmerge_into() says that the copy is to be made: the thread that asked unmaps it. 0: nowhere. */
-static struct {
-    uint64_t copy;
-    uint32_t attributes; /* that the pages must have */
-} given;
+static const struct sp_unmerge_how frames_only = {0};
 
 /* Which of the pages still are the frame's: bit i for page i. 0, or a negative errno: that cannot be told. */
 static int frames_of(uint64_t addr, uint32_t npages, uint64_t *frames)
@@ -71,7 +67,8 @@ static int frames_of(uint64_t addr, uint32_t npages, uint64_t *frames)
 }
 
 /* Puts pages [i, i + n) of the copy over their addresses: the copy lacks them then. */
-static int put(uint64_t addr, uint64_t copy, uint32_t i, uint32_t n)
+static int put(uint64_t addr, uint64_t copy, uint32_t i, uint32_t n,
+               const struct sp_unmerge_how *how)
 {
     uint64_t at = addr + ((uint64_t)i << sp_agent.page_shift);
     uint64_t len = (uint64_t)n << sp_agent.page_shift;
@@ -79,8 +76,8 @@ static int put(uint64_t addr, uint64_t copy, uint32_t i, uint32_t n)
     bool advised = sp_gate.advise_all || (range && (range->flags & SP_RANGE_ADVISED));
     long ret;
 
-    if (given.copy)
-        advised |= given.attributes & SP_RANGE_ADVISED;
+    if (how->copy)
+        advised |= how->attributes & SP_RANGE_ADVISED;
     ret = sp_move_over(copy + ((uint64_t)i << sp_agent.page_shift), len, at, MREMAP_PUT, advised);
     if (ret)
         return (int)ret;
@@ -103,7 +100,7 @@ static uint64_t cut(uint64_t a, uint64_t b)
 
 /* *moved: bit i for page i of the copy that was put. */
 static int put_frames(uint64_t addr, uint64_t copy, uint32_t npages, uint64_t frames,
-                      uint64_t *moved)
+                      const struct sp_unmerge_how *how, uint64_t *moved)
 {
     for (uint32_t i = 0; i < npages;) {
         uint32_t n = 0;
@@ -115,7 +112,7 @@ static int put_frames(uint64_t addr, uint64_t copy, uint32_t npages, uint64_t fr
             i++;
             continue;
         }
-        ret = put(addr, copy, i, n);
+        ret = put(addr, copy, i, n, how);
         if (ret)
             return ret;
         *moved |= (n == 64 ? ~0ull : (1ull << n) - 1) << i;
@@ -131,11 +128,11 @@ static void unmap(uint64_t start, uint64_t end)
 }
 
 /* Of the copy all but the pages that were moved away: there may be anything now. What was given is not ours. */
-static void unmap_rest(uint64_t copy, uint32_t npages, uint64_t moved)
+static void unmap_rest(uint64_t copy, uint32_t npages, uint64_t moved, const struct sp_unmerge_how *how)
 {
     uint64_t start = copy;
 
-    if (given.copy)
+    if (how->copy)
         return;
     for (uint32_t i = 0; i < npages; i++) {
         uint64_t page = copy + ((uint64_t)i << sp_agent.page_shift);
@@ -150,15 +147,15 @@ static void unmap_rest(uint64_t copy, uint32_t npages, uint64_t moved)
 
 /* Where the bytes are copied to. Written pages may have been given attributes in their place, which the
  * copy has, too, if that can be. */
-static long map_copy(uint64_t addr, uint64_t len)
+static long map_copy(uint64_t addr, uint64_t len, const struct sp_unmerge_how *how)
 {
     long attributes;
 
-    if (!sp_agent.unmerges_written)
+    if (!how->all)
         return sp_range_map(addr, len, 0);
     attributes = sp_range_attributes(addr, addr + len);
-    if (given.copy)
-        return attributes == (long)given.attributes ? (long)given.copy : -EINVAL;
+    if (how->copy)
+        return attributes == (long)how->attributes ? (long)how->copy : -EINVAL;
     if (sp_is_err(attributes) ||
         (attributes & (SP_RANGE_RW | SP_RANGE_EXEC | SP_RANGE_LOCKED)) != SP_RANGE_RW)
         return -EINVAL;
@@ -166,9 +163,9 @@ static long map_copy(uint64_t addr, uint64_t len)
 }
 
 /* Is what the copy was given known only as long as no call touched the range? */
-static bool must_be_untouched(void)
+static bool must_be_untouched(const struct sp_unmerge_how *how)
 {
-    return sp_gate.dontfork || sp_agent.unmerges_written;
+    return sp_gate.dontfork || how->all;
 }
 
 /*
@@ -176,12 +173,12 @@ static bool must_be_untouched(void)
  * is no site of ours, and may be anything; what fork is to copy, or not, may have been changed, and so may
  * be what written pages were given.
  */
-static bool is_as_copied(uint64_t addr, uint64_t end)
+static bool is_as_copied(uint64_t addr, uint64_t end, const struct sp_unmerge_how *how)
 {
     uint64_t a, b;
 
     return sp_sitemap_next(addr, end, &a, &b) && a == addr && b >= end &&
-           !(must_be_untouched() && sp_gate_changed(addr, end));
+           !(must_be_untouched(how) && sp_gate_changed(addr, end));
 }
 
 /*
@@ -207,9 +204,9 @@ static int copy_in_place(uint64_t addr, uint32_t npages, uint64_t *done)
     return 0;
 }
 
-static bool may_write_copy(void)
+static bool may_write_copy(const struct sp_unmerge_how *how)
 {
-    return !given.copy || (given.attributes & SP_RANGE_WRITE);
+    return !how->copy || (how->attributes & SP_RANGE_WRITE);
 }
 
 /* The copy that nobody may write is filled as a userfaultfd fills what is missing; a lock may have brought
@@ -231,9 +228,10 @@ static int fill_unwritable(uint64_t copy, uint64_t addr, uint64_t len)
 }
 
 /* With the gate closed, and nobody writing: the bytes of the pages in frames. */
-static int fill(uint64_t copy, uint64_t addr, uint32_t npages, uint64_t frames)
+static int fill(uint64_t copy, uint64_t addr, uint32_t npages, uint64_t frames,
+                const struct sp_unmerge_how *how)
 {
-    if (!may_write_copy())
+    if (!may_write_copy(how))
         return fill_unwritable(copy, addr, (uint64_t)npages << sp_agent.page_shift);
     for (uint32_t i = 0; i < npages; i++)
         if ((frames >> i & 1) &&
@@ -266,23 +264,23 @@ static void track(uint64_t addr, uint32_t npages, uint64_t put)
 
 /* Memory for a copy of [addr, addr + len): from a seed, so that it joins what lies around addr, or
  * any. Its address or a negative errno. */
-static long copy_area(uint64_t addr, uint64_t len)
+static long copy_area(uint64_t addr, uint64_t len, const struct sp_unmerge_how *how)
 {
-    long copy = sp_agent.unmerges_written ? 0 : (long)sp_seed_grow(addr, len), ret;
+    long copy = how->all ? 0 : (long)sp_seed_grow(addr, len), ret;
 
     if (!copy) {
-        copy = map_copy(addr, len);
+        copy = map_copy(addr, len, how);
         if (sp_is_err(copy))
             return copy == -EINVAL ? -EINVAL : -ENOMEM;
     }
-    ret = may_write_copy() ? sp_sys(__NR_madvise, copy, len, SP_MADV_POPULATE_WRITE) : 0;
+    ret = may_write_copy(how) ? sp_sys(__NR_madvise, copy, len, SP_MADV_POPULATE_WRITE) : 0;
     if (!sp_is_err(ret))
         return copy;
-    unmap_rest((uint64_t)copy, (uint32_t)(len >> sp_agent.page_shift), 0);
+    unmap_rest((uint64_t)copy, (uint32_t)(len >> sp_agent.page_shift), 0, how);
     return -ENOMEM;
 }
 
-int sp_unmerge_run(uint64_t addr, uint32_t npages, uint64_t written, uint64_t *done)
+int sp_unmerge_run(uint64_t addr, uint32_t npages, const struct sp_unmerge_how *how, uint64_t *done)
 {
     uint64_t len = (uint64_t)npages << sp_agent.page_shift, put = 0, before = *done;
     struct uffdio_range range = {.start = addr, .len = len};
@@ -292,7 +290,7 @@ int sp_unmerge_run(uint64_t addr, uint32_t npages, uint64_t written, uint64_t *d
     bool waiting = false;
     long copy, ret;
 
-    copy = copy_area(addr, len);
+    copy = copy_area(addr, len, how);
     if (sp_is_err(copy))
         return (int)copy;
     sp_sys(__NR_madvise, addr, len, SP_MADV_POPULATE_READ);
@@ -302,15 +300,15 @@ int sp_unmerge_run(uint64_t addr, uint32_t npages, uint64_t written, uint64_t *d
         goto out;
     }
     ret = -EAGAIN;
-    if (!is_as_copied(addr, addr + len))
+    if (!is_as_copied(addr, addr + len, how))
         goto open;
-    if (!sp_agent.unmerges_written && sp_is_locked(addr, len)) {
-        ret = written ? -EINVAL : copy_in_place(addr, npages, done);
+    if (!how->all && sp_is_locked(addr, len)) {
+        ret = how->written ? -EINVAL : copy_in_place(addr, npages, done);
         goto open;
     }
     /* A written page may have been given something since it was held, which a copy would not have. */
     ret = -EINVAL;
-    if (written && !sp_again_valid(addr, addr + len))
+    if (how->written && !sp_again_valid(addr, addr + len))
         goto open;
     ret = sp_sys(__NR_ioctl, sp_agent.uffd_sync, UFFDIO_REGISTER, &reg);
     if (sp_is_err(ret))
@@ -319,24 +317,24 @@ int sp_unmerge_run(uint64_t addr, uint32_t npages, uint64_t written, uint64_t *d
     if (!sp_is_err(ret)) {
         sp_wait_for_reachers();
         /* What the program wrote may be unreadable by now. */
-        ret = sp_agent.unmerges_written ? 0 : frames_of(addr, npages, &frames);
-        put = ret ? 0 : frames | written;
+        ret = how->all ? 0 : frames_of(addr, npages, &frames);
+        put = ret ? 0 : frames | how->written;
         if (!ret)
-            ret = fill((uint64_t)copy, addr, npages, put);
+            ret = fill((uint64_t)copy, addr, npages, put, how);
         sp_fault_point("unmerge-copied");
         if (!ret)
-            ret = put_frames(addr, (uint64_t)copy, npages, put, &moved);
+            ret = put_frames(addr, (uint64_t)copy, npages, put, how, &moved);
         for (uint64_t m = moved; m; m &= m - 1)
             ++*done;
     }
     sp_sys(__NR_ioctl, sp_agent.uffd_sync, UFFDIO_UNREGISTER, &range);
     sp_sys(__NR_ioctl, sp_agent.uffd_sync, UFFDIO_WAKE, &range);
-    if (!ret && !given.copy && *done > before)
+    if (!ret && !how->copy && *done > before)
         track(addr, npages, put);
 open:
     waiting = sp_gate_open();
 out:
-    unmap_rest((uint64_t)copy, npages, moved);
+    unmap_rest((uint64_t)copy, npages, moved, how);
     if (waiting)
         sp_serve_gate();
     return (int)ret;
@@ -412,10 +410,10 @@ uint64_t sp_unmerge_plain(uint64_t max_runs)
 }
 
 /* How much of [a, b) lies in one mapping of the pool: a run of the site map may span several. */
-static int unmerge_stretch(uint64_t a, uint64_t b, uint64_t *done)
+static int unmerge_stretch(uint64_t a, uint64_t b, const struct sp_unmerge_how *how, uint64_t *done)
 {
     uint32_t npages = (uint32_t)((b - a) >> sp_agent.page_shift);
-    int ret = sp_unmerge_run(a, npages, 0, done);
+    int ret = sp_unmerge_run(a, npages, how, done);
 
     /* The ranges of a userfaultfd and of mremap's target may be of many mappings: fine. But memory
      * that the program replaced without the gate makes the registration fail: page by page. */
@@ -423,7 +421,7 @@ static int unmerge_stretch(uint64_t a, uint64_t b, uint64_t *done)
         return ret;
     ret = 0;
     for (; a < b && ret != -ENOMEM && ret != -EAGAIN; a += sp_agent.page_size)
-        ret = sp_unmerge_run(a, 1, 0, done);
+        ret = sp_unmerge_run(a, 1, how, done);
     return ret == -ENOMEM || ret == -EAGAIN ? ret : 0;
 }
 
@@ -433,11 +431,11 @@ static int unmerge_stretch(uint64_t a, uint64_t b, uint64_t *done)
  * know of nothing yet. What is in no range in a fresh list (*fresh) has nothing. False: a thread stays in the
  * gate.
  */
-static bool learn(uint64_t a, uint64_t b, bool *fresh)
+static bool learn(uint64_t a, uint64_t b, const struct sp_unmerge_how *how, bool *fresh)
 {
     bool known = sp_agent.ranges_at_us && (*fresh || sp_range_of(a, a + sp_agent.page_size));
 
-    if (known && !(must_be_untouched() && sp_gate_changed(a, b)))
+    if (known && !(must_be_untouched(how) && sp_gate_changed(a, b)))
         return true;
     if (!sp_ranges_refresh(true))
         return false;
@@ -445,14 +443,14 @@ static bool learn(uint64_t a, uint64_t b, bool *fresh)
     return true;
 }
 
-int sp_unmerge(uint64_t start, uint64_t end, uint64_t max_pages, uint64_t *next, uint64_t *npages)
+static int unmerge(uint64_t start, uint64_t end, uint64_t max_pages, const struct sp_unmerge_how *how,
+                   uint64_t *next, uint64_t *npages)
 {
     uint64_t at = start, a, b, looked = 0;
     bool fresh = false;
     unsigned tries = 0;
     int ret = 0;
 
-    given.copy = 0; /* the program may have forked while its agent was in sp_unmerge_into() */
     *npages = 0;
     *next = 0;
     sp_again_release();
@@ -462,10 +460,10 @@ int sp_unmerge(uint64_t start, uint64_t end, uint64_t max_pages, uint64_t *next,
             break;
         }
         b = cut(a, b);
-        ret = learn(a, b, &fresh) ? 0 : -EAGAIN;
+        ret = learn(a, b, how, &fresh) ? 0 : -EAGAIN;
         b = cut(a, b); /* of the ranges as they are now */
         if (!ret)
-            ret = unmerge_stretch(a, b, npages);
+            ret = unmerge_stretch(a, b, how, npages);
         if (ret == -EAGAIN && tries++ < GATE_TRIES)
             continue;
         if (ret == -ENOMEM || ret == -EAGAIN)
@@ -479,33 +477,31 @@ int sp_unmerge(uint64_t start, uint64_t end, uint64_t max_pages, uint64_t *next,
     return ret;
 }
 
+int sp_unmerge(uint64_t start, uint64_t end, uint64_t max_pages, uint64_t *next, uint64_t *npages)
+{
+    return unmerge(start, end, max_pages, &frames_only, next, npages);
+}
+
 int sp_unmerge_written(uint64_t start, uint64_t end)
 {
+    const struct sp_unmerge_how how = {.all = true};
     uint64_t next, npages;
-    int ret;
 
-    sp_agent.unmerges_written = true;
-    ret = sp_unmerge(start, end, ~0ull, &next, &npages);
-    sp_agent.unmerges_written = false;
-    return ret;
+    return unmerge(start, end, ~0ull, &how, &next, &npages);
 }
 
 int sp_unmerge_into(uint64_t addr, uint64_t end, uint64_t copy, uint32_t attributes)
 {
+    const struct sp_unmerge_how how = {.all = true, .copy = copy, .attributes = attributes};
     uint64_t npages = (end - addr) >> sp_agent.page_shift, done = 0;
     int ret = -EAGAIN;
 
     if (end <= addr || npages > SP_LIFT_PAGES || !copy ||
         ((addr | end | copy) & (sp_agent.page_size - 1)))
         return -EINVAL;
-    sp_agent.unmerges_written = true;
-    given.copy = copy;
-    given.attributes = attributes;
     for (unsigned tries = 0; ret == -EAGAIN && tries < GATE_TRIES; tries++)
         if (sp_ranges_refresh(true))
-            ret = sp_unmerge_run(addr, (uint32_t)npages, 0, &done);
-    given.copy = 0;
-    sp_agent.unmerges_written = false;
+            ret = sp_unmerge_run(addr, (uint32_t)npages, &how, &done);
     sp_agent.ranges_vm = 0;
     return ret;
 }
