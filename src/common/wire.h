@@ -133,6 +133,8 @@ struct sp_zeroed {
 #define SP_SCAN_WRITTEN 0x2u /* report pages too that were written after their merge: the daemon saw
                                 nothing that could have them pinned */
 
+#define SP_SCAN_NOW 0x4u /* read the mappings, however short ago that was: somebody waits for this pass */
+
 struct sp_scan_ask {
     uint64_t from;         /* continue at this address; 0: a new pass over this mm */
     uint32_t budget;       /* pages to look into at most, 1 to SP_REPORT_PAGES */

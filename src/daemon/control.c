@@ -11,6 +11,7 @@
 #include "control_parse.h"
 #include "engine_ops.h"
 #include "explain.h"
+#include "hurry.h"
 #include "domain.h"
 #include "passes.h"
 #include "status.h"
@@ -452,6 +453,12 @@ void sp_control_request(struct sp_conn *conn, const void *data, size_t size)
         break;
     case SP_OP_EXPLAIN:
         sp_explain_start(conn, request.pid);
+        break;
+    case SP_OP_MERGE:
+        sp_hurry_start(conn);
+        break;
+    case SP_OP_SELF:
+        sp_hurry_tell(conn);
         break;
     case SP_OP_DOMAINS:
         do_domains(conn);

@@ -12,12 +12,13 @@
 
 #define DEPTH 4
 
-#define OP_NAMES "status, ps, get, set, unmerge, off, explain, domains or process"
+#define OP_NAMES "status, ps, get, set, unmerge, off, explain, domains, process, merge or self"
 
 static const char *const op_name[SP_OPS] = {
     [SP_OP_STATUS] = "status",   [SP_OP_PS] = "ps",           [SP_OP_GET] = "get",
     [SP_OP_SET] = "set",         [SP_OP_UNMERGE] = "unmerge", [SP_OP_OFF] = "off",
     [SP_OP_EXPLAIN] = "explain", [SP_OP_DOMAINS] = "domains", [SP_OP_PROCESS] = "process",
+    [SP_OP_MERGE] = "merge",     [SP_OP_SELF] = "self",
 };
 
 /* Which keys a request may have beside op and uid. */

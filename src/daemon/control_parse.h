@@ -18,6 +18,8 @@ enum sp_request_op {
     SP_OP_UNMERGE,
     SP_OP_OFF,
     SP_OP_EXPLAIN,
+    SP_OP_MERGE,
+    SP_OP_SELF,
     SP_OP_DOMAINS,
     SP_OP_PROCESS,
     SP_OPS

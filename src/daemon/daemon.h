@@ -152,6 +152,15 @@ struct sp_domain {
 };
 TAILQ_HEAD(sp_domain_list, sp_domain);
 
+/* Synchronous merges of one user (hurry.h), us. */
+#define SP_HURRY_USERS 32u
+struct sp_hurry {
+    uid_t uid;
+    uint64_t since;    /* it hurries; 0: it does not, */
+    uint64_t again_at; /* ... nor before then */
+    uint64_t used_at;
+};
+
 struct sp_past {
     uint64_t pages_scanned, pages_skipped, merge_changed, merge_pinned, merge_gone, merge_fork, merge_attributes,
         merge_mappings, merge_memory, count[SP_COUNTS];
@@ -187,6 +196,8 @@ struct sp_daemon {
     uint64_t idle_us;    /* present idle sleep, 0: not idle */
     uint64_t round_busy, pause_us; /* what the round has taken; to the next one, at least */
     uint64_t round_began, round_cpu; /* advise.c; us; 0: no round is on that is measured */
+    struct sp_hurry hurry[SP_HURRY_USERS];
+    uint64_t paced_at; /* us: while somebody hurries, when the next usual portion is due */
     uint64_t serial;     /* of this go of the event loop */
     unsigned sweep_tries; /* in a row, for domains without clients */
     uint64_t swept_at;    /* us: domains with clients */

@@ -13,6 +13,7 @@
 #include "answers.h"
 #include "ask.h"
 #include "block.h"
+#include "hurry.h"
 #include "notice.h"
 #include "log.h"
 #include "thin.h"
@@ -100,6 +101,8 @@ static int ops_scan(void *ctx, void *mm, struct sp_scan *scan)
         ask.flags |= SP_SCAN_RESTART;
     if (sp_written_may_report(client, scan->from == 0) && !domain->brakes)
         ask.flags |= SP_SCAN_WRITTEN;
+    if (!scan->from && sp_hurry_wants(client))
+        ask.flags |= SP_SCAN_NOW;
     sp_thin_tell(domain, &ask);
     err = sp_ask(client, SP_MSG_SCAN, &ask, sizeof(ask), -1, SP_MSG_SCAN, &body, &size);
     if (err)

@@ -12,6 +12,7 @@
 #include "domain.h"
 #include "engine_ops.h"
 #include "explain.h"
+#include "hurry.h"
 #include "log.h"
 #include "status.h"
 #include "thin.h"
@@ -78,27 +79,34 @@ static void note_pass(struct sp_domain *domain)
     sp_engine_counters(domain->engine, &c);
     sp_turns_pass_done(domain, c.full_scans > domain->full_scans);
     domain->full_scans = c.full_scans;
+    sp_hurry_pass_done(domain);
     domain->pass_looked = c.pages_scanned - domain->pass_scanned;
     domain->pass_scanned = c.pages_scanned;
 }
 
-static void step(struct sp_daemon *daemon, struct sp_domain *domain)
+/* Returns what counts as looked at. */
+static uint64_t step(struct sp_daemon *daemon, struct sp_domain *domain, uint32_t budget)
 {
-    uint32_t budget =
-        daemon->quota < SP_REPORT_PAGES ? (uint32_t)daemon->quota : SP_REPORT_PAGES;
     bool done = false;
     uint64_t began = sp_now_usecs();
     uint64_t looked = sp_engine_step(domain->engine, budget, &done);
 
     sp_engine_call_done(domain);
-    if (looked < STEP_COST)
-        looked = STEP_COST;
-    daemon->quota -= looked < daemon->quota ? looked : daemon->quota;
     if (done)
         note_pass(domain);
     daemon->round_busy += sp_now_usecs() - began;
     sp_turns_charge(daemon, domain->uid, sp_now_usecs() - began);
     sp_clients_reap(daemon); /* may free the domain */
+    return looked < STEP_COST ? STEP_COST : looked;
+}
+
+static void paced_step(struct sp_daemon *daemon, struct sp_domain *domain)
+{
+    uint32_t budget =
+        daemon->quota < SP_REPORT_PAGES ? (uint32_t)daemon->quota : SP_REPORT_PAGES;
+    uint64_t looked = step(daemon, domain, budget);
+
+    daemon->quota -= looked < daemon->quota ? looked : daemon->quota;
 }
 
 /* Gives the memory of the offer buffers back: they are used only while new frames are made. */
@@ -210,9 +218,27 @@ static uint64_t merge_slice(struct sp_daemon *daemon)
                 sleep = daemon->pause_us;
             return sleep > daemon->idle_us ? sleep : daemon->idle_us;
         }
-        step(daemon, domain);
+        paced_step(daemon, domain);
     }
     return daemon->quota ? 0 : sleep;
+}
+
+/* The same for those who wait for it (hurry.h). */
+static uint64_t merge(struct sp_daemon *daemon)
+{
+    uint64_t deadline = sp_now_usecs() + SP_SLICE_USECS, now;
+    struct sp_domain *domain = sp_hurry_check(daemon) ? sp_hurry_domain(daemon) : NULL;
+
+    if (!domain)
+        return merge_slice(daemon);
+    while (domain && sp_now_usecs() < deadline) {
+        step(daemon, domain, SP_REPORT_PAGES);
+        domain = sp_hurry_domain(daemon);
+    }
+    now = sp_now_usecs();
+    if (now >= daemon->paced_at)
+        daemon->paced_at = now + merge_slice(daemon);
+    return 0;
 }
 
 /* All domains are un-merged, or memory was short. */
@@ -332,13 +358,15 @@ static int on_pass(sd_event_source *source, uint64_t usec, void *arg)
     daemon->serial++;
     at = sp_clients_join(daemon);
     explains = sp_explain_work(daemon);
+    if (!may_merge(daemon))
+        (void)sp_hurry_check(daemon);
 
     if (sp_control_work(daemon))
         earlier(&at, sp_now_usecs());
     else if (next_merged(daemon))
         earlier(&at, sp_now_usecs() + (unmerge_slice(daemon) ? 0 : SWEEP_USECS));
     else if (may_merge(daemon))
-        earlier(&at, merge_slice(daemon) + sp_now_usecs());
+        earlier(&at, merge(daemon) + sp_now_usecs());
     else if (merging_wanted(daemon))
         earlier(&at, sp_now_usecs() + SP_IDLE_USECS_MAX);
     if (explains)

@@ -12,6 +12,7 @@ enum sp_conn_wait {
     SP_WAIT_RUN2,    /* until all is un-merged */
     SP_WAIT_UNMERGE, /* until the processes asked for are un-merged */
     SP_WAIT_EXPLAIN, /* until the agent has counted all pages */
+    SP_WAIT_MERGE,   /* until the asker is merged (hurry.h) */
 };
 
 struct sp_conn_reply {
@@ -39,6 +40,9 @@ struct sp_conn {
     int error;
     struct sp_explained explained; /* SP_WAIT_EXPLAIN, with pid: the sums so far, */
     unsigned parts;                /* and of how many answers */
+    uint64_t since; /* us; SP_WAIT_MERGE, which has parts of passes, and pages merged before the last one */
+    unsigned rests; /* ... counted, at most to a few */
+    bool rested;    /* ... the client rested since, or has not been asked to report everything yet */
     STAILQ_HEAD(, sp_conn_reply) replies; /* not sent yet */
 };
 
