@@ -61,6 +61,12 @@ void sp_block_roll(struct sp_block *b)
     b->pass = sp_track_pass;
 }
 
+void sp_block_roll_now(struct sp_block *b)
+{
+    for (unsigned w = 0; w < BLOCK_WORDS; w++)
+        sp_lasting_roll(b, w);
+}
+
 void sp_track_restart(void)
 {
     sp_quiet_disturb();

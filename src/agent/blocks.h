@@ -32,6 +32,8 @@ extern uint64_t sp_track_pass; /* number of the present pass */
 struct sp_block *sp_block_find(uint64_t addr, bool make);
 /* The block is looked at: what was fresh in an earlier pass is pending now. */
 void sp_block_roll(struct sp_block *b);
+/* What is fresh does not wait for the next pass. */
+void sp_block_roll_now(struct sp_block *b);
 /* The pages that went, as runs in no order, at most `most`; they are forgotten here. */
 #define SP_GONE_MAX 65536u
 uint32_t sp_block_take_gone(struct sp_run *run, uint32_t most);

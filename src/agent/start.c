@@ -11,8 +11,11 @@
 #include "agent.h"
 #include "gate.h"
 #include "gate_inside.h"
+#include "linked.h"
+#include "linked_start.h"
 #include "mem.h"
 #include "sitemap.h"
+#include "socket_path.h"
 #include "sys.h"
 
 #define WALL 0x40000000
@@ -191,11 +194,38 @@ static void read_comm(const char *name)
         sp_agent.comm[n] = base[n];
 }
 
+/* Is the program linked with libsamepage? */
+extern const uint32_t SP_LINKED_MARK __attribute__((weak, visibility("default")));
+
+static bool is_linked(void)
+{
+    return &SP_LINKED_MARK != NULL;
+}
+
+static bool quiet; /* nobody asked for it to be merged, but itself: it asks why not */
+
+static bool can_merge(void)
+{
+    return sp_load(&sp_gate.agent) == SP_GATE_AGENT && !sp_agent.raw_calls && !sp_agent.gave_back;
+}
+
+static struct sp_linked linked = {.size = sizeof(linked), .socket = sp_agent.socket_path, .why = "",
+                                  .merges = can_merge, .next_run = sp_sitemap_next,
+                                  .constant = sp_linked_constant};
+
+const struct sp_linked *samepage_agent_linked(void)
+{
+    return &linked;
+}
+
 static void say_why(const char *why)
 {
     char line[512];
     struct sp_text text;
 
+    linked.why = why;
+    if (quiet)
+        return;
     sp_text_init(&text, line, sizeof(line) - 1);
     sp_text_str(&text, "samepage: ");
     sp_text_str(&text, sp_agent.comm);
@@ -297,16 +327,51 @@ static bool is_our_own(void)
     return sp_starts(sp_agent.comm, "samepage");
 }
 
+static void set_socket(const char *folder, const char *name)
+{
+    struct sp_text text;
+
+    sp_text_init(&text, sp_agent.socket_path, sizeof(sp_agent.socket_path));
+    sp_text_str(&text, folder);
+    sp_text_str(&text, name);
+}
+
+static bool listens(void)
+{
+    bool answers = sp_link_dial() == 0;
+
+    close_fd(&sp_agent.sock);
+    return answers;
+}
+
+/* As sp_socket_choose() does (socket_path.h), for a program that nothing started for us. */
+static void choose_socket(char **env)
+{
+    const char *own = env_get(env, "XDG_RUNTIME_DIR");
+
+    if (own && *own && sp_sys(__NR_geteuid) != 0) {
+        set_socket(own, "/samepage/samepage.sock");
+        if (listens())
+            return;
+    }
+    set_socket(SP_SYSTEM_SOCKET, "");
+}
+
 static bool read_settings(char **env)
 {
     const char *socket = env_get(env, "SAMEPAGE_SOCKET"), *mode = env_get(env, "SAMEPAGE_MODE");
     const char *domain = env_get(env, "SAMEPAGE_DOMAIN");
     struct sp_text text;
 
-    if (!socket || !*socket || sp_strlen(socket) >= sizeof(sp_agent.socket_path))
+    quiet = is_linked() && !mode;
+    if (socket && sp_strlen(socket) >= sizeof(sp_agent.socket_path))
         return false;
-    sp_text_init(&text, sp_agent.socket_path, sizeof(sp_agent.socket_path));
-    sp_text_str(&text, socket);
+    if (socket && *socket)
+        set_socket(socket, "");
+    else if (is_linked())
+        choose_socket(env);
+    else
+        return false;
     if (domain) {
         sp_text_init(&text, sp_agent.domain, sizeof(sp_agent.domain));
         sp_text_str(&text, domain);
@@ -324,6 +389,16 @@ static bool read_settings(char **env)
     return true;
 }
 
+static bool is_preloaded(char **env)
+{
+    const char *list = env_get(env, "LD_PRELOAD");
+
+    for (; list && *list; list++)
+        if (sp_starts(list, "libsamepage"))
+            return true;
+    return false;
+}
+
 __attribute__((constructor, used)) static void sp_start(int argc, char **argv, char **env)
 {
     static char why[300];
@@ -339,6 +414,10 @@ __attribute__((constructor, used)) static void sp_start(int argc, char **argv, c
     sp_agent.page_size = (uint32_t)auxv_get(env, AT_PAGESZ);
     if (!sp_agent.page_size || is_our_own() || !read_settings(env))
         return;
+    if (!is_preloaded(env) && !sp_linked_is_needed()) {
+        say_why("it loaded samepage after it began; link the program with libsamepage");
+        return;
+    }
     sp_agent.page_shift = (uint32_t)__builtin_ctz(sp_agent.page_size);
     sp_gate.page_size = sp_agent.page_size;
     sp_agent.program_pid = (int)sp_sys(__NR_getpid);
@@ -358,4 +437,5 @@ __attribute__((constructor, used)) static void sp_start(int argc, char **argv, c
         return;
     }
     close_programs_copies();
+    linked.page_size = sp_agent.page_size;
 }

@@ -17,6 +17,7 @@
 #include "blocks.h"
 #include "gate.h"
 #include "kernel.h"
+#include "linked_start.h"
 #include "mem.h"
 #include "sitemap.h"
 #include "sys.h"
@@ -294,6 +295,8 @@ static bool scan_block(uint64_t at, uint64_t end, const struct sp_scan_ask *ask,
     sp_block_roll(b);
     if (sp_bits_any(b->zero))
         note_lost_zeros(b, base, out);
+    if (sp_linked_is_constant(at, end))
+        sp_block_roll_now(b);
     if (!sp_bits_any(b->pending) && !sp_bits_any(b->site) && !sp_kept_any_due(b) &&
         !(sp_lasting_any_due() && sp_bits_any(b->slow)))
         return true;
@@ -380,9 +383,9 @@ static void give_gone(struct sp_report_out *out)
 
 /* Nothing is lifted before all code was looked at (code_watch.c). What is offered before that leads to
  * merges of others' pages with it that must be taken back (K7). */
-static bool refresh_and_look(void)
+static bool refresh_and_look(bool now)
 {
-    bool fresh = sp_ranges_refresh(false);
+    bool fresh = sp_ranges_refresh(now);
 
     for (unsigned n = 0; n < LOOKS && sp_agent.running && !sp_code_is_known(); n++)
         fresh = sp_ranges_refresh(true) && fresh;
@@ -416,7 +419,7 @@ void sp_track_scan(const struct sp_scan_ask *ask, struct sp_report_out *out)
         note_allowed(ask->flags);
         if (sp_lasting_pass())
             sp_quiet_disturb();
-        skip = sp_quiet_pass(refresh_and_look()) || !sp_code_is_known();
+        skip = sp_quiet_pass(refresh_and_look(ask->flags & SP_SCAN_NOW)) || !sp_code_is_known();
         sp_useless_look();
         began_us = sp_cpu_us();
         if (!skip)
