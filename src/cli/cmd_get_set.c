@@ -56,22 +56,29 @@ static bool is_counter(const char *key)
     return false;
 }
 
-/* Neither takes options: both want exactly one word. Returns SP_EXIT_DONE to go on. */
-static int parse_one_word(const struct sp_command *cmd, int argc, char **argv, const char *what)
+/* Both want exactly one word, and take a domain's name, NULL without one. Returns SP_EXIT_DONE to go on. */
+static int parse_one_word(const struct sp_command *cmd, int argc, char **argv, const char *what,
+                          const char **domain)
 {
-    static const struct option none[] = {{0}};
+    static const struct option options[] = {{"domain", required_argument, NULL, 'd'}, {0}};
     int opt;
 
+    *domain = NULL;
     opterr = 0;
-    opt = getopt_long(argc, argv, ":", none, NULL);
-    if (opt != -1)
-        return sp_bad_option(cmd, argv, opt);
+    while ((opt = getopt_long(argc, argv, "+:", options, NULL)) != -1) {
+        if (opt != 'd')
+            return sp_bad_option(cmd, argv, opt);
+        *domain = optarg;
+    }
+    if (*domain && !**domain)
+        return sp_bad_use(cmd, "--domain needs a name; \"samepage ps\" shows them");
     if (optind + 1 != argc)
         return sp_bad_use(cmd, "needs exactly one %s", what);
     return SP_EXIT_DONE;
 }
 
-static json_object *make_request(const char *op, const char *key, const char *value)
+static json_object *make_request(const char *op, const char *domain, const char *key,
+                                 const char *value)
 {
     json_object *request = json_object_new_object();
 
@@ -81,6 +88,8 @@ static json_object *make_request(const char *op, const char *key, const char *va
         json_object_object_add(request, "key", json_object_new_string(key)) < 0)
         goto fail;
     if (value && json_object_object_add(request, "value", json_object_new_string(value)) < 0)
+        goto fail;
+    if (domain && json_object_object_add(request, "domain", json_object_new_string(domain)) < 0)
         goto fail;
     return request;
 fail:
@@ -92,7 +101,8 @@ fail:
 static int get(int argc, char **argv)
 {
     json_object *request, *answer = NULL;
-    int ret = parse_one_word(&sp_command_get, argc, argv, "KEY");
+    const char *domain;
+    int ret = parse_one_word(&sp_command_get, argc, argv, "KEY", &domain);
 
     if (ret != SP_EXIT_DONE)
         return ret;
@@ -101,7 +111,7 @@ static int get(int argc, char **argv)
                           "unknown key '%s'; keys are " SP_SETTING_NAMES
                           " and the counters that \"samepage status --json\" prints",
                           argv[optind]);
-    request = make_request("get", argv[optind], NULL);
+    request = make_request("get", domain, argv[optind], NULL);
     ret = request ? sp_control_ask(request, SP_ASK_PATIENCE, &answer) : SP_EXIT_COULD_NOT;
     if (ret == SP_EXIT_DONE) {
         puts(sp_answer_text(answer, "value"));
@@ -114,7 +124,7 @@ static int get(int argc, char **argv)
 
 const struct sp_command sp_command_get = {
     .name = "get",
-    .usage = "get KEY",
+    .usage = "get [--domain NAME] KEY",
     .summary = "Prints one setting or counter",
     .help = "Settings: " SP_SETTING_NAMES ".\n"
             "Counters: those that \"samepage status --json\" prints.\n",
@@ -149,7 +159,8 @@ static int set(int argc, char **argv)
 {
     json_object *request, *answer = NULL;
     char *word, *value = NULL;
-    int ret = parse_one_word(&sp_command_set, argc, argv, "KEY=VALUE");
+    const char *domain;
+    int ret = parse_one_word(&sp_command_set, argc, argv, "KEY=VALUE", &domain);
 
     if (ret != SP_EXIT_DONE)
         return ret;
@@ -160,7 +171,7 @@ static int set(int argc, char **argv)
     }
     ret = parse_assignment(word, &value);
     if (ret == SP_EXIT_DONE) {
-        request = make_request("set", word, value);
+        request = make_request("set", domain, word, value);
         ret = request ? sp_control_ask(request, SP_ASK_HOWEVER_LONG, &answer) : SP_EXIT_COULD_NOT;
         json_object_put(request);
     }
@@ -171,7 +182,7 @@ static int set(int argc, char **argv)
 
 const struct sp_command sp_command_set = {
     .name = "set",
-    .usage = "set KEY=VALUE",
+    .usage = "set [--domain NAME] KEY=VALUE",
     .summary = "Changes one setting; returns when it is in force",
     .help = "  run=0               stop; merged pages stay merged\n"
             "  run=1               merge\n"

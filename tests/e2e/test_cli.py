@@ -86,6 +86,9 @@ WRONG = [
     ["set", "pages_to_scan=0"], ["set", "pages_to_scan=4294967296"],
     ["set", "sleep_millisecs=99999999999999999999999"],
     ["set", "max_kernel_pages=18446744073709551616"], ["set", "max_mappings=4294967296"],
+    ["set", "max_page_sharing=1"], ["set", "smart_scan=yes"], ["set", "advisor_mode=1"],
+    ["set", "advisor_mode=[none]"], ["set", "advisor_target_scan_time=0"], ["set", "general_profit=0"],
+    ["get", "--domain", "u0"], ["get", "--domain", "", "run"], ["set", "run=1", "--domain", "u0"],
     ["wait", "--timeout"], ["wait", "--timeout", "x"], ["wait", "--timeout", "-1"],
     ["wait", "--timeout", "99999999999999999999"], ["wait", "now"],
     ["unmerge", "0"], ["unmerge", "x"], ["unmerge", "1", "2"], ["unmerge", "99999999999"],
@@ -199,8 +202,19 @@ def test_get(cli, daemon):
     assert daemon.requests == [{"op": "get", "key": "pages_to_scan"}]
 
 
+def test_get_and_set_of_a_domain(cli, daemon):
+    daemon.answers["get"] = {"ok": True, "value": "[none] scan-time"}
+    assert cli("get", "--domain", "u0:web", "advisor_mode").stdout == "[none] scan-time\n"
+    assert cli("set", "--domain=u0:web", "smart_scan=0").returncode == 0
+    assert daemon.requests == [{"op": "get", "key": "advisor_mode", "domain": "u0:web"},
+                               {"op": "set", "key": "smart_scan", "value": "0", "domain": "u0:web"}]
+
+
 @pytest.mark.parametrize("word", ["run=2", "pages_to_scan=4294967295", "sleep_millisecs=0",
-                                  "max_kernel_pages=18446744073709551615", "max_mappings=0"])
+                                  "max_kernel_pages=18446744073709551615", "max_mappings=0",
+                                  "merge_across_nodes=0", "max_page_sharing=2", "use_zero_pages=1",
+                                  "advisor_mode=scan-time", "advisor_target_scan_time=18446744073709551615",
+                                  "stable_node_chains_prune_millisecs=0"])
 def test_set(cli, daemon, word):
     done = cli("set", word)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
