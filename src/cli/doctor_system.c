@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <linux/magic.h>
+#include <sys/vfs.h>
 
 #include "cli.h"
 
@@ -42,8 +44,15 @@ static void check_mappings(struct sp_checks *checks)
 
 static void check_ksm(struct sp_checks *checks)
 {
+    static const char folder[] = "/sys/kernel/mm/ksm";
+    struct statfs fs;
     char line[32];
 
+    if (statfs(folder, &fs) == 0 && fs.f_type == FUSE_SUPER_MAGIC) {
+        sp_checks_add(checks, "ksmd", SP_STATE_OK, "samepage umount --over-sysfs shows it again",
+                      "not seen: \"samepage mount\" lies over %s", folder);
+        return;
+    }
     read_line("/sys/kernel/mm/ksm/run", line, sizeof(line));
     sp_checks_add(checks, "ksmd", line[0] == '1' ? SP_STATE_WARNING : SP_STATE_OK,
                   "echo 2 > /sys/kernel/mm/ksm/run: both scan the same memory, and what ksmd has "

@@ -389,7 +389,7 @@ static void *ksmfs_init(struct fuse_conn_info *conn, struct fuse_config *config)
     config->entry_timeout = config->attr_timeout = config->negative_timeout = 0;
     config->nullpath_ok = 1;
     config->intr = 1; /* a signal to a program that waits for us ends our waiting */
-    config->intr_signal = SIGUSR1;
+    config->intr_signal = KSMFS_INTERRUPT;
     return NULL;
 }
 

@@ -27,6 +27,7 @@
 #include <fuse.h>
 #include <fuse_lowlevel.h>
 #include <json-c/json.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -37,7 +38,8 @@
 
 #define KSMFS_DOMAIN_SIZE (SP_DOMAIN_MAX + 16) /* "u<uid>:<name>", with its 0: no / is in it */
 #define KSMFS_TEXT_MAX    512                  /* what a file says, at most */
-#define KSMFS_WRITE_MAX   4096                 /* bytes that one write takes, as sysfs */
+#define KSMFS_INTERRUPT   SIGUSR1
+#define KSMFS_WRITE_MAX   4096 /* bytes that one write takes, as sysfs */
 
 enum ksmfs_kind {
     KSMFS_ROOT,

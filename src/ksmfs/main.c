@@ -84,6 +84,19 @@ static int go_to_background(void)
     return 0;
 }
 
+static void on_interrupt(int sig)
+{
+}
+
+/* libfuse sends this to a thread whose caller was interrupted, so that it stops waiting; it sees to
+ * a handler itself only where the option came on the command line. */
+static int handle_interrupt(void)
+{
+    struct sigaction action = {.sa_handler = on_interrupt};
+
+    return sigaction(KSMFS_INTERRUPT, &action, NULL) < 0 ? -errno : 0;
+}
+
 static int serve(struct fuse *fuse)
 {
     struct fuse_loop_config *config = fuse_loop_cfg_create();
@@ -120,6 +133,8 @@ static int mount_and_serve(struct fuse *fuse, const char *path, bool foreground)
     err = ksmfs_mount_find(path, &mount);
     if (!err && fuse_set_signal_handlers(fuse_get_session(fuse)) < 0)
         err = -ENOMEM;
+    if (!err)
+        err = handle_interrupt();
     if (!err && !foreground)
         err = go_to_background();
     if (!err)

@@ -94,6 +94,39 @@ def test_without_a_daemon(ksmfs):
         assert os.write(file.fileno(), b"5") == 1 and ksmfs.daemon.get("sleep_millisecs") == "5"
 
 
+@pytest.fixture
+def writer(ksmfs):
+    """A program that waits for its write of 2 to run, because the daemon is stopped."""
+    ksmfs.daemon.popen.send_signal(signal.SIGSTOP)
+    program = subprocess.Popen(["sh", "-c", f"echo 2 > {ksmfs.path}/run"], stderr=subprocess.DEVNULL)
+    wait_for("it does not write", lambda: b"fuse" in stack(program.pid) or program.poll() is not None)
+    assert program.poll() is None
+    yield program
+    ksmfs.daemon.popen.send_signal(signal.SIGCONT)
+    program.kill()
+    program.wait()
+
+
+def stack(pid):
+    with open(f"/proc/{pid}/stack", "rb") as file:
+        return file.read()
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+def test_waiting_writer_can_be_ended(ksmfs, writer, end):
+    """It does not wait for a daemon that may never answer."""
+    writer.send_signal(end)
+    assert writer.wait(60) == -end
+    assert len(servers(ksmfs.daemon)) == 1
+
+
+def test_server_ends_while_a_writer_waits(ksmfs, writer):
+    for pid in servers(ksmfs.daemon):
+        os.kill(pid, signal.SIGTERM)
+    no_server(ksmfs.daemon)
+    assert writer.wait(60) != 0 and os.listdir(ksmfs.path) == []
+
+
 @pytest.mark.parametrize("args, status", [
     (("mount",), 2), (("mount", "--over-sysfs", "x"), 2), (("mount", "a", "b"), 2), (("mount", "--nosuch"), 2),
     (("umount",), 2), (("umount", "/", "--over-sysfs"), 2), (("mount", "/nosuch/folder"), 1),
@@ -139,3 +172,11 @@ def test_over_sysfs(over_sysfs):
     over_sysfs.run(samepage, "umount", SYSFS)
     assert over_sysfs.get("pages_to_scan") == kernels
     assert over_sysfs.run(samepage, "umount", "--over-sysfs", check=False).returncode == 1
+
+
+def test_doctor_does_not_take_it_for_the_kernels(over_sysfs):
+    """With run 1, ours, it says that the kernel's KSM runs, unless it looks whose file it is."""
+    over_sysfs.run(over_sysfs.samepage, "mount", "--over-sysfs")
+    assert over_sysfs.get("run") == "1"
+    said = over_sysfs.run(over_sysfs.samepage, "doctor", check=False).stdout
+    assert "lies over" in said and "runs at the same time" not in said
