@@ -24,7 +24,8 @@ for option; do
     case $option in
     --kernel) kernel=yes ;;
     # The fuzz targets are clang's; tests with sanitizers have gcc's runtime with gcc.
-    --tests) packages+=(clang libclang-rt-dev strace gdb) useful+=(musl-tools libpython3.11-testsuite) ;;
+    --tests) packages+=(clang libclang-rt-dev strace gdb) useful+=(musl-tools libpython3.11-testsuite
+        prometheus-node-exporter ksmtuned) ;;
     # The kernel package makes /boot/vmlinuz-*, initramfs-tools /boot/initrd.img-*; no boot loader.
     --bench) packages+=(qemu-system-x86 linux-image-cloud-amd64 initramfs-tools busybox
         python3-pandas nodejs) ;;
