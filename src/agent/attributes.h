@@ -15,15 +15,15 @@
 #define SP_RANGE_HUGE      0x4u
 #define SP_RANGE_DONTFORK  0x8u
 #define SP_RANGE_ADVISED   0x10u /* MADV_MERGEABLE */
-#define SP_RANGE_MERGES    0x1fu
-#define SP_RANGE_OF_POOL   0xeu /* of these, what a frame's mapping is given too */
+#define SP_RANGE_MERGES    0x21fu
+#define SP_RANGE_OF_POOL   0x20eu /* of these, what a frame's mapping is given too */
 /* With these it is left alone (K17), but a page that was merged, and written, stays in its mapping of
  * the pool, and may be given them there. */
 #define SP_RANGE_DONTDUMP   0x20u
 #define SP_RANGE_WIPEONFORK 0x40u
 #define SP_RANGE_RANDOM     0x80u
 #define SP_RANGE_SEQUENTIAL 0x100u
-#define SP_RANGE_LOCKED     0x200u
+#define SP_RANGE_LOCKED     0x200u /* but merged where the program advised it (S4), and un-merged in place */
 #define SP_RANGE_ONFAULT    0x400u /* of the lock */
 #define SP_RANGE_OTHER      0x800u /* something that cannot be given: a seal, a key … */
 /* Protection: none of them is PROT_NONE. */

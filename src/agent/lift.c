@@ -20,6 +20,7 @@
 #include "sys.h"
 
 #define ZERO_TRIES 1000u /* the kernel gives as much as it can, and says to go on */
+#define LOCKED_PART 4u
 #define MAX_GAP 8u /* pages between two runs that one lift still spans */
 
 enum page_state { ABSENT = 0, WANTED, BUSY, STAGED, EQUAL, MAPPED };
@@ -248,18 +249,35 @@ static bool budget_left(void)
     return sp_agent.mappings + 2 <= sp_mappings_budget();
 }
 
+/* What is locked is un-merged in place, so its mappings cannot be given back: a part of them is used for it. */
+static bool may_lock_more(void)
+{
+    return sp_agent.mappings + 2 <= sp_mappings_budget() / LOCKED_PART;
+}
+
 /* The site map comes first: should we die in between, a bit too many harms nobody, one too few
  * would. */
+/* A lock that a fault fills: the other kind would copy every frame at once. There is room for it, for what was
+ * mapped there was locked, and so is staging. */
+static void lock_frames(uint64_t at, uint64_t length)
+{
+    sp_lock_as(at, length, SP_RANGE_LOCKED | SP_RANGE_ONFAULT);
+    sp_sys(__NR_madvise, at, length, SP_MADV_POPULATE_READ);
+}
+
 bool sp_lift_map(uint64_t at, uint32_t n, uint32_t segment, uint32_t index)
 {
     uint64_t end = page_at(at, n);
     bool was_site = sp_sitemap_any(at, end);
     const struct sp_range *range = sp_range_of(at, end);
+    bool locked = range && (range->flags & SP_RANGE_LOCKED);
     long ret;
 
-    if (!budget_left() || sp_sitemap_set(at, end))
+    if (!budget_left() || (locked && !may_lock_more()) || sp_sitemap_set(at, end))
         return false;
-    sp_gate_tell_attributes(range ? (uint32_t)range->flags : 0);
+    sp_gate_tell_attributes(range ? (uint32_t)range->flags & ~SP_RANGE_LOCKED : 0);
+    if (locked)
+        sp_gate.guarded = sp_gate.mixed = true;
     ret = sp_sys(__NR_mmap, at, end - at, 3, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE,
                  sp_agent.view[segment].fd, (uint64_t)index << sp_agent.page_shift);
     if (sp_is_err(ret)) {
@@ -272,6 +290,8 @@ bool sp_lift_map(uint64_t at, uint32_t n, uint32_t segment, uint32_t index)
         sp_gate.dontfork = true;
         sp_keep_from_fork(at, end - at);
     }
+    if (locked)
+        lock_frames(at, end - at);
     /* It does nothing there, but to be told when nothing of the memory around is left. */
     if (range && (range->flags & (SP_RANGE_HUGE | SP_RANGE_NO_HUGE)))
         sp_sys(__NR_madvise, at, end - at,
@@ -443,12 +463,22 @@ static bool is_dumped(const struct lift *l)
     return true;
 }
 
+/* S4: pages move only between memory that is locked and memory that is, too. False: nobody may lock more. */
+static bool lock_staging(const struct lift *l, bool *locked)
+{
+    const struct sp_range *range = sp_range_of(l->addr, page_at(l->addr, l->npages));
+    uint64_t length = (uint64_t)SP_LIFT_PAGES << sp_agent.page_shift;
+
+    *locked = range && (range->flags & SP_RANGE_LOCKED);
+    return !*locked || !sp_is_err(sp_lock_as(sp_agent.staging, length, SP_RANGE_LOCKED | SP_RANGE_ONFAULT));
+}
+
 static void lift(struct lift *l)
 {
     struct uffdio_register reg = {
         .range = {.start = l->addr, .len = (uint64_t)l->npages << sp_agent.page_shift},
         .mode = UFFDIO_REGISTER_MODE_MISSING | UFFDIO_REGISTER_MODE_WP};
-    bool waiting;
+    bool waiting, locked;
 
     /* Code that was just loaded: nobody is kept waiting for a lift that cannot be. */
     if (!sp_code_is_known() || is_dumped(l)) {
@@ -468,6 +498,10 @@ static void lift(struct lift *l)
         goto open;
     }
     leave_spliced(l);
+    if (!lock_staging(l, &locked)) {
+        decide_all(l, SP_ATTRIBUTES);
+        goto open;
+    }
     journal_write(l);
     if (sp_is_err(sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_REGISTER, &reg))) {
         decide_all(l, SP_ATTRIBUTES);
@@ -483,6 +517,8 @@ static void lift(struct lift *l)
     settle(l);
 clear:
     journal_clear();
+    if (locked)
+        sp_sys(__NR_munlock, sp_agent.staging, (uint64_t)SP_LIFT_PAGES << sp_agent.page_shift);
 open:
     waiting = sp_gate_open();
     /* Never reused: a pipe may still refer to a page that was lifted. */

@@ -40,6 +40,7 @@ static bool says_nothing_new(const char *f)
 static void read_flags(struct sp_mapping *m, const char *p, const char *end)
 {
     m->merge_keeps = !m->lost; /* a key stands in a line before */
+    m->lock_alone = m->merge_keeps;
     if (m->lost)
         m->given |= SP_RANGE_OTHER;
     while (p + 1 < end) {
@@ -55,6 +56,7 @@ static void read_flags(struct sp_mapping *m, const char *p, const char *end)
             m->dontfork = true;
         } else if (!sp_vmflag_kept(p)) {
             m->merge_keeps = false;
+            m->lock_alone &= (attribute & (SP_RANGE_LOCKED | SP_RANGE_ONFAULT)) != 0;
             if (!attribute && !says_nothing_new(p))
                 m->given |= SP_RANGE_OTHER;
             if (!m->lost)

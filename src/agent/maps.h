@@ -15,6 +15,7 @@ struct sp_mapping {
     bool stack, special; /* of the named ones: [stack]; [vdso] and the like */
     bool merge_keeps; /* every flag is one that a merge keeps (K17), and there is no key */
     uint8_t lost; /* if not: enum sp_left of the first that is not */
+    bool lock_alone; /* it would keep every flag, but for the lock */
     bool advised;    /* MADV_MERGEABLE */
     bool dontfork;   /* MADV_DONTFORK, which merge_keeps says nothing of */
     bool tracked;    /* registered for write tracking: ours, as far as we know */

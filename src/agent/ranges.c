@@ -123,6 +123,12 @@ static enum sp_left why_not_plain(const struct sp_mapping *m)
     return m->readable && m->writable ? SP_LEFT_NOT : SP_LEFT_READ_ONLY;
 }
 
+/* S4: what the program advised is merged though it is locked. */
+static bool may_merge_locked(const struct sp_mapping *m)
+{
+    return m->lock_alone && is_advised(m) && !sp_gate.locks_future;
+}
+
 /* Why a mapping is left alone (K17); SP_LEFT_NOT: it is not. */
 static enum sp_left why_left(const struct sp_mapping *m)
 {
@@ -131,7 +137,7 @@ static enum sp_left why_left(const struct sp_mapping *m)
 
     if (left != SP_LEFT_NOT)
         return left;
-    if (!m->merge_keeps)
+    if (!m->merge_keeps && !may_merge_locked(m))
         return (enum sp_left)m->lost;
     if (released)
         return SP_LEFT_USERFAULTFD;
@@ -425,7 +431,8 @@ long sp_range_attributes(uint64_t addr, uint64_t end)
 
     /* What no call touched since it was read is what it was, unless pages in the pool's mappings were
      * given something. */
-    if (range && end <= range->end && !sp_gate.mixed && !sp_gate_changed(addr, end))
+    if (range && end <= range->end && !(range->flags & SP_RANGE_LOCKED) && !sp_gate.mixed &&
+        !sp_gate_changed(addr, end))
         return (long)range->flags | SP_RANGE_RW;
     if (sp_maps_read(alike_mapping, &p) || p.at < end)
         return -EFAULT;
@@ -447,7 +454,7 @@ long sp_range_map(uint64_t addr, uint64_t length, uint64_t at)
     const struct sp_range *r = sp_range_of(addr, addr + sp_agent.page_size);
 
     return sp_map_with(at, length, at ? MAP_FIXED : 0,
-                       (r ? (uint32_t)r->flags : 0) | SP_RANGE_RW);
+                       (r ? (uint32_t)r->flags & ~SP_RANGE_LOCKED : 0) | SP_RANGE_RW);
 }
 
 bool sp_mappings_short(void)

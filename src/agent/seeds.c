@@ -84,7 +84,8 @@ void sp_seed_take(uint64_t addr, uint64_t end)
     const struct sp_range *range = sp_range_of(addr, end);
 
     /* One that fork does not copy would leave a hole in the child's slots, for anybody's mapping. */
-    if (end - addr < length || nseeds == SEEDS || no_more || !range || (range->flags & SP_RANGE_DONTFORK) ||
+    if (end - addr < length || nseeds == SEEDS || no_more || !range ||
+        (range->flags & (SP_RANGE_DONTFORK | SP_RANGE_LOCKED)) ||
         find(addr, range))
         return;
     if (copy_to_slot(addr, length, slot_of(&seed[nseeds])))

@@ -91,7 +91,7 @@ static const struct reason of_memory[] = {
                     "madvise(MADV_MERGEABLE)"},
     {"bound_to_nodes", "bound to nodes (mbind)"},
     {"too_small", "too small: below 64 pages in a row"},
-    {"locked", "locked in memory (mlock; flag lo)"},
+    {"locked", "locked in memory (mlock; flag lo), and not advised by the program"},
     {"wipeonfork", "MADV_WIPEONFORK (flag wf)"},
     {"dontdump", "MADV_DONTDUMP (flag dd)"},
     {"sealed", "sealed (mseal; flag sl)"},

@@ -10,9 +10,17 @@
  *   tell      "locked", how many pages are (VmLck), how many of the area's are in locked mappings, and
  *             whether any of them is a frame
  *   check     all pages hold what they held: "ok"
+ *   lock, unlock, drop   mlock, munlock, MADV_DONTNEED of all: the word and the errno
+ *   some      writes some of the pages: "some 0"
+ *   move      mremap of all to another place, and back: "move" and the errno
+ *   protect   mprotect to read-only, looks, and back: the same
+ *   fork      a child finds all pages, none locked, and writes one: "fork" and its exit status
+ *
+ * With the argument "advised" the memory is MADV_MERGEABLE.
  */
 #include <errno.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 
 #include "pattern.h"
 
@@ -28,11 +36,16 @@ static void check(void)
         pattern_check(region + i * PAGE, i, i % STEP ? 0 : version, "locked");
 }
 
-static void lock_written(void)
+static void write_some(void)
 {
-    version = 1;
+    version++;
     for (unsigned i = 0; i < PAGES; i += STEP)
         pattern_fill(region + i * PAGE, i, version);
+}
+
+static void lock_written(void)
+{
+    write_some();
     if (mlock(region, PAGES * PAGE))
         die("mlock");
 }
@@ -99,6 +112,40 @@ static int any_frame(void)
     return any;
 }
 
+static int move_and_back(void)
+{
+    char *old = region, *place = mmap(NULL, PAGES * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    region = mremap(old, PAGES * PAGE, PAGES * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, place);
+    if (region == MAP_FAILED)
+        return errno;
+    check();
+    region = mremap(region, PAGES * PAGE, PAGES * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, old);
+    return region == MAP_FAILED ? errno : 0;
+}
+
+static int protect_and_back(void)
+{
+    if (mprotect(region, PAGES * PAGE, PROT_READ))
+        return errno;
+    check();
+    return mprotect(region, PAGES * PAGE, PROT_READ | PROT_WRITE) ? errno : 0;
+}
+
+static int look_in_child(void)
+{
+    int status = 0;
+
+    if (fork() == 0) {
+        check();
+        pattern_fill(region + PAGE, 1, 9);
+        pattern_check(region + PAGE, 1, 9, "written in the child");
+        _exit(locked_pages() ? 1 : 0);
+    }
+    wait(&status);
+    return status;
+}
+
 static void obey(const char *word)
 {
     if (!strcmp(word, "written")) {
@@ -111,6 +158,21 @@ static void obey(const char *word)
         printf("wipe %d\n", madvise(region, PAGES * PAGE, MADV_WIPEONFORK) ? errno : 0);
     } else if (!strcmp(word, "onfault")) {
         printf("onfault %d\n", mlock2(region, PAGES * PAGE, MLOCK_ONFAULT) ? errno : 0);
+    } else if (!strcmp(word, "lock")) {
+        printf("lock %d\n", mlock(region, PAGES * PAGE) ? errno : 0);
+    } else if (!strcmp(word, "unlock")) {
+        printf("unlock %d\n", munlock(region, PAGES * PAGE) ? errno : 0);
+    } else if (!strcmp(word, "drop")) {
+        printf("drop %d\n", madvise(region, PAGES * PAGE, MADV_DONTNEED) ? errno : 0);
+    } else if (!strcmp(word, "some")) {
+        write_some();
+        puts("some 0");
+    } else if (!strcmp(word, "move")) {
+        printf("move %d\n", move_and_back());
+    } else if (!strcmp(word, "protect")) {
+        printf("protect %d\n", protect_and_back());
+    } else if (!strcmp(word, "fork")) {
+        printf("fork %d\n", look_in_child());
     } else if (!strcmp(word, "tell")) {
         printf("locked %ld %u %d\n", locked_pages(), pages_with(" lo"), any_frame());
     } else if (!strcmp(word, "check")) {
@@ -122,7 +184,7 @@ static void obey(const char *word)
     fflush(stdout);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     char word[32];
 
@@ -130,6 +192,8 @@ int main(void)
     if (region == MAP_FAILED)
         die("mmap");
     madvise(region, PAGES * PAGE, MADV_NOHUGEPAGE);
+    if (argc > 1 && !strcmp(argv[1], "advised"))
+        madvise(region, PAGES * PAGE, MADV_MERGEABLE);
     for (unsigned i = 0; i < PAGES; i++)
         pattern_fill(region + i * PAGE, i, 0);
     printf("ready %lx %u\n", (unsigned long)region, PAGES * PAGE);
