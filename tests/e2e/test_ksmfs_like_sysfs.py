@@ -13,6 +13,8 @@ import pytest
 
 from lib.ksmfs import SYSFS
 
+pytestmark = pytest.mark.alone  # it changes settings of the kernel's, which other tests look at
+
 NUMBER, SWITCH = "sleep_millisecs", "smart_scan"
 READ_ONLY = "pages_shared"
 EXTRA = {"max_kernel_pages": "0o100644", "kernel_pages_allocated": "0o100444"}

@@ -3,10 +3,14 @@
 
 import errno
 import os
+import shutil
+import signal
+import stat
 
 import pytest
 
-from lib import control
+from lib import control, place
+from lib.ksmfs import OverSysfs, no_server, servers
 from lib.place import wait_for
 from lib.users import Agent, ask_as
 
@@ -128,3 +132,44 @@ def test_file_of_a_domain_that_goes(ksmfs, agents):
         wait_for("it stays", lambda: os.listdir(ksmfs / "domains") == [])
         assert failed(lambda: os.pread(file.fileno(), 9, 0)) == "ENODEV"
         assert failed(lambda: os.write(file.fileno(), b"1")) == "ENODEV"
+
+
+@pytest.fixture
+def user(make_daemon):
+    """user(words of a shell): run by a user with a daemon of their own, where /dev/fuse is everybody's as udev
+    makes it."""
+    place.need_root()
+    if not shutil.which("fusermount3"):
+        pytest.skip("fusermount3 is not installed")
+    namespace = OverSysfs(make_daemon(uid=NOBODY).start())
+    folder = namespace.daemon.directory
+    os.mknod(folder / "fuse", 0o666 | stat.S_IFCHR, os.stat("/dev/fuse").st_rdev)
+    os.chmod(folder / "fuse", 0o666)
+    namespace.run("mount", "--bind", folder / "fuse", "/dev/fuse")
+
+    def run(words, uid=NOBODY, **how):
+        return namespace.run("setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "sh", "-c",
+                             f"cd {folder}; PATH={namespace.samepage.parent}:$PATH; {words}", **how)
+
+    run.daemon = namespace.daemon
+    yield run
+    namespace.close()
+
+
+def test_user_mounts_their_own_daemons(user):
+    """And nobody else reaches it, root neither; it can be taken away after its server died."""
+    shown = user("mkdir ksm; samepage mount ksm && cat ksm/run && echo 0 > ksm/run && cat ksm/run && "
+                 "ls ksm/domains").stdout
+    assert shown == "1\n0\n"
+    for uid in (0, OTHER):
+        assert "denied" in user("cat ksm/run", uid=uid, check=False).stderr
+    assert "already" in user("samepage mount ksm", check=False).stderr
+    for pid in servers(user.daemon):
+        os.kill(pid, signal.SIGKILL)
+    no_server(user.daemon)
+    assert "not connected" in user("cat ksm/run", check=False).stderr
+    assert user("samepage mount ksm && cat ksm/run").stdout == "0\n"
+    assert user("samepage umount ksm && ls -A ksm").stdout == ""
+    for place_of_others in ("/etc", "--over-sysfs"):
+        assert user(f"samepage mount {place_of_others}", check=False).returncode == 1
+    assert user("samepage umount /etc", check=False).returncode == 1
