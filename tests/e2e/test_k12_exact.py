@@ -65,7 +65,8 @@ def must_be_exact(daemon, programs, alone):
     """When the pages are merged; later than after three passes only where an agent was not heard in time."""
     in_time = sum(counters(daemon).values()) == len(programs) * PAGES and \
         counters(daemon)["pages_volatile"] == 0
-    wait_for(lambda: f"not settled: {counters(daemon)} {daemon.cli('ps').stdout}",
+    wait_for(lambda: f"not settled: {counters(daemon)} "
+                     f"{[ask(daemon, 'explain', pid=program.pid) for program in programs]}",
              lambda: counters(daemon)["pages_volatile"] == 0 and
              counters(daemon)["pages_unshared"] == alone, 120)
     assert counters(daemon) == true_counters(programs, alone)

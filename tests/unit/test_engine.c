@@ -521,11 +521,31 @@ static void k13_unmerge_leaves_nothing_and_run_merges_again(void **state)
     fake_check_exact(world);
     assert_int_equal(fake_counters(world).frames, 0);
     assert_int_equal(fake_counters(world).pages_unshared, 0);
+    assert_int_equal(fake_counters(world).pages_tracked, 0);
+    assert_int_equal(fake_counters(world).pages_volatile, 0);
+    assert_int_equal(fake_counters(world).bookkeeping_bytes, 0);
     assert_int_equal(world->forgotten, 200);
     assert_int_equal(fake_mappings(late), 0);
     sp_engine_set_run(world->engine, SP_RUN_MERGE);
     fake_passes(world, 3);
     assert_int_equal(fake_counters(world).pages_sharing, 400);
+    fake_world_free(world);
+}
+
+static void k12_a_pass_that_leaves_an_mm_out_is_no_full_scan(void **state)
+{
+    struct fake_world *world = fake_world_new(WORLD);
+    struct fake_mm *a = fake_mm_new(world, 20, 0);
+
+    (void)fake_mm_new(world, 20, 0);
+    fake_passes(world, 2);
+    assert_int_equal(fake_counters(world).full_scans, 2);
+    a->scan_error = -ETIMEDOUT;
+    fake_passes(world, 3);
+    assert_int_equal(fake_counters(world).full_scans, 2);
+    a->scan_error = 0;
+    fake_passes(world, 1);
+    assert_int_equal(fake_counters(world).full_scans, 3);
     fake_world_free(world);
 }
 
@@ -620,6 +640,7 @@ int main(void)
         cmocka_unit_test(k10_limit_keeps_chains_short),
         cmocka_unit_test(k11_written_site_is_forgotten_and_others_stay),
         cmocka_unit_test(k12_counters_add_up),
+        cmocka_unit_test(k12_a_pass_that_leaves_an_mm_out_is_no_full_scan),
         cmocka_unit_test(k13_unmerge_leaves_nothing_and_run_merges_again),
         cmocka_unit_test(k13_unmerge_short_of_memory_stops_and_loses_nothing),
         cmocka_unit_test(t2_mm_that_cannot_be_asked_gives_busy),
