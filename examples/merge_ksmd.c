@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The same memory as merge_now's, merged by the kernel's ksmd: advised, and waited for. For root, on a
- * machine where nothing else uses KSM: it sets run, pages_to_scan and sleep_millisecs, and puts them back.
+ * The same memory as merge_now's, merged by the kernel's ksmd: advised, and waited for. For root,
+ * on a machine where nothing else uses KSM: it sets run, pages_to_scan and sleep_millisecs, and
+ * puts them back.
  *
  * Done is when a whole pass of ksmd merged nothing more of this process.
  */

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Was the agent loaded when the program began? Only then is there one thread, with nobody in libc, no
- * memory that was locked or spliced unseen: else the gate must not be put in (decision 0018).
+ * Was the agent loaded when the program began? Only then is there one thread, with nobody in libc,
+ * no memory that was locked or spliced unseen: else the gate must not be put in (decision 0018).
  *
- * It was if the program needs it, or what the program needs, or if it was preloaded. Who opens it later
- * (dlopen of what is linked with libsamepage) is merged as little as without samepage.
+ * It was if the program needs it, or what the program needs, or if it was preloaded. Who opens it
+ * later (dlopen of what is linked with libsamepage) is merged as little as without samepage.
  */
 #include "linked.h"
 #include "linked_start.h"
@@ -16,7 +16,7 @@
 #include "mem.h"
 
 #define SP_AGENT_LIBRARY "libsamepage-agent.so"
-#define MOST 512u /* objects that a program begins with; with more it is not merged */
+#define MOST             512u /* objects that a program begins with; with more it is not merged */
 
 /* As in <link.h>, which is libc's. */
 struct object {
@@ -42,7 +42,8 @@ static const char *strings_of(const struct object *o)
 {
     for (const Elf64_Dyn *d = o->dynamic; d && d->d_tag != DT_NULL; d++)
         if (d->d_tag == DT_STRTAB)
-            return (const char *)(d->d_un.d_ptr < o->bias ? d->d_un.d_ptr + o->bias : d->d_un.d_ptr);
+            return (const char *)(d->d_un.d_ptr < o->bias ? d->d_un.d_ptr + o->bias
+                                                          : d->d_un.d_ptr);
     return NULL;
 }
 
@@ -108,7 +109,8 @@ static struct {
 } constant[SP_LINKED_CONSTANTS];
 static uint32_t nconstant;
 
-/* Two threads may tear one that both write: then it covers what neither said, and a hint is wrong. */
+/* Two threads may tear one that both write: then it covers what neither said, and a hint is wrong.
+ */
 void sp_linked_constant(uint64_t start, uint64_t end)
 {
     uint32_t i = __atomic_fetch_add(&nconstant, 1, __ATOMIC_SEQ_CST) % SP_LINKED_CONSTANTS;

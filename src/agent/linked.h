@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Between libsamepage and the agent, which it brings into a program that is linked with it: the agent is
- * loaded by the dynamic linker and begins before main(), as when it is preloaded. What libsamepage needs
- * to know of it is here; it is called by the program's threads, at any time.
+ * Between libsamepage and the agent, which it brings into a program that is linked with it: the
+ * agent is loaded by the dynamic linker and begins before main(), as when it is preloaded. What
+ * libsamepage needs to know of it is here; it is called by the program's threads, at any time.
  */
 #ifndef SP_AGENT_LINKED_H
 #define SP_AGENT_LINKED_H
@@ -20,8 +20,8 @@ struct sp_linked {
     bool (*merges)(void);
     /* The next run of pages in [addr, end) that lie in mappings of the pool. */
     bool (*next_run)(uint64_t addr, uint64_t end, uint64_t *start, uint64_t *stop);
-    /* [start, end) will not change: its pages are not watched for a pass before they are merged. The last
-     * SP_LINKED_CONSTANTS words count. */
+    /* [start, end) will not change: its pages are not watched for a pass before they are merged.
+     * The last SP_LINKED_CONSTANTS words count. */
     void (*constant)(uint64_t start, uint64_t end);
 };
 

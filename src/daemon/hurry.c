@@ -10,8 +10,9 @@
 
 #define PASSES_NEEDED 4u  /* the one that is under way when it is asked, and three more */
 #define PASSES_MAX    24u /* it may be merged with what changes all the time */
-#define RESTS_MAX     4u  /* so often it begins anew because the client was too slow; the first time for all */
-#define WAIT_USECS    (600u * 1000000u) /* a daemon without time for it says so after so long */
+#define RESTS_MAX                                                                                  \
+    4u /* so often it begins anew because the client was too slow; the first time for all */
+#define WAIT_USECS (600u * 1000000u) /* a daemon without time for it says so after so long */
 
 static bool is_of(const struct sp_conn *conn, const struct sp_client *client)
 {
@@ -23,7 +24,8 @@ static struct sp_client *find_client(const struct sp_conn *conn)
 {
     struct sp_client *client;
 
-    TAILQ_FOREACH(client, &conn->daemon->clients, link) {
+    TAILQ_FOREACH(client, &conn->daemon->clients, link)
+    {
         if (is_of(conn, client))
             return client;
     }
@@ -94,7 +96,8 @@ static bool check(struct sp_conn *conn)
     else if (!sp_turns_merges(client->domain))
         refuse(conn, "merging is stopped; \"samepage set run=1\" starts it");
     else if (sp_accounting_is_strict(&conn->daemon->accounting))
-        refuse(conn, "nothing is merged while memory is accounted strictly (vm.overcommit_memory is 2)");
+        refuse(conn,
+               "nothing is merged while memory is accounted strictly (vm.overcommit_memory is 2)");
     else if (sp_now_usecs() - conn->since > WAIT_USECS)
         refuse(conn, "not all is merged yet; merging goes on");
     return conn->wait == SP_WAIT_NOTHING;
@@ -105,7 +108,8 @@ bool sp_hurry_check(struct sp_daemon *daemon)
     bool waiting = false;
     struct sp_conn *conn;
 
-    TAILQ_FOREACH(conn, &daemon->conns, link) {
+    TAILQ_FOREACH(conn, &daemon->conns, link)
+    {
         if (conn->wait == SP_WAIT_MERGE)
             waiting |= !check(conn);
     }
@@ -177,7 +181,8 @@ struct sp_domain *sp_hurry_domain(struct sp_daemon *daemon)
     struct sp_conn *conn;
 
     end_unused(daemon);
-    TAILQ_FOREACH(conn, &daemon->conns, link) {
+    TAILQ_FOREACH(conn, &daemon->conns, link)
+    {
         const struct sp_client *client = conn->wait == SP_WAIT_MERGE ? find_client(conn) : NULL;
 
         if (!client || client->state != SP_CLIENT_READY || !sp_turns_merges(client->domain))
@@ -194,13 +199,15 @@ void sp_hurry_pass_done(struct sp_domain *domain)
 {
     struct sp_conn *conn;
 
-    TAILQ_FOREACH(conn, &domain->daemon->conns, link) {
+    TAILQ_FOREACH(conn, &domain->daemon->conns, link)
+    {
         struct sp_client *client = conn->wait == SP_WAIT_MERGE ? find_client(conn) : NULL;
 
         if (!client || client->domain != domain || client->state != SP_CLIENT_READY ||
             rests(conn, client))
             continue;
-        if (conn->rested && conn->rests < RESTS_MAX) { /* what it was not asked to merge is reported once more */
+        if (conn->rested &&
+            conn->rests < RESTS_MAX) { /* what it was not asked to merge is reported once more */
             conn->rests++;
             client->restart = true;
             conn->rested = false;
@@ -218,7 +225,8 @@ bool sp_hurry_wants(const struct sp_client *client)
 {
     const struct sp_conn *conn;
 
-    TAILQ_FOREACH(conn, &client->daemon->conns, link) {
+    TAILQ_FOREACH(conn, &client->daemon->conns, link)
+    {
         if (conn->wait == SP_WAIT_MERGE && is_of(conn, client))
             return true;
     }

@@ -2,13 +2,14 @@
 /*
  * The synchronous merge: a process asks for its own memory to be merged now, and waits.
  *
- * While it waits, its domain's passes follow one another without the sleeps of K2, and its agent reads the
- * mappings at the beginning of each. It is answered when a pass that looked at everything merged nothing
- * more of it: three whole passes after the one in which it asked, or more (a page is seen, is found quiet
- * and merged, K3, and is merged with what came later).
+ * While it waits, its domain's passes follow one another without the sleeps of K2, and its agent
+ * reads the mappings at the beginning of each. It is answered when a pass that looked at everything
+ * merged nothing more of it: three whole passes after the one in which it asked, or more (a page is
+ * seen, is found quiet and merged, K3, and is merged with what came later).
  *
- * Nobody gets more than a share by asking: a user hurries for at most SP_HURRY_USECS, then not for as
- * long; a request is served at the usual pace meanwhile. The usual portions of all domains go on beside it.
+ * Nobody gets more than a share by asking: a user hurries for at most SP_HURRY_USECS, then not for
+ * as long; a request is served at the usual pace meanwhile. The usual portions of all domains go on
+ * beside it.
  */
 #ifndef SP_DAEMON_HURRY_H
 #define SP_DAEMON_HURRY_H

@@ -91,8 +91,9 @@ int sp_lib_ask(const char *socket, const char *request, int timeout_ms, char *an
 }
 
 /*
- * The daemon's answers about one process are flat, and written by its JSON library without blanks; what a
- * program may choose in one, its name, has its quotation marks escaped. So "key": is only found as a key.
+ * The daemon's answers about one process are flat, and written by its JSON library without blanks;
+ * what a program may choose in one, its name, has its quotation marks escaped. So "key": is only
+ * found as a key.
  */
 static const char *find(const char *answer, const char *key)
 {

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Merged pages lie in private mappings of the pool, which the agent knows. A page that was written since
- * lies there, too, but is the program's own: the kernel tells the difference.
+ * Merged pages lie in private mappings of the pool, which the agent knows. A page that was written
+ * since lies there, too, but is the program's own: the kernel tells the difference.
  */
 #include "inside.h"
 

@@ -11,7 +11,8 @@
 
 #include "inside.h"
 
-#define PATIENCE_MS 10000 /* for an answer that needs no work, and for a child's agent to be there */
+#define PATIENCE_MS                                                                                \
+    10000 /* for an answer that needs no work, and for a child's agent to be there */
 #define NAP_MS      2
 #define DAEMON_GONE "its samepage agent ended, or the program cannot be merged any more"
 
@@ -133,8 +134,8 @@ static int ask(const struct sp_linked *linked, const char *request, int timeout_
     return SAMEPAGE_NOT_MERGED;
 }
 
-static void fill_merged(struct samepage_merged *to, const struct sp_linked *linked, const void *address,
-                        size_t length)
+static void fill_merged(struct samepage_merged *to, const struct sp_linked *linked,
+                        const void *address, size_t length)
 {
     uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE), start = (uint64_t)address;
     struct samepage_merged m = {.size = to->size, .pages = (length + page - 1) / page};
@@ -144,7 +145,8 @@ static void fill_merged(struct samepage_merged *to, const struct sp_linked *link
     memcpy(to, &m, to->size < sizeof(m) ? to->size : sizeof(m));
 }
 
-/* The agent of a child that was just forked may not have said that it is there: it is waited for. */
+/* The agent of a child that was just forked may not have said that it is there: it is waited for.
+ */
 static int ask_to_merge(const struct sp_linked *linked, int timeout_ms)
 {
     const struct timespec nap = {.tv_nsec = NAP_MS * 1000000L};

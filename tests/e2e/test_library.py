@@ -2,16 +2,20 @@
 """libsamepage: a program that is linked with it is merged where it says so, at once if it waits, and goes on
 where it cannot be."""
 
+import itertools
+import os
 import re
 import signal
 import subprocess
+import threading
 
 import pytest
 
-from lib import control
+from lib import control, fake_agent
 from lib.place import BUILD, PATIENCE, patient
 
 LINKED = "tests/lib/linked"
+BASE = 0x10000000
 
 
 def start(daemon, *argv, **how):
@@ -134,6 +138,55 @@ def test_library_asks_for_nobody_else(daemon):
     """merge and self are about the asker, whoever it is: this test is not merged."""
     assert control.ask(daemon, "merge")["state"] == "unknown"
     assert control.ask(daemon, "self")["state"] == "unknown"
+
+
+class Unsettled(fake_agent.FakeAgent):
+    """Says at each look that more of it is merged than at the last one."""
+
+    def __init__(self, path):
+        super().__init__(path, pages={BASE: bytes(fake_agent.PAGE)}, domain=b"unsettled",
+                         lie={fake_agent.SCAN: self.more})
+        self.looks = 0
+
+    def more(self, _, seq, body):
+        self.looks += 1
+        return fake_agent.packet(fake_agent.SCAN, self.report(merged=self.looks), seq)
+
+
+def ask_for_ever(path):
+    agent = Unsettled(path)
+    threading.Thread(target=agent.serve, daemon=True).start()
+    for n in itertools.count():
+        sock = fake_agent.connect(path)
+        sock.send(b'{"op":"merge"}')
+        if n % 3:
+            sock.recv(65536)
+        sock.close()  # or hang up while it is waited for
+
+
+def test_library_askers_without_a_pause_hold_nobody_up(daemon):
+    """Programs that ask to be merged all the time, are never done, and hang up, leave others their share."""
+    asking = []
+    for _ in range(3):
+        pid = os.fork()
+        if not pid:
+            ask_for_ever(daemon.socket)
+        asking.append(pid)
+    try:
+        for pid in asking:
+            daemon.wait_state(pid, "merging")
+        usual = [daemon.run(daemon.build / "examples/merge_now", 8, all=False),
+                 daemon.run(daemon.build / LINKED, "hold", 4)]
+        assert "2048 of 2048 pages merged" in usual[0].line()
+        merged(usual[1].line())
+        usual[1].say()
+        for program in usual:
+            finish(program)
+        assert daemon.status("daemon_pid") == daemon.pid
+    finally:
+        for pid in asking:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
 
 
 @pytest.mark.parametrize("layout", ["", "--shuffled"])
