@@ -48,6 +48,8 @@ WRONG = [
     ("[samepaged]\npages_to_scan = 4294967296\n", 2, "4294967295"),
     ("[samepaged]\nmax_kernel_pages = 18446744073709551616\n", 2, "18446744073709551615"),
     ("[samepaged]\nmax_mappings = -1\n", 2, "max_mappings"),
+    ("[samepaged]\nmax_page_sharing = 1\n", 2, "2 to 1048576"), ("[samepaged]\nsmart_scan = y\n", 2, "0 to 1"),
+    ("[samepaged]\nadvisor_mode = 1\n", 2, "none or scan-time"), ("[samepaged]\nfull_scans = 0\n", 2, "full_scans"),
     ("[samepaged]\nrun = 1\nrun = 1\n", 3, "twice"), ("[samepaged]\nrun = 1\n  1\n", 3, "twice"),
     ("[samepaged]\nsleep_millisecs = 20 # fast\n", 2, "sleep_millisecs"),
     ("[samepaged]\nsocket = relative\n", 2, "socket"),
@@ -139,6 +141,16 @@ def test_in_force(make_daemon, config):
     got = [daemon.get(key) for key in ("run", "pages_to_scan", "sleep_millisecs",
                                        "max_kernel_pages", "max_mappings")]
     assert got == ["0", "77", "11", "12345", "17"]
+    daemon.stop()
+
+
+def test_settings_of_ksm_in_force(make_daemon, config):
+    """The advisor says pages_to_scan from the start (K16), whatever the file says of it."""
+    path = config("[samepaged]\nadvisor_mode = scan-time\nadvisor_min_pages_to_scan = 700\npages_to_scan = 9\n"
+                  "max_page_sharing = 2\nsmart_scan = 0\nrun = 0\n")
+    daemon = make_daemon(options=["--config", path]).start()
+    got = [daemon.get(key) for key in ("advisor_mode", "pages_to_scan", "max_page_sharing", "smart_scan")]
+    assert got == ["none [scan-time]", "700", "2", "0"]
     daemon.stop()
 
 
