@@ -78,6 +78,21 @@ def test_totals_are_their_own(ksmfs, compiled):
         assert int(ask_as(NOBODY, lambda: file.read())) > 1000
 
 
+def test_k13_a_write_of_2_unmerges_before_it_returns(ksmfs, compiled):
+    """Of everything, and in domains/ of that domain."""
+    programs = [ksmfs.daemon.run(compiled("x_rows"), "hold") for _ in range(2)]
+    for program in programs:
+        program.area = program.region()
+        ksmfs.daemon.wait_merged(program, program.area)
+    for folder in ("", "domains/u0/"):
+        ksmfs.set(f"{folder}run", "2\n")
+        assert [ksmfs.daemon.merged_pages(program, program.area) for program in programs] == [0, 0]
+        assert [ksmfs.get(folder + key) for key in ("run", "pages_shared", "pages_sharing")] == ["2", "0", "0"]
+        ksmfs.set(f"{folder}run", "1")
+        for program in programs:
+            ksmfs.daemon.wait_merged(program, program.area)
+
+
 def test_domain_has_values_of_its_own(ksmfs, agents):
     agents += [Agent(ksmfs.daemon.socket, NOBODY), Agent(ksmfs.daemon.socket, OTHER, domain=b"web")]
     ksmfs.set("domains/u65534/max_kernel_pages", "5\n")
