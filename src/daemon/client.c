@@ -241,8 +241,14 @@ static int watch_program(struct sp_client *client)
                            on_program_dead, client);
 }
 
-/* Fills in a new client and sends WELCOME. 0, or a negative errno: the caller frees the client. */
-static int welcome(struct sp_client *client, const struct sp_hello *hello, uint32_t seq)
+/*
+ * Fills in a new client and sends WELCOME. 0, or a negative errno: the caller frees the client.
+ *
+ * HELLO comes from the program, before its agent begins, or from the agent itself, which is known
+ * from then on: one that hangs up before it answered anything (WELCOME came too late for it) lives
+ * and comes again, and must not be taken for dead.
+ */
+static int welcome(struct sp_client *client, pid_t sender, uint32_t seq)
 {
     struct sp_daemon *daemon = client->daemon;
     struct sp_welcome welcome = {
@@ -267,6 +273,8 @@ static int welcome(struct sp_client *client, const struct sp_hello *hello, uint3
     if (err < 0)
         return err;
     sp_ns_read(client->program, client->ns);
+    if (sender != client->program)
+        sp_client_agent_seen(client, sender);
     sp_keep_client(client); /* before the agent may lift anything (D3) */
     return sp_send(client->fd, SP_MSG_WELCOME, seq, &welcome, sizeof(welcome), client->shm_fd);
 }
@@ -320,7 +328,7 @@ void sp_client_hello(struct sp_daemon *daemon, int sock, const struct sp_hello_p
         why = sp_admit_check(daemon, sock, (pid_t)hello.program_pid);
     if (!why) {
         client = client_of_hello(daemon, sock, packet, &hello);
-        if (!client || welcome(client, &hello, seq))
+        if (!client || welcome(client, packet->sender, seq))
             why = "the daemon is short of memory or descriptors";
     }
     if (why)

@@ -48,7 +48,7 @@ void sp_client_leave(struct sp_client *client, bool ended);
 /* Closes and forgets everything of it; the keeper drops its record. */
 void sp_client_free(struct sp_client *client);
 
-/* Notes the agent's pid, from the credentials of its first answer. */
+/* Notes the agent's pid, from the credentials of its HELLO, or of its first answer. */
 void sp_client_agent_seen(struct sp_client *client, pid_t pid);
 
 #endif

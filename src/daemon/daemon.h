@@ -61,7 +61,7 @@ struct sp_client {
     uint32_t id;
     enum sp_client_state state;
     uid_t uid;
-    pid_t program, agent; /* agent: 0 until its first answer */
+    pid_t program, agent; /* agent: 0 until it said something itself */
     uint32_t flags;       /* SP_HELLO_* */
     uint64_t wait_page;
     char comm[16];
