@@ -157,19 +157,23 @@ static long receive_reply(struct reply *in, int *fd, struct sp_text *why)
 {
     struct pollfd p[2] = {{.fd = sp_agent.sock, .events = POLLIN},
                           {.fd = sp_agent.running ? sp_agent.uffd : -1, .events = POLLIN}};
-    uint64_t until = sp_now_us() + JOIN_TIMEOUT_US, now;
+    uint64_t until = sp_now_us() + JOIN_TIMEOUT_US, now, left;
 
     *fd = -1;
-    while ((now = sp_now_us()) < until) {
-        struct __kernel_timespec limit = {.tv_sec = (int64_t)((until - now) / 1000000),
-                                          .tv_nsec = (int64_t)((until - now) % 1000000 * 1000)};
+    /* To serve may take longer than that: what came meanwhile is an answer. */
+    do {
+        struct __kernel_timespec limit;
 
+        now = sp_now_us();
+        left = now < until ? until - now : 0;
+        limit.tv_sec = (int64_t)(left / 1000000);
+        limit.tv_nsec = (int64_t)(left % 1000000 * 1000);
         if (sp_sys(__NR_ppoll, p, 2, &limit, 0, 8) <= 0)
             break;
         if (p[0].revents)
             return sp_link_receive(in, sizeof(*in), fd);
         sp_serve_gate(); /* the program's threads do not wait for the daemon */
-    }
+    } while (left);
     sp_text_str(why, "samepaged does not answer; see \"samepage status\"");
     return -1;
 }
