@@ -146,11 +146,20 @@ void sp_again_touched(uint64_t addr)
             give_page(&hold[i], addr);
 }
 
+/* S4: it stays as it is. What takes its place here would not have the lock. */
+static bool is_locked(uint64_t addr, uint64_t end)
+{
+    const struct sp_range *range = sp_range_of(addr, end);
+
+    return range && (range->flags & SP_RANGE_LOCKED);
+}
+
 bool sp_again_valid(uint64_t addr, uint64_t end)
 {
     uint64_t a, b;
 
     return !sp_gate_changed(addr, end) && !sp_gate_tcb_in(addr, end) && !sp_gate_asked_for(addr, end) &&
+           !is_locked(addr, end) &&
            !__atomic_load_n(&sp_gate.moving, __ATOMIC_SEQ_CST) && sp_code_is_known() &&
            !sp_range_odd(addr, end) && sp_sitemap_next(addr, end, &a, &b) && a == addr && b >= end;
 }
@@ -281,12 +290,18 @@ void sp_again_hold(uint8_t *result)
         sp_fault_point("again-held");
 }
 
+/* How many of the two pages around [a, b) are sites. */
+static uint32_t sites_around(uint64_t a, uint64_t b)
+{
+    return (uint32_t)sp_sitemap_any(a - sp_agent.page_size, a) +
+           (uint32_t)sp_sitemap_any(b, b + sp_agent.page_size);
+}
+
 /* With pages [a, b), which were sites, un-merged: their mapping goes, that of their neighbours may be in
  * two. It is only a guess, as the count is between two readings. */
 static void count_given_back(uint64_t a, uint64_t b)
 {
-    uint32_t neighbours = (uint32_t)sp_sitemap_any(a - sp_agent.page_size, a) +
-                          (uint32_t)sp_sitemap_any(b, b + sp_agent.page_size);
+    uint32_t neighbours = sites_around(a, b);
 
     if (neighbours == 2)
         sp_agent.mappings += 2;
@@ -307,13 +322,14 @@ static bool is_same(const struct hold *h, const struct target *t, uint32_t i)
 
 /*
  * Pages of zeros (K15): empty memory of the program's own takes their place and gives the mapping of the
- * pool back, too. It is filled with the kernel's page of zeros when it is tracked (zeros_done).
+ * pool back, too, unless it lies between others: then it is one more, and must be within the budget (X). It is
+ * filled with the kernel's page of zeros when it is tracked (zeros_done).
  */
 static bool map_zeros(uint64_t addr, uint32_t n)
 {
     uint64_t end = page_at(addr, n);
 
-    if (sp_zeroed_set(addr, end))
+    if ((sites_around(addr, end) == 2 && !sp_mappings_left()) || sp_zeroed_set(addr, end))
         return false;
     if (sp_is_err(sp_range_map(addr, end - addr, addr))) {
         sp_zeroed_clear(addr, end);

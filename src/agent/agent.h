@@ -221,6 +221,8 @@ int sp_range_untrack(uint64_t addr, uint64_t end);
 /* The range that holds [addr, end) whole, or NULL. */
 const struct sp_range *sp_range_of(uint64_t addr, uint64_t end);
 uint32_t sp_mappings_budget(void);
+/* Is there room in it for what takes two more? */
+bool sp_mappings_left(void);
 /* Was so much merged since mappings were counted that they should be counted again? sp_useless_look() does. */
 bool sp_mappings_are_stale(void);
 /* Does the program need so many mappings itself that none is left for merging? */

@@ -244,19 +244,12 @@ static void compare_staged(struct lift *l)
     }
 }
 
-static bool budget_left(void)
-{
-    return sp_agent.mappings + 2 <= sp_mappings_budget();
-}
-
 /* What is locked is un-merged in place, so its mappings cannot be given back: a part of them is used for it. */
 static bool may_lock_more(void)
 {
     return sp_agent.mappings + 2 <= sp_mappings_budget() / LOCKED_PART;
 }
 
-/* The site map comes first: should we die in between, a bit too many harms nobody, one too few
- * would. */
 /* A lock that a fault fills: the other kind would copy every frame at once. There is room for it, for what was
  * mapped there was locked, and so is staging. */
 static void lock_frames(uint64_t at, uint64_t length)
@@ -265,6 +258,8 @@ static void lock_frames(uint64_t at, uint64_t length)
     sp_sys(__NR_madvise, at, length, SP_MADV_POPULATE_READ);
 }
 
+/* The site map comes first: should we die in between, a bit too many harms nobody, one too few
+ * would. */
 bool sp_lift_map(uint64_t at, uint32_t n, uint32_t segment, uint32_t index)
 {
     uint64_t end = page_at(at, n);
@@ -273,7 +268,7 @@ bool sp_lift_map(uint64_t at, uint32_t n, uint32_t segment, uint32_t index)
     bool locked = range && (range->flags & SP_RANGE_LOCKED);
     long ret;
 
-    if (!budget_left() || (locked && !may_lock_more()) || sp_sitemap_set(at, end))
+    if (!sp_mappings_left() || (locked && !may_lock_more()) || sp_sitemap_set(at, end))
         return false;
     sp_gate_tell_attributes(range ? (uint32_t)range->flags & ~SP_RANGE_LOCKED : 0);
     if (locked)
@@ -636,7 +631,7 @@ void sp_lift_merge(const struct sp_merge_ask *ask, uint8_t *result)
                 !sp_range_of(addr, addr + sp_agent.page_size) ||
                 !(zeros || sp_view_frame(run->segment, run->index + k)))
                 continue;
-            if (!(zeros || budget_left()) || sp_agent.stay_unmerged || sp_agent.raw_calls ||
+            if (!(zeros || sp_mappings_left()) || sp_agent.stay_unmerged || sp_agent.raw_calls ||
                 sp_gate.locks_future) {
                 result[slot] = SP_OUT_OF_MAPPINGS;
                 continue;

@@ -480,3 +480,8 @@ uint32_t sp_mappings_budget(void)
     room = room > sp_agent.own_mappings ? room - sp_agent.own_mappings : 0;
     return budget < room ? budget : room;
 }
+
+bool sp_mappings_left(void)
+{
+    return sp_agent.mappings + 2 <= sp_mappings_budget();
+}

@@ -187,6 +187,60 @@ def test_k15_written_after_its_merge(daemon, compiled):
     finish(*programs)
 
 
+def test_s4_written_after_its_merge_and_locked(daemon, compiled):
+    """Locked memory that was merged and is zeros by then stays locked: nothing that is not takes its place."""
+    daemon.set(run=0, use_zero_pages=1)
+    programs = [daemon.run(compiled("zeros"), 512, all=False) for _ in range(3)]
+    for program in programs:
+        program.area = program.region()
+        for order in ("advise", "merged", "lock")[:3 if program is programs[0] else 2]:
+            tell(program, order)
+    daemon.set(run=1)
+    for program in programs:
+        daemon.wait_merged(program, program.area, share=1)
+    assert locked(programs[0]) == 512 * 4096
+    for program in programs:
+        tell(program, "some 1")
+    for program in programs[1:]:
+        wait_zeros(daemon, program, 512)
+    pass_by(daemon, 8)
+    assert locked(programs[0]) == 512 * 4096
+    finish(*programs)
+
+
+def locked(program):
+    with open(f"/proc/{program.pid}/status", encoding="ascii") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmLck:"))
+
+
+def pass_by(daemon, passes):
+    scans = daemon.status("full_scans") + passes
+    wait_for(lambda: f"{daemon.status()}", lambda: daemon.status("full_scans") >= scans)
+
+
+def test_x_zeros_within_the_budget_of_mappings(daemon, compiled):
+    """Zeros among merged pages take two mappings each: no more of them are given back than the budget allows."""
+    most = 100
+    daemon.set(use_zero_pages=1, max_mappings=most)
+    programs = [start(daemon, compiled, orders=["merged"]) for _ in range(2)]
+    for program in programs:
+        daemon.wait_merged(program, program.area)
+    for program in programs:
+        tell(program, "some 4")
+    wait_for(lambda: f"none is given back: {daemon.status()}", lambda: all(zeros(p) > 8 for p in programs))
+    pass_by(daemon, 16)
+    for program in programs:
+        assert mappings(program) <= most + 8, daemon.cli("ps").stdout
+    finish(*programs)
+
+
+def mappings(program):
+    start, end = program.area[0], program.area[0] + program.area[1]
+    with open(f"/proc/{program.pid}/maps", encoding="ascii") as maps:
+        lines = [[int(x, 16) for x in line.split()[0].split("-")] for line in maps]
+    return sum(a < end and b > start for a, b in lines)
+
+
 def test_d1_a_new_daemon_knows_them(daemon, compiled):
     program = start(use_zero_pages(daemon), compiled)
     wait_zeros(daemon, program)

@@ -9,6 +9,7 @@
  *   write N  every Nth page of zeros is written, and holds a pattern from then on
  *   merged   all pages become one pattern that is equal in every such program
  *   clear    all that was written by "write" or "merged" is zeros again, by writing
+ *   some N   every Nth page is zeros, by writing
  *   lock     mlock() of all of it
  *   drop     MADV_DONTNEED of the last quarter
  *   unmap    the last quarter goes
@@ -96,6 +97,9 @@ static void follow(const char *order)
         for (size_t i = 0; i < npages; i++)
             if (version[i] > 1 && !zero[i])
                 clear(i);
+    } else if (sscanf(order, "some %zu", &every) == 1) {
+        for (size_t i = 0; i < npages; i += every)
+            clear(i);
     } else if (!strcmp(order, "lock\n")) {
         if (mlock(region, npages * PAGE))
             die("mlock");
