@@ -105,6 +105,7 @@ enum sp_gate_request_kind {
     SP_GATE_ZERO = 7, /* make the sites in [addr, end) zeros where the gate cannot */
     SP_GATE_UNMERGE_INTO = 8, /* UNMERGE_WRITTEN, by moving the mapping `copy` there, if what is there
                                  has these attributes; else, or if it fails, copy stays where it is */
+    SP_GATE_OWN_ZEROS = 9, /* give what is the kernel's page of zeros in [addr, end) pages of their own (K15) */
 };
 
 enum sp_gate_request_state { SP_REQUEST_FREE = 0, SP_REQUEST_TAKEN, SP_REQUEST_POSTED,

@@ -37,6 +37,7 @@
 
 #define EVERYTHING (~(uint64_t)0)
 #define SET_MASK 2 /* of rt_sigprocmask */
+#define ZERO_TRIES 20u /* of ten in the agent, as to un-merge */
 #define RELEASES 20u  /* times that a range is asked to be left alone: some thread was in the gate */
 #define GIVE_BACKS 2u /* times that a call which lacks mappings is tried again */
 
@@ -269,19 +270,17 @@ static long call_mremap_spliced(struct sp_gate_pass *pass, const long *a)
 
 /*
  * Before it returns, all of [addr, end) is to have pages of its own (K1), those of zeros, too (K15): the kernel
- * gives them where one writes, and this writes nothing. What may not be written stays as it is.
+ * gives them where one writes, and the agent writes nothing there. Not this thread: what it calls may not pass a
+ * filter that is just there. What may not be written stays as it is, as does what no agent is there for.
  */
 static void unmerge_all(struct sp_gate_pass *pass, uint64_t addr, uint64_t end)
 {
-    uint64_t start, stop;
-
     sp_merged_unmerge(pass, SP_GATE_UNMERGE, addr, end);
-    if (__atomic_load_n(&sp_gate.agent, __ATOMIC_SEQ_CST) == SP_GATE_FILTERED)
-        return;
-    for (; sp_zeroed_next(addr, end, &start, &stop); addr = stop) {
-        if (sp_sys(__NR_madvise, start, stop - start, MADV_POPULATE_WRITE) == 0)
-            sp_zeroed_clear(start, stop);
-    }
+    for (unsigned n = 0; n < ZERO_TRIES && sp_zeroed_any(addr, end); n++)
+        if (sp_gate_ask(pass, SP_GATE_OWN_ZEROS, addr, end) != -EAGAIN)
+            break;
+    /* The gate was open meanwhile. */
+    sp_gate_note(addr, end);
 }
 
 /* A kernel without KSM does not know this advice; the agent follows it all the same (K1). msync

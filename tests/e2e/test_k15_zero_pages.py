@@ -241,6 +241,15 @@ def mappings(program):
     return sum(a < end and b > start for a, b in lines)
 
 
+def test_x_no_call_of_ours_for_zeros(daemon, compiled):
+    """PR_SET_MEMORY_MERGE 0 under a filter that allows no madvise: no thread of the program makes one."""
+    program = start(use_zero_pages(daemon), compiled)
+    wait_zeros(daemon, program)
+    tell(program, "filtered")
+    assert zeros(program) == 0
+    finish(program)
+
+
 def test_d1_a_new_daemon_knows_them(daemon, compiled):
     program = start(use_zero_pages(daemon), compiled)
     wait_zeros(daemon, program)

@@ -15,14 +15,23 @@
  *   unmap    the last quarter goes
  *   move     the last quarter is moved elsewhere by mremap, read there, and moved back
  *   advise, unadvise   MADV_MERGEABLE and MADV_UNMERGEABLE of all of it
+ *   filtered   PR_SET_MEMORY_MERGE 0 at once after a filter that lets no madvise pass
  *   forkall  forks; the child checks, writes its first page of zeros, checks again, and stays until
  *            its parent ends
  * Ends with 0 at the end of stdin, after a last check.
  */
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <stddef.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include "pattern.h"
+
+#ifndef PR_SET_MEMORY_MERGE
+#define PR_SET_MEMORY_MERGE 67
+#endif
 
 static char *region;
 static size_t npages, mapped;
@@ -81,6 +90,22 @@ static void move_away_and_back(char *last, size_t length)
         die("mremap back");
 }
 
+/* The agent has no time to see the filter. */
+static void call_filtered(void)
+{
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_madvise, 0, 1),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog filter = {sizeof(code) / sizeof(code[0]), code};
+
+    if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) || prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &filter))
+        die("filter");
+    prctl(PR_SET_MEMORY_MERGE, 0, 0, 0, 0);
+}
+
 static void follow(const char *order)
 {
     char *last = region + (npages - npages / 4) * PAGE;
@@ -100,6 +125,8 @@ static void follow(const char *order)
     } else if (sscanf(order, "some %zu", &every) == 1) {
         for (size_t i = 0; i < npages; i += every)
             clear(i);
+    } else if (!strcmp(order, "filtered\n")) {
+        call_filtered();
     } else if (!strcmp(order, "lock\n")) {
         if (mlock(region, npages * PAGE))
             die("mlock");
