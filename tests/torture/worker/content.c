@@ -200,6 +200,7 @@ static void only_one(void)
 static void end(void) __attribute__((noreturn));
 static void end(void)
 {
+    say_its_agent();
     say_what_threads_do();
     copy_file("/proc/self/smaps", "smaps");
     __atomic_store_n(&stats->wrong, 2, __ATOMIC_SEQ_CST);

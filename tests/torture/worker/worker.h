@@ -137,6 +137,9 @@ void page_add(void *at, struct page *page);
 void wrong(const char *what, const char *when) __attribute__((noreturn));
 void fatal(const char *what) __attribute__((noreturn));
 
+/* its_agent.c: part of a report, on stderr. */
+void say_its_agent(void);
+
 /* blocks.c */
 void blocks_make(void);
 void *pages_map(void *at, uint32_t npages, int flags);
