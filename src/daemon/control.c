@@ -333,7 +333,7 @@ static void start_unmerge(struct sp_conn *conn, const struct sp_request *request
     conn->pages = 0;
     conn->failed = 0;
     conn->error = 0;
-    sp_passes_wake(conn->daemon);
+    sp_passes_ask(conn->daemon);
 }
 
 static void reply_unmerged(struct sp_conn *conn)
@@ -382,16 +382,36 @@ static void unmerge_client(struct sp_conn *conn, struct sp_client *client)
     }
 }
 
-bool sp_control_work(struct sp_daemon *daemon)
+/* The first that waits. */
+static struct sp_conn *waits_for_unmerge(const struct sp_daemon *daemon)
 {
-    struct sp_client *client;
     struct sp_conn *conn;
 
     TAILQ_FOREACH(conn, &daemon->conns, link) {
         if (conn->wait == SP_WAIT_UNMERGE)
-            break;
+            return conn;
     }
-    if (!conn)
+    return NULL;
+}
+
+/* The next request waits as long as this one took; one of the same connection for all others, too. */
+static void end_unmerge(struct sp_daemon *daemon, struct sp_conn *conn)
+{
+    reply_unmerged(conn);
+    TAILQ_REMOVE(&daemon->conns, conn, link);
+    TAILQ_INSERT_TAIL(&daemon->conns, conn, link);
+    daemon->unmerge_at = sp_now_usecs() + daemon->unmerge_took;
+    daemon->unmerge_took = 0;
+}
+
+bool sp_control_work(struct sp_daemon *daemon, uint64_t *at)
+{
+    struct sp_conn *conn = waits_for_unmerge(daemon);
+    uint64_t began = sp_now_usecs();
+    struct sp_client *client;
+
+    *at = conn ? daemon->unmerge_at : 0;
+    if (!conn || began < daemon->unmerge_at)
         return false;
     TAILQ_FOREACH(client, &daemon->clients, link) {
         if (client->unmerge_serial != conn->serial && matches(conn, client))
@@ -401,10 +421,12 @@ bool sp_control_work(struct sp_daemon *daemon)
         client->unmerge_serial = conn->serial;
         unmerge_client(conn, client);
         sp_clients_reap(daemon);
+        daemon->unmerge_took += sp_now_usecs() - began;
     } else {
-        reply_unmerged(conn);
+        end_unmerge(daemon, conn);
+        *at = waits_for_unmerge(daemon) ? daemon->unmerge_at : 0;
     }
-    return true;
+    return client != NULL;
 }
 
 static bool changes_all(const struct sp_request *request)

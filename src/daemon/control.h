@@ -19,8 +19,10 @@ void sp_control_errno(struct sp_conn *conn, int exit_status, int err, const char
 /* May the asker ask about everything: is it root, or the user whom the daemon runs as? */
 bool sp_control_may_all(const struct sp_conn *conn);
 
-/* Un-merges one process of those asked for, and answers when none is left. Returns true if there
- * is more of this to do at once. */
-bool sp_control_work(struct sp_daemon *daemon);
+/* Un-merges one process of those that the first request asks for, or answers it when none is left.
+ * Returns true if that request is to go on at once. As long as one took, the next waits, so that
+ * who asks all the time leaves half of it to merging and to run 2: *at is when it may be worked on,
+ * us, 0: there is none. */
+bool sp_control_work(struct sp_daemon *daemon, uint64_t *at);
 
 #endif

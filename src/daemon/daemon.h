@@ -197,7 +197,8 @@ struct sp_daemon {
     uint64_t round_busy, pause_us; /* what the round has taken; to the next one, at least */
     uint64_t round_began, round_cpu; /* advise.c; us; 0: no round is on that is measured */
     struct sp_hurry hurry[SP_HURRY_USERS];
-    uint64_t paced_at; /* us: while somebody hurries, when the next usual portion is due */
+    uint64_t paced_at; /* us: when the next usual portion is due, whoever asks for something else before */
+    uint64_t unmerge_at, unmerge_took; /* us: when unmerge may go on; what the present request has taken */
     uint64_t serial;     /* of this go of the event loop */
     unsigned sweep_tries; /* in a row, for domains without clients */
     uint64_t swept_at;    /* us: domains with clients */

@@ -230,7 +230,7 @@ void sp_explain_start(struct sp_conn *conn, pid_t pid)
     conn->parts = 0;
     conn->wait = SP_WAIT_EXPLAIN;
     if (find_client(conn))
-        sp_passes_wake(conn->daemon);
+        sp_passes_ask(conn->daemon);
     else
         reply_unknown(conn);
 }

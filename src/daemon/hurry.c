@@ -41,7 +41,7 @@ void sp_hurry_start(struct sp_conn *conn)
     conn->rests = 0;
     conn->parts = 0;
     conn->pages = 0;
-    sp_passes_wake(conn->daemon);
+    sp_passes_ask(conn->daemon);
 }
 
 /* What all of its domain share: the asker's own user's. */

@@ -223,22 +223,23 @@ static uint64_t merge_slice(struct sp_daemon *daemon)
     return daemon->quota ? 0 : sleep;
 }
 
-/* The same for those who wait for it (hurry.h). */
+/* The same, not before its time, after a slice for those who wait for it (hurry.h). Returns when to go on, us. */
 static uint64_t merge(struct sp_daemon *daemon)
 {
-    uint64_t deadline = sp_now_usecs() + SP_SLICE_USECS, now;
+    uint64_t deadline = sp_now_usecs() + SP_SLICE_USECS;
     struct sp_domain *domain = sp_hurry_check(daemon) ? sp_hurry_domain(daemon) : NULL;
+    bool hurries = domain != NULL;
 
-    if (!domain)
-        return merge_slice(daemon);
     while (domain && sp_now_usecs() < deadline) {
         step(daemon, domain, SP_REPORT_PAGES);
         domain = sp_hurry_domain(daemon);
     }
-    now = sp_now_usecs();
-    if (now >= daemon->paced_at)
-        daemon->paced_at = now + merge_slice(daemon);
-    return 0;
+    if (sp_now_usecs() >= daemon->paced_at) {
+        uint64_t sleep = merge_slice(daemon);
+
+        daemon->paced_at = sp_now_usecs() + sleep;
+    }
+    return hurries ? sp_now_usecs() : daemon->paced_at;
 }
 
 /* All domains are un-merged, or memory was short. */
@@ -352,8 +353,8 @@ static void sweep(struct sp_daemon *daemon, uint64_t *at)
 static int on_pass(sd_event_source *source, uint64_t usec, void *arg)
 {
     struct sp_daemon *daemon = arg;
+    uint64_t at, asked_at;
     bool explains;
-    uint64_t at;
 
     daemon->serial++;
     at = sp_clients_join(daemon);
@@ -361,16 +362,18 @@ static int on_pass(sd_event_source *source, uint64_t usec, void *arg)
     if (!may_merge(daemon))
         (void)sp_hurry_check(daemon);
 
-    if (sp_control_work(daemon))
+    if (sp_control_work(daemon, &asked_at))
         earlier(&at, sp_now_usecs());
     else if (next_merged(daemon))
         earlier(&at, sp_now_usecs() + (unmerge_slice(daemon) ? 0 : SWEEP_USECS));
     else if (may_merge(daemon))
-        earlier(&at, merge(daemon) + sp_now_usecs());
+        earlier(&at, merge(daemon));
     else if (merging_wanted(daemon))
         earlier(&at, sp_now_usecs() + SP_IDLE_USECS_MAX);
     if (explains)
         earlier(&at, sp_now_usecs());
+    if (asked_at)
+        earlier(&at, asked_at);
     if (may_merge(daemon)) /* to give back is to un-merge, which nobody asked for (decision 0017) */
         sp_thin_work(daemon); /* whether a round ends or not: a program may have it last for ever */
     sweep(daemon, &at);
@@ -379,12 +382,18 @@ static int on_pass(sd_event_source *source, uint64_t usec, void *arg)
     return 0;
 }
 
+void sp_passes_ask(struct sp_daemon *daemon)
+{
+    if (daemon->pass_source)
+        arm(daemon, sp_now_usecs());
+}
+
 void sp_passes_wake(struct sp_daemon *daemon)
 {
     daemon->idle_us = 0;
     daemon->sweep_tries = 0;
-    if (daemon->pass_source)
-        arm(daemon, sp_now_usecs());
+    daemon->paced_at = 0;
+    sp_passes_ask(daemon);
 }
 
 int sp_passes_start(struct sp_daemon *daemon)

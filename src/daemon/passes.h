@@ -16,6 +16,9 @@
 int sp_passes_start(struct sp_daemon *daemon);
 /* There is work: now, and no idle sleep. */
 void sp_passes_wake(struct sp_daemon *daemon);
+/* Somebody asks for something: it is looked at now, and merging goes on when its time has come. So
+ * nobody makes it faster by asking. */
+void sp_passes_ask(struct sp_daemon *daemon);
 
 /*
  * Sets run (K13) of one domain, or of the daemon and all domains (NULL). 2 only begins it:

@@ -4,6 +4,8 @@ others, and each sees and changes only what is their own."""
 
 import json
 import os
+import select
+import signal
 import socket
 import struct
 import time
@@ -12,7 +14,7 @@ import pytest
 
 from lib import fake_agent, place
 from lib.place import wait_for
-from lib.users import Agent, ask_as
+from lib.users import Agent, ask_as, become
 
 NOBODY, OTHER = 65534, 12345
 
@@ -155,6 +157,52 @@ def test_slow_programs_of_one_user_starve_nobody(slow, compiled):
     for program in programs:
         program.say()
         program.must_finish(0)
+
+
+def test_who_asks_to_unmerge_all_the_time_stops_nobodys_merging(serve, compiled):
+    """Not even who has nothing merged, on many connections; nor does it keep root's un-merging from being done."""
+    def ask_all_the_time():
+        request = json.dumps({"op": "unmerge"}).encode()
+        conns = [fake_agent.connect(daemon.socket) for _ in range(16)]
+        poll = select.poll()
+        for conn in conns:
+            poll.register(conn, select.POLLIN)
+            conn.send(request)
+        os.write(theirs, b"x")
+        while True:
+            for fd, _ in poll.poll():
+                os.read(fd, 4096)
+                os.write(fd, request)
+
+    daemon = serve("")
+    ours, theirs = os.pipe()
+    asker = os.fork()
+    if asker == 0:
+        try:
+            become(NOBODY)
+            ask_all_the_time()
+        finally:
+            os._exit(1)
+    try:
+        assert os.read(ours, 1) == b"x"
+        programs = [daemon.run(compiled("x_rows"), "hold") for _ in range(2)]
+        for program in programs:
+            program.area = program.region()
+        for program in programs:
+            daemon.wait_merged(program, program.area)
+        daemon.cli("unmerge", programs[0].pid)
+        assert daemon.merged_pages(programs[0], programs[0].area) == 0
+        daemon.set(run=2)
+        assert daemon.status("pages_shared") == 0
+        for program in programs:
+            program.say()
+            program.must_finish(0)
+        assert os.waitpid(asker, os.WNOHANG) == (0, 0)  # it asked all the time
+    finally:
+        os.kill(asker, signal.SIGKILL)
+        os.waitpid(asker, 0)
+        os.close(ours)
+        os.close(theirs)
 
 
 def test_a_slow_user_does_not_hold_up_the_passes_of_another(slow, agents):
