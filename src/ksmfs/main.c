@@ -143,6 +143,22 @@ static int mount_and_serve(struct fuse *fuse, const char *path, bool foreground)
     return err ? say("cannot serve", path, err) : 0;
 }
 
+/* The server works in another folder than the one in which the daemon's socket was named. */
+static int socket_of(char *path, size_t size)
+{
+    char named[sizeof(((struct sockaddr_un *)0)->sun_path)], here[PATH_MAX] = "";
+    int err = sp_socket_choose(named, sizeof(named));
+    int n;
+
+    if (err)
+        return err;
+    if (named[0] != '/' && !getcwd(here, sizeof(here)))
+        return -errno;
+    n = named[0] == '/' ? snprintf(path, size, "%s", named)
+                        : snprintf(path, size, "%s/%s", strcmp(here, "/") ? here : "", named);
+    return (size_t)n < size ? 0 : -ENAMETOOLONG;
+}
+
 static int do_mount(const char *dir, bool foreground)
 {
     char *argv[] = {"samepage-ksmfs", "-o",
@@ -156,7 +172,7 @@ static int do_mount(const char *dir, bool foreground)
     struct fuse *fuse;
     int err;
 
-    err = sp_socket_choose(socket_path, sizeof(socket_path));
+    err = socket_of(socket_path, sizeof(socket_path));
     if (err)
         return say("the daemon's socket:", "SAMEPAGE_SOCKET", err);
     err = ksmfs_mount_path(dir, path, sizeof(path));

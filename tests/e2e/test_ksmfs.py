@@ -151,6 +151,21 @@ def test_odd_names_of_folders(daemon):
         assert os.listdir(daemon.directory / name) == []
 
 
+def test_socket_named_from_a_folder(daemon):
+    """The server finds it from the folder where it was named, not from its own."""
+    need_ksmfs(daemon.build)
+    folder = daemon.directory / "ksm"
+    folder.mkdir()
+    environ = {**os.environ, **daemon.env, "SAMEPAGE_SOCKET": os.path.relpath(daemon.socket, daemon.directory)}
+    with subprocess.Popen([daemon.build / "samepage", "mount", "--foreground", "ksm"], cwd=daemon.directory,
+                          env=environ) as server:
+        try:
+            wait_for("not mounted", lambda: is_mounted(folder) or server.poll() is not None)
+            assert (folder / "run").read_text() == "1\n"
+        finally:
+            server.send_signal(signal.SIGINT)
+
+
 def test_over_sysfs(over_sysfs):
     """The kernel's own files are samepage's, then the kernel's again; after a crash of the server too."""
     samepage, daemon = over_sysfs.samepage, over_sysfs.daemon
