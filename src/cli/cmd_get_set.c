@@ -28,6 +28,7 @@ static const char *const counters[] = {
     "domains",
     "processes",
     "mappings",
+    "strict_accounting",
     "quiet_passes",
     "pages_lifted",
     "pages_put_back",

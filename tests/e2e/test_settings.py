@@ -93,6 +93,11 @@ def test_defaults_and_writes(daemon):
     assert put(daemon, "run", "1", domain="nosuch") == "ENOENT"
 
 
+def test_get_knows_all_that_status_has(daemon):
+    for key in control.ask(daemon, "status").keys() - {"ok"}:
+        daemon.cli("get", key)
+
+
 def test_a_domain_has_values_of_its_own(daemon, filled):
     """Which hold for it alone, and live as long as it does, also when the daemon is killed."""
     filled("a", "a", domain="one")
