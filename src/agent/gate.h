@@ -168,7 +168,7 @@ extern uint32_t sp_gate_agent_known;
 /*
  * Patches every gated site of libc and ld.so, after checking all of them: on any doubt nothing is
  * patched and -1 is returned, with a sentence in why that names the object and its build-id.
- * Called once, before main(), while there is one thread. wait_page must be set. Uses raw system
+ * Called once, before main(); threads that a library began before are found (early_threads.c). wait_page must be set. Uses raw system
  * calls only. The gate is open afterwards.
  */
 int sp_gate_install(char *why, size_t why_size);

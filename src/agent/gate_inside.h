@@ -38,6 +38,9 @@ void sp_gate_note(uint64_t addr, uint64_t end);
 void sp_gate_note_tcb(uint64_t addr);
 /* Notes the pages of a thread whose thread pointer is tls. */
 void sp_gate_note_thread(uint64_t tls);
+/* early_threads.c: notes the threads that there are, besides this one. False: one is not glibc's, or they cannot be
+ * seen. */
+bool sp_gate_note_early_threads(void);
 /* A thread is about to begin, with this thread pointer and the word that the kernel clears at its end (0:
  * none). Who had the pointer before has ended. */
 void sp_gate_thread_begins(uint64_t tls, uint64_t tid);

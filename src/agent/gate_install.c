@@ -304,6 +304,8 @@ int sp_gate_install(char *why, size_t why_size)
         probe();
         if (sp_patch_sites(in->site, in->sites, sp_gate.page_size) != 0)
             ret = refuse(in, NULL, "patched code cannot be mapped (memfd_create or mmap refused)");
+        else if (!sp_gate_note_early_threads())
+            ret = refuse(in, NULL, "it has threads already that are not glibc's, or that cannot be seen");
     }
     sp_sys(__NR_munmap, memory, size);
     return ret;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The constructor: runs in the program's only thread before main(). Whatever is missing, the
+ * The constructor: runs before main(), mostly in the program's only thread (early_threads.c). Whatever is missing, the
  * program runs as if samepage were not there, and one line says why.
  */
 #include <elf.h>

@@ -212,6 +212,34 @@ static void *look_for_own_tcb(void *arg)
     return arg;
 }
 
+/* X: one that was there before the gate. */
+static int early_may_end[2];
+
+static void *be_early(void *arg)
+{
+    char byte;
+
+    (void)arg;
+    CHECK(read(early_may_end[0], &byte, 1) == 0);
+    return NULL;
+}
+
+static pthread_t start_early(void)
+{
+    pthread_t early;
+
+    CHECK(pipe(early_may_end) == 0);
+    CHECK(pthread_create(&early, NULL, be_early, NULL) == 0);
+    return early;
+}
+
+static void early_threads_are_known(pthread_t early)
+{
+    CHECK(sp_gate_tcb_in((uint64_t)early, (uint64_t)early + 1));
+    close(early_may_end[1]);
+    CHECK(pthread_join(early, NULL) == 0);
+}
+
 static void threads_are_known(void)
 {
     pthread_attr_t small;
@@ -672,6 +700,7 @@ int main(void)
 {
     char why[256] = "";
     double before, start;
+    pthread_t early;
 
     before = cost_of_call();
     frame_fd = memfd_create("frames", 0);
@@ -680,6 +709,7 @@ int main(void)
     CHECK(sp_sitemap_init(PAGE) == 0);
     sp_gate.page_size = PAGE;
     sp_gate.wait_page = (volatile uint32_t *)map_pages(1);
+    early = start_early();
     prctl(65 /* PR_SET_MDWE */, 1, 0, 0, 0);
     start = nanoseconds();
     if (sp_gate_install(why, sizeof(why)) != 0) {
@@ -693,6 +723,7 @@ int main(void)
     changes_are_told_apart();
     allocation_works();
     loading_works();
+    early_threads_are_known(early);
     threads_are_known();
     processes_are_made();
     signals_nest();
