@@ -109,6 +109,7 @@ double sp_lib_number(const char *answer, const char *key)
 {
     const char *value = find(answer, key);
     double sign = 1, number = 0, place = 1;
+    int exponent = 0;
 
     /* Not strtod(): the program may have set a locale in which the point is a comma. */
     if (value && *value == '-') {
@@ -120,6 +121,12 @@ double sp_lib_number(const char *answer, const char *key)
     if (value && *value == '.')
         for (value++; *value >= '0' && *value <= '9'; value++)
             number += (*value - '0') * (place /= 10);
+    /* What is small is written as 5e-05. */
+    if (value && value[0] == 'e' && value[1] == '-')
+        for (value += 2; *value >= '0' && *value <= '9' && exponent < 100; value++)
+            exponent = exponent * 10 + (*value - '0');
+    for (; exponent > 0; exponent--)
+        number /= 10;
     return sign * number;
 }
 
