@@ -245,11 +245,17 @@ static uint64_t merge(struct sp_daemon *daemon)
 /* All domains are un-merged, or memory was short. */
 static void end_run2(struct sp_daemon *daemon, int status)
 {
+    struct sp_domain *domain;
+
     if (status == -ENOMEM || daemon->off) {
         daemon->off = false;
         sp_passes_set_run(daemon, NULL, SP_RUN_STOP, false);
     }
     sp_control_run2_done(daemon, NULL, status);
+    if (status == -ENOMEM) {
+        TAILQ_FOREACH(domain, &daemon->domains, link)
+            sp_control_run2_done(daemon, domain, status); /* whether its turn had come or not */
+    }
     daemon->run2_busy = false;
     daemon->sweep_tries = 0;
 }
@@ -262,7 +268,7 @@ static void end_run2_of(struct sp_domain *domain, int status)
     domain->all_unmerged = true;
     sp_domain_sweep(domain); /* what the counters tell afterwards is true of the frames, too */
     if (status == -ENOMEM)
-        domain->value[SP_KEY_RUN] = SP_RUN_STOP; /* the engine's is, too */
+        sp_passes_set_run(domain->daemon, domain, SP_RUN_STOP, false); /* as the engine's is; kept, too */
     else if (status < 0)
         daemon->run2_busy = true;
     sp_control_run2_done(daemon, domain, status == -ENOMEM || !status ? status : -EBUSY);

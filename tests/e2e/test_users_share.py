@@ -2,6 +2,7 @@
 """One daemon for all users: none takes all places, all connections or all of its time from the
 others, and each sees and changes only what is their own."""
 
+import errno
 import json
 import os
 import select
@@ -203,6 +204,30 @@ def test_who_asks_to_unmerge_all_the_time_stops_nobodys_merging(serve, compiled)
         os.waitpid(asker, 0)
         os.close(ours)
         os.close(theirs)
+
+
+def test_k13_each_run_2_is_answered_when_memory_is_short(serve, agents):
+    """That of all, which fails with a process whose memory is short, and that of a domain which is not begun then."""
+    def short(agent, seq, body):
+        return fake_agent.packet(fake_agent.UNMERGE, struct.pack("<iIQQ", -errno.ENOMEM, 0, 0, 0), seq)
+
+    daemon = serve("")
+    for domain in (b"one", b"two"):
+        agents.append(Agent(daemon.socket, NOBODY, domain=domain, lie={fake_agent.UNMERGE: short},
+                            pages={0x10000: b"x" * 4096, 0x20000: b"x" * 4096}))
+    wait_for(lambda: f"not merged: {daemon.status()}", lambda: daemon.status("pages_sharing") == 2)
+    conns = [fake_agent.connect(daemon.socket) for _ in range(2)]
+    for conn in conns:
+        conn.settimeout(place.patient(60))
+        conn.send(json.dumps({"op": "get", "key": "run"}).encode())
+        assert json.loads(conn.recv(65536))["value"] == "1"
+    daemon.popen.send_signal(signal.SIGSTOP)  # both are there when it begins with either
+    for conn, domain in zip(conns, ({}, {"domain": "u65534:two"})):
+        conn.send(json.dumps({"op": "set", "key": "run", "value": "2", **domain}).encode())
+    daemon.popen.send_signal(signal.SIGCONT)
+    answers = [json.loads(conn.recv(65536)) for conn in conns]
+    assert [answer.get("errno") for answer in answers] == ["ENOMEM", "ENOMEM"], answers
+    assert daemon.get("run") == "0"
 
 
 def test_a_slow_user_does_not_hold_up_the_passes_of_another(slow, agents):
