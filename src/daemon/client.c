@@ -291,6 +291,22 @@ static void drop_older(struct sp_client *client)
     }
 }
 
+/* None that a client of the daemon before still has, whose ids this one may not have been told: the
+ * keeper knows clients by them, and would drop the new record with the old one. */
+static uint32_t new_id(struct sp_daemon *daemon)
+{
+    const struct sp_client *client;
+    uint32_t id;
+
+    do {
+        id = daemon->next_client_id++;
+        TAILQ_FOREACH(client, &daemon->clients, link)
+            if (client->id == id)
+                break;
+    } while (!id || client);
+    return id;
+}
+
 static struct sp_client *client_of_hello(struct sp_daemon *daemon, int sock,
                                          const struct sp_hello_packet *packet,
                                          const struct sp_hello *hello)
@@ -300,9 +316,7 @@ static struct sp_client *client_of_hello(struct sp_daemon *daemon, int sock,
 
     if (!client)
         return NULL;
-    client->id = daemon->next_client_id++;
-    if (daemon->next_client_id == 0)
-        daemon->next_client_id = 1;
+    client->id = new_id(daemon);
     client->uid = packet->uid;
     client->program = (pid_t)hello->program_pid;
     client->flags = hello->flags;
