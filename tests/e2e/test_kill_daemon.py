@@ -36,6 +36,21 @@ def test_d1_kill_daemon(daemon, compiled):
         program.must_finish(0)
 
 
+def test_d1_every_daemon_knows_the_programs_of_the_one_before(daemon, compiled):
+    """D1, D3: the keeper has a record of each program, under one daemon after the other."""
+    programs = [daemon.checker(compiled, mib=8) for _ in range(2)]
+    for takeovers in range(1, 4):
+        for program in programs:
+            daemon.wait_state(program.pid, "merging")
+        daemon.kill()
+        daemon.start()
+        assert daemon.status()["takeovers"] == takeovers
+    for program in programs:
+        program.popen.terminate()
+    for program in programs:
+        program.must_finish(0)
+
+
 def test_d1_program_ends_without_daemon(daemon, compiled):
     """D1, D4: programs whose daemon is dead also end as before, and their agents with them."""
     programs = [daemon.checker(compiled, mib=16) for _ in range(2)]
