@@ -361,25 +361,6 @@ void sp_gate_note_advice(uint64_t addr, uint64_t end, bool mergeable)
         (struct sp_gate_advice){.addr = addr, .end = end, .mergeable = mergeable};
 }
 
-enum sp_gate_word sp_gate_advice_at(uint64_t addr, uint64_t *end)
-{
-    uint64_t seq = __atomic_load_n(&sp_gate.advise_seq, __ATOMIC_ACQUIRE);
-    uint64_t oldest = seq > SP_GATE_ADVICE ? seq - SP_GATE_ADVICE : 0;
-
-    while (seq > oldest) {
-        const struct sp_gate_advice *a = &sp_gate.advice[--seq % SP_GATE_ADVICE];
-
-        if (a->addr > addr && a->addr < *end)
-            *end = a->addr;
-        if (a->addr > addr || addr >= a->end)
-            continue;
-        if (a->end < *end)
-            *end = a->end;
-        return a->mergeable ? SP_WORD_MERGEABLE : SP_WORD_UNMERGEABLE;
-    }
-    return SP_WORD_NONE;
-}
-
 /* A ring of addresses: sp_gate.tcb, sp_gate.thread. */
 static uint64_t known(const uint64_t *seq)
 {

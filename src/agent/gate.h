@@ -92,9 +92,6 @@ struct sp_gate_advice {
     uint32_t reserved;
 };
 
-/* What the program's last word about memory is; it remembers SP_GATE_ADVICE of them. */
-enum sp_gate_word { SP_WORD_NONE = 0, SP_WORD_MERGEABLE, SP_WORD_UNMERGEABLE };
-
 enum sp_gate_request_kind {
     SP_GATE_UNMERGE = 1, /* give [addr, end) private anonymous pages with the same bytes */
     SP_GATE_RELEASE = 2, /* UNMERGE_WRITTEN, and leave the range alone (its own userfaultfd) */
@@ -214,9 +211,6 @@ bool sp_gate_tcb_in(uint64_t addr, uint64_t end);
 /* The thread pointers that are known begin here; 0 is none. How many entries there are; more than SP_GATE_TCBS:
  * not all threads are known. */
 uint64_t sp_gate_threads(const uint64_t **thread);
-/* The program's last word about the page at addr. *end, above addr, becomes less if what comes before it has
- * another one. */
-enum sp_gate_word sp_gate_advice_at(uint64_t addr, uint64_t *end);
 /* With the gate closed: is there a thread that asked for something about [addr, end), and that has not
  * gone on since? It relies on what it was answered. */
 bool sp_gate_asked_for(uint64_t addr, uint64_t end);

@@ -482,7 +482,7 @@ static long call_memory_merge(struct sp_gate_pass *pass, const long *a)
     if (a[1] == 0)
         unmerge_all(pass, 0, EVERYTHING);
     ret = sp_gate_no_ksm ? 0 : native(__NR_prctl, a);
-    if (ret == 0 && a[1] == 0 && sp_gate_no_ksm && sp_gate.advised_only && sp_load(&sp_gate.advise_all))
+    if (ret == 0 && a[1] == 0 && sp_load(&sp_gate.advise_all))
         sp_gate_note_advice(0, EVERYTHING, false); /* the kernel takes madvise's back, too */
     if (ret == 0)
         __atomic_store_n(&sp_gate.advise_all, a[1] != 0, __ATOMIC_SEQ_CST);
