@@ -203,6 +203,7 @@ struct sp_daemon {
     unsigned sweep_tries; /* in a row, for domains without clients */
     uint64_t swept_at;    /* us: domains with clients */
     bool run2_busy;      /* a client could not be asked while all was un-merged */
+    bool run2_short;     /* memory was short for one of them */
     bool off;            /* run goes to 0 when all is un-merged */
     unsigned unmerge_serial;
     uint64_t full_scans, empty_rounds;

@@ -256,7 +256,7 @@ static void end_run2(struct sp_daemon *daemon, int status)
         TAILQ_FOREACH(domain, &daemon->domains, link)
             sp_control_run2_done(daemon, domain, status); /* whether its turn had come or not */
     }
-    daemon->run2_busy = false;
+    daemon->run2_busy = daemon->run2_short = false;
     daemon->sweep_tries = 0;
 }
 
@@ -271,9 +271,10 @@ static void end_run2_of(struct sp_domain *domain, int status)
         sp_passes_set_run(domain->daemon, domain, SP_RUN_STOP, false); /* as the engine's is; kept, too */
     else if (status < 0)
         daemon->run2_busy = true;
-    sp_control_run2_done(daemon, domain, status == -ENOMEM || !status ? status : -EBUSY);
+    /* The other domains are un-merged all the same: no user can keep that from them. */
     if (status == -ENOMEM && daemon->config.value[SP_KEY_RUN] == SP_RUN_UNMERGE)
-        end_run2(daemon, -ENOMEM);
+        daemon->run2_short = true;
+    sp_control_run2_done(daemon, domain, status == -ENOMEM || !status ? status : -EBUSY);
 }
 
 static struct sp_domain *next_merged(struct sp_daemon *daemon)
@@ -303,7 +304,7 @@ static bool unmerge_slice(struct sp_daemon *daemon)
     }
     if (domain)
         return true;
-    end_run2(daemon, daemon->run2_busy ? -EBUSY : 0);
+    end_run2(daemon, daemon->run2_short ? -ENOMEM : daemon->run2_busy ? -EBUSY : 0);
     return false;
 }
 
@@ -443,7 +444,7 @@ static void set_run_of_all(struct sp_daemon *daemon, enum sp_engine_run run, boo
 
     daemon->config.value[SP_KEY_RUN] = run;
     daemon->off = off;
-    daemon->run2_busy = false;
+    daemon->run2_busy = daemon->run2_short = false;
     TAILQ_FOREACH(domain, &daemon->domains, link)
         set_run_of(domain, run);
 }

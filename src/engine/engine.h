@@ -110,9 +110,10 @@ uint64_t sp_engine_step(struct sp_engine *engine, uint32_t budget, bool *pass_do
 void sp_engine_set_run(struct sp_engine *engine, enum sp_engine_run run);
 enum sp_engine_run sp_engine_run(const struct sp_engine *engine);
 /* Un-merges one portion. 1: more to do; 0: everything is un-merged, and every stable node is gone
- * (T1); -ENOMEM: memory short, run is SP_RUN_STOP now (K13); -EAGAIN: a drain runs (H2). An mm that
- * cannot be asked is passed over with its nodes kept, a frame that something maps though no site of
- * it is known keeps its node (T2), and -EBUSY is returned at the end. */
+ * (T1); -EAGAIN: a drain runs (H2). An mm that cannot be asked, or whose memory is short, is passed
+ * over with its nodes kept, so that none holds up the others; a frame that something maps though no
+ * site of it is known keeps its node (T2). What is returned at the end is then -EBUSY, or where
+ * memory was short -ENOMEM, and run is SP_RUN_STOP (K13). */
 int sp_engine_unmerge_step(struct sp_engine *engine);
 /* The same for one mm, whatever run is, in one call: 0, or a negative errno of the mm's own; -EBUSY
  * if its answers do not come to an end; -EAGAIN: a drain runs. */

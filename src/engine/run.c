@@ -72,6 +72,7 @@ void sp_engine_set_run(struct sp_engine *engine, enum sp_engine_run run)
     engine->run = run;
     engine->unmerge_cursor = NULL;
     engine->unmerge_busy = false;
+    engine->unmerge_short = false;
     if (run != SP_RUN_UNMERGE)
         return;
     engine->unmerge_cursor = engine->first;
@@ -110,6 +111,10 @@ static int sp_unmerge_finish(struct sp_engine *engine)
     sp_engine_trim(engine);
     engine->cursor = engine->first;
     engine->pass_unsettled = true;
+    if (engine->unmerge_short) {
+        sp_engine_set_run(engine, SP_RUN_STOP);
+        return -ENOMEM;
+    }
     /* T2: a node that is left without a site is one whose frame something maps. */
     return engine->unmerge_busy || engine->nnodes > engine->nshared ? -EBUSY : 0;
 }
@@ -127,13 +132,13 @@ int sp_engine_unmerge_step(struct sp_engine *engine)
         return sp_unmerge_finish(engine);
     status = sp_unmerge_portion(mm);
     sp_item_reclaim(engine);
-    if (status == -ENOMEM) {
-        sp_engine_set_run(engine, SP_RUN_STOP);
-        return -ENOMEM;
-    }
     if (status < 0) {
+        /* Also where memory is short: it may be so in this mm's cgroup only, or a lie, and the
+         * others are to be un-merged all the same. */
         mm->unmerge_failed = true;
         engine->unmerge_busy = true;
+        if (status == -ENOMEM)
+            engine->unmerge_short = true;
     }
     if (status <= 0)
         engine->unmerge_cursor = mm->next;

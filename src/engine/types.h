@@ -280,7 +280,8 @@ struct sp_engine {
     uint64_t serial;
     struct sp_mm *first, *last, *cursor; /* cursor NULL: the pass is at its end */
     struct sp_mm *unmerge_cursor;
-    bool unmerge_busy; /* an mm was passed over */
+    bool unmerge_busy;  /* an mm was passed over */
+    bool unmerge_short; /* one of them because memory was short */
 
     struct sp_chunk **chunk; /* by number; NULL: free */
     uint32_t nchunks, chunk_room, free_chunk;

@@ -230,6 +230,25 @@ def test_k13_each_run_2_is_answered_when_memory_is_short(serve, agents):
     assert daemon.get("run") == "0"
 
 
+def test_k13_memory_that_is_short_for_one_keeps_nobody_else_merged(serve, agents):
+    """Neither another program of that domain nor another user's, whether it is so or a lie; what root asked for
+    fails at the end."""
+    def short(agent, seq, body):
+        return fake_agent.packet(fake_agent.UNMERGE, struct.pack("<iIQQ", -errno.ENOMEM, 0, 0, 0), seq)
+
+    daemon = serve("")
+    pages = {0x10000: b"x" * 4096, 0x20000: b"x" * 4096}
+    for uid, lie in ((NOBODY, {fake_agent.UNMERGE: short}), (NOBODY, {}), (OTHER, {})):
+        agents.append(Agent(daemon.socket, uid, lie=lie, pages=pages))
+    wait_for(lambda: f"not merged: {daemon.status()}", lambda: daemon.status("pages_sharing") == 4)
+    done = daemon.cli("set", "run=2", check=False)
+    assert done.returncode == 1 and "memory is short" in done.stderr
+    assert daemon.get("run") == "0"
+    assert (daemon.status("pages_shared"), daemon.status("pages_sharing")) == (1, 1), daemon.status()
+    agents.pop(0).close()
+    daemon.cli("set", "run=2")
+
+
 def test_a_slow_user_does_not_hold_up_the_passes_of_another(slow, agents):
     """The passes that another user's `wait` counts go on, each second or so: three of those with all
     the slow programs would take half a minute."""

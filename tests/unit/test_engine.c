@@ -571,6 +571,41 @@ static void k13_unmerge_short_of_memory_stops_and_loses_nothing(void **state)
     fake_world_free(world);
 }
 
+static void one_mm_is_short(unsigned which)
+{
+    struct fake_world *world = fake_world_new(WORLD);
+    struct fake_mm *mm[] = {fake_mm_new(world, 200, 0), fake_mm_new(world, 200, 0),
+                            fake_mm_new(world, 200, 0)};
+    int status;
+
+    fake_passes(world, 3);
+    mm[which]->unmerge_error = -ENOMEM;
+    mm[(which + 1) % 3]->unmerge_part = 7;
+    sp_engine_set_run(world->engine, SP_RUN_UNMERGE);
+    while ((status = sp_engine_unmerge_step(world->engine)) == 1)
+        assert_int_equal(sp_engine_run(world->engine), SP_RUN_UNMERGE);
+    assert_int_equal(status, -ENOMEM);
+    assert_int_equal(sp_engine_run(world->engine), SP_RUN_STOP);
+    for (unsigned i = 0; i < 3; i++)
+        assert_int_equal(fake_mappings(mm[i]), i == which);
+    assert_int_equal(fake_counters(world).frames, 200);
+    fake_check_exact(world);
+    mm[which]->unmerge_error = 0;
+    sp_engine_set_run(world->engine, SP_RUN_UNMERGE);
+    while ((status = sp_engine_unmerge_step(world->engine)) == 1)
+        ;
+    assert_int_equal(status, 0);
+    assert_int_equal(fake_counters(world).frames, 0);
+    fake_world_free(world);
+}
+
+/* Whether it is so or a lie, and whichever is asked first. */
+static void k13_one_mm_short_of_memory_holds_up_no_other(void **state)
+{
+    for (unsigned i = 0; i < 3; i++)
+        one_mm_is_short(i);
+}
+
 static void t2_mm_that_cannot_be_asked_gives_busy(void **state)
 {
     struct fake_world *world = fake_world_new(WORLD);
@@ -643,6 +678,7 @@ int main(void)
         cmocka_unit_test(k12_a_pass_that_leaves_an_mm_out_is_no_full_scan),
         cmocka_unit_test(k13_unmerge_leaves_nothing_and_run_merges_again),
         cmocka_unit_test(k13_unmerge_short_of_memory_stops_and_loses_nothing),
+        cmocka_unit_test(k13_one_mm_short_of_memory_holds_up_no_other),
         cmocka_unit_test(t2_mm_that_cannot_be_asked_gives_busy),
         cmocka_unit_test(k13_unmerge_of_one_mm),
     };
