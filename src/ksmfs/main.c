@@ -13,11 +13,14 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/file.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
 #define THREADS_MAX      32 /* that may wait for the daemon at once */
 #define THREADS_IDLE_MAX 4
+#define LOCK_SECONDS     30 /* that another one may take to mount */
 #define COULD_NOT        1
 #define WRONG_USE        2
 
@@ -120,16 +123,64 @@ static void unmount_own(const char *path, unsigned id)
         ksmfs_mount_remove(path);
 }
 
+/* flock(), for so long. Whether it got the lock is not told: any user who may read the folder can
+ * hold it for ever, and keeps nobody from mounting by that. */
+static void lock_in_time(int fd)
+{
+    struct sigaction action = {.sa_handler = on_interrupt}, before;
+    struct itimerval timer = {.it_value.tv_sec = LOCK_SECONDS, .it_interval.tv_sec = 1}, off = {0};
+
+    if (sigaction(SIGALRM, &action, &before) < 0)
+        return;
+    if (setitimer(ITIMER_REAL, &timer, NULL) == 0)
+        flock(fd, LOCK_EX);
+    setitimer(ITIMER_REAL, &off, NULL);
+    sigaction(SIGALRM, &before, NULL);
+}
+
+/* Keeps others who mount out until it is closed. It is the folder above that is locked, for a dead
+ * mount cannot be opened. -1: it cannot either, so nobody is kept out. */
+static int lock_above(const char *path)
+{
+    char above[PATH_MAX];
+    int length = (int)(strrchr(path, '/') - path);
+    int fd;
+
+    snprintf(above, sizeof(above), "%.*s", length ? length : 1, path);
+    fd = open(above, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0)
+        lock_in_time(fd);
+    return fd;
+}
+
+/* One at a time: of two that begin at once the second one finds what the first one mounted, and
+ * neither takes that for the dead mount that was there before. */
+static int mount_once(struct fuse *fuse, const char *path, struct ksmfs_mount *mount)
+{
+    int lock = lock_above(path);
+    int err = remove_dead(path);
+
+    if (!err && ksmfs_mount_find(path, mount) == 0 && mount->ours) {
+        fprintf(stderr, "samepage: a ksmfs is mounted at %s already\n", path);
+        err = COULD_NOT;
+    }
+    /* libfuse says itself why it cannot mount. */
+    if (!err && fuse_mount(fuse, path) < 0) {
+        fprintf(stderr, "samepage: cannot mount at %s\n", path);
+        err = COULD_NOT;
+    }
+    if (lock >= 0)
+        close(lock);
+    return err;
+}
+
 static int mount_and_serve(struct fuse *fuse, const char *path, bool foreground)
 {
     struct ksmfs_mount mount = {0};
     int err;
 
-    /* libfuse says itself why it cannot mount. */
-    if (fuse_mount(fuse, path) < 0) {
-        fprintf(stderr, "samepage: cannot mount at %s\n", path);
+    if (mount_once(fuse, path, &mount))
         return COULD_NOT;
-    }
     err = ksmfs_mount_find(path, &mount);
     if (!err && fuse_set_signal_handlers(fuse_get_session(fuse)) < 0)
         err = -ENOMEM;
@@ -168,7 +219,6 @@ static int do_mount(const char *dir, bool foreground)
                     NULL};
     struct fuse_args args = FUSE_ARGS_INIT(3, argv);
     char path[PATH_MAX], socket_path[sizeof(((struct sockaddr_un *)0)->sun_path)];
-    struct ksmfs_mount mount;
     struct fuse *fuse;
     int err;
 
@@ -178,12 +228,6 @@ static int do_mount(const char *dir, bool foreground)
     err = ksmfs_mount_path(dir, path, sizeof(path));
     if (err)
         return say("cannot mount at", dir, err);
-    if (remove_dead(path))
-        return COULD_NOT;
-    if (ksmfs_mount_find(path, &mount) == 0 && mount.ours) {
-        fprintf(stderr, "samepage: a ksmfs is mounted at %s already\n", path);
-        return COULD_NOT;
-    }
     fuse = fuse_new(&args, &ksmfs_operations, sizeof(ksmfs_operations), NULL);
     if (!fuse)
         return say("cannot mount at", path, -ENOMEM);

@@ -2,6 +2,7 @@
 """`samepage mount` and `samepage umount`: where it lies, when it ends, what it is without a daemon."""
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -41,6 +42,59 @@ def test_mounts_once(ksmfs):
     again = ksmfs.daemon.cli("mount", ksmfs.path, check=False)
     assert again.returncode == 1 and "already" in again.stderr
     assert ksmfs.get("run") == "1" and len(servers(ksmfs.daemon)) == 1
+
+
+def waiting_for_lock(pid):
+    with open("/proc/locks", encoding="ascii") as locks:
+        return any(line.split()[1:3] == ["->", "FLOCK"] and line.split()[5] == str(pid) for line in locks)
+
+
+def mount_while_locked(daemon, many):
+    """That many `samepage mount` of one folder, which all wait for the one that mounts there."""
+    begun = [subprocess.Popen([daemon.build / "samepage", "mount", daemon.directory / "ksm"], text=True,
+                              env={**os.environ, **daemon.env}, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+             for _ in range(many)]
+    for mount in begun:
+        wait_for("does not wait", lambda m=mount: waiting_for_lock(m.pid) or m.poll() is not None)
+    assert [mount.poll() for mount in begun] == [None] * many, "mounted while another one does"
+    return begun
+
+
+@pytest.mark.parametrize("dead", (False, True))
+def test_mounts_once_of_many_at_once(ksmfs, dead):
+    """Also where each of them finds the mount of a dead server, which is taken away once."""
+    if dead:
+        ksmfs.kill()
+    else:
+        ksmfs.umount()
+        no_server(ksmfs.daemon)
+    above = os.open(ksmfs.path.parent, os.O_RDONLY)
+    fcntl.flock(above, fcntl.LOCK_EX)
+    try:
+        begun = mount_while_locked(ksmfs.daemon, 4)
+    finally:
+        os.close(above)
+    said = [mount.communicate()[1] for mount in begun]
+    assert sorted(mount.returncode for mount in begun) == [0, 1, 1, 1], said
+    assert sum("already" in why for why in said) == 3, said
+    assert ksmfs.get("run") == "1" and len(servers(ksmfs.daemon)) == 1
+    ksmfs.umount()
+    assert not is_mounted(ksmfs.path)
+
+
+def test_who_holds_the_folders_lock_keeps_nobody_from_mounting(ksmfs):
+    """Any user who can read the folder can lock it. Half a minute is waited for them, which is cut short here."""
+    ksmfs.umount()
+    no_server(ksmfs.daemon)
+    above = os.open(ksmfs.path.parent, os.O_RDONLY)
+    fcntl.flock(above, fcntl.LOCK_EX)
+    try:
+        mount, = mount_while_locked(ksmfs.daemon, 1)
+        mount.send_signal(signal.SIGALRM)
+        assert mount.communicate()[1] == "" and mount.returncode == 0
+        assert ksmfs.get("run") == "1"
+    finally:
+        os.close(above)
 
 
 def test_umount_of_a_dead_server(ksmfs):
