@@ -353,12 +353,111 @@ void sp_gate_tell_attributes(uint32_t attributes)
 
 /* Rings. */
 
-void sp_gate_note_advice(uint64_t addr, uint64_t end, bool mergeable)
+void sp_gate_note_advice(uint64_t addr, uint64_t end, enum sp_gate_word word)
 {
     uint64_t n = __atomic_fetch_add(&sp_gate.advise_seq, 1, __ATOMIC_SEQ_CST);
 
-    sp_gate.advice[n % SP_GATE_ADVICE] =
-        (struct sp_gate_advice){.addr = addr, .end = end, .mergeable = mergeable};
+    sp_gate.advice[n % SP_GATE_ADVICE] = (struct sp_gate_advice){.addr = addr, .end = end, .word = word};
+}
+
+enum sp_gate_word sp_gate_advice_at(uint64_t addr, uint64_t *end)
+{
+    uint64_t seq = __atomic_load_n(&sp_gate.advise_seq, __ATOMIC_ACQUIRE);
+    uint64_t oldest = seq > SP_GATE_ADVICE ? seq - SP_GATE_ADVICE : 0;
+
+    while (seq > oldest) {
+        const struct sp_gate_advice *a = &sp_gate.advice[--seq % SP_GATE_ADVICE];
+        uint64_t from = __atomic_load_n(&a->addr, __ATOMIC_RELAXED);
+        uint64_t to = __atomic_load_n(&a->end, __ATOMIC_RELAXED);
+
+        if (from >= to || addr >= to)
+            continue;
+        if (from > addr) {
+            *end = from < *end ? from : *end;
+            continue;
+        }
+        *end = to < *end ? to : *end;
+        return a->word;
+    }
+    return SP_WORD_NONE;
+}
+
+/* Threads that unmap what adjoins may do so at once: what is said of less never becomes more. */
+static void at_least(uint64_t *word, uint64_t value)
+{
+    uint64_t now = __atomic_load_n(word, __ATOMIC_SEQ_CST);
+
+    while (now < value &&
+           !__atomic_compare_exchange_n(word, &now, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+        ;
+}
+
+static void at_most(uint64_t *word, uint64_t value)
+{
+    uint64_t now = __atomic_load_n(word, __ATOMIC_SEQ_CST);
+
+    while (now > value &&
+           !__atomic_compare_exchange_n(word, &now, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST))
+        ;
+}
+
+static bool is_advised_any(uint64_t addr, uint64_t end)
+{
+    uint64_t stop;
+
+    for (; addr < end; addr = stop) {
+        stop = end;
+        if (sp_gate_advice_at(addr, &stop) != SP_WORD_NONE)
+            return true;
+    }
+    return false;
+}
+
+/* What a word says of other memory, too, becomes less; only one that goes on at both sides takes a new word. */
+void sp_gate_forget_advice(uint64_t addr, uint64_t end)
+{
+    uint64_t n = __atomic_load_n(&sp_gate.advise_seq, __ATOMIC_SEQ_CST);
+
+    if (n > SP_GATE_ADVICE)
+        n = SP_GATE_ADVICE;
+    if (!n || !is_advised_any(addr, end))
+        return;
+    for (uint64_t i = 0; i < n; i++) {
+        struct sp_gate_advice *a = &sp_gate.advice[i];
+        uint64_t from = __atomic_load_n(&a->addr, __ATOMIC_RELAXED);
+        uint64_t to = __atomic_load_n(&a->end, __ATOMIC_RELAXED);
+
+        if (from >= to || to <= addr || from >= end)
+            continue;
+        if (to <= end)
+            at_most(&a->end, from < addr ? addr : from);
+        else if (from >= addr)
+            at_least(&a->addr, end);
+    }
+    if (is_advised_any(addr, end))
+        sp_gate_note_advice(addr, end, SP_WORD_NONE);
+}
+
+void sp_gate_move_advice(uint64_t addr, uint64_t end, uint64_t to, uint64_t length, bool kept)
+{
+    uint64_t at = to == addr && length > end - addr ? end - sp_gate.page_size : addr, stop;
+    uint64_t last = length < end - addr ? addr + length : end;
+
+    if (!__atomic_load_n(&sp_gate.advise_seq, __ATOMIC_SEQ_CST))
+        return;
+    if (to != addr)
+        sp_gate_forget_advice(to, to + length);
+    /* In place it is only what grew that is new. */
+    for (; at < last && (to != addr || length > end - addr); at = stop) {
+        enum sp_gate_word word;
+
+        stop = last;
+        word = sp_gate_advice_at(at, &stop);
+        if (word != SP_WORD_NONE)
+            sp_gate_note_advice(to + (at - addr), to + (stop == last ? length : stop - addr), word);
+    }
+    if (!kept)
+        sp_gate_forget_advice(to == addr ? addr + length : addr, end);
 }
 
 /* A ring of addresses: sp_gate.tcb, sp_gate.thread. */

@@ -87,10 +87,13 @@ struct sp_gate_pass {
 
 /* What the program advised about a range: kernels without KSM leave no other trace of it. */
 struct sp_gate_advice {
-    uint64_t addr, end;
-    uint32_t mergeable; /* 1: MADV_MERGEABLE, 0: MADV_UNMERGEABLE */
+    uint64_t addr, end; /* what of it is still mapped; atomically */
+    uint32_t word;      /* enum sp_gate_word; NONE: what was said before of it died with the memory */
     uint32_t reserved;
 };
+
+/* What the program's last word about memory is; it remembers SP_GATE_ADVICE of them. */
+enum sp_gate_word { SP_WORD_NONE = 0, SP_WORD_MERGEABLE, SP_WORD_UNMERGEABLE };
 
 enum sp_gate_request_kind {
     SP_GATE_UNMERGE = 1, /* give [addr, end) private anonymous pages with the same bytes */
@@ -151,7 +154,7 @@ struct sp_gate {
     uint64_t tcb[SP_GATE_TCBS]; /* page addresses; one thread may have two */
     uint64_t thread[SP_GATE_TCBS]; /* thread pointers, also of threads that ended */
     struct sp_gate_request request[SP_GATE_REQUESTS];
-    uint64_t advise_seq; /* MERGEABLE and UNMERGEABLE seen so far; entry n at n % SP_GATE_ADVICE */
+    uint64_t advise_seq; /* words seen so far; entry n at n % SP_GATE_ADVICE */
     struct sp_gate_advice advice[SP_GATE_ADVICE];
 };
 
@@ -211,6 +214,9 @@ bool sp_gate_tcb_in(uint64_t addr, uint64_t end);
 /* The thread pointers that are known begin here; 0 is none. How many entries there are; more than SP_GATE_TCBS:
  * not all threads are known. */
 uint64_t sp_gate_threads(const uint64_t **thread);
+/* The program's last word about the page at addr. *end, above addr, becomes less if what comes before it has
+ * another one. */
+enum sp_gate_word sp_gate_advice_at(uint64_t addr, uint64_t *end);
 /* With the gate closed: is there a thread that asked for something about [addr, end), and that has not
  * gone on since? It relies on what it was answered. */
 bool sp_gate_asked_for(uint64_t addr, uint64_t end);

@@ -140,12 +140,13 @@ static uint64_t range_end(uint64_t addr, uint64_t length)
     return sp_gate_page_aligned(addr) && length && end > addr ? end : addr;
 }
 
-/* [addr, end) is not what it was: no merged pages, no control blocks of threads. */
+/* [addr, end) is not what it was: no merged pages, no control blocks of threads, nothing that was advised. */
 static void range_gone(uint64_t addr, uint64_t end)
 {
     sp_sitemap_clear(addr, end);
     sp_zeroed_clear(addr, end);
     sp_gate_forget_tcb(addr, end);
+    sp_gate_forget_advice(addr, end);
 }
 
 /* A call that takes the pages of [addr, end) away. Should it fail, those among them that lie in a pipe
@@ -263,6 +264,8 @@ static long call_mremap_spliced(struct sp_gate_pass *pass, const long *a)
         sp_zeroed_clear((uint64_t)ret != addr ? addr : addr + length, end);
     if (!sp_is_err(ret) && (a[3] & MREMAP_FIXED))
         sp_zeroed_clear(to, to_end);
+    if (!sp_is_err(ret) && end > addr)
+        sp_gate_move_advice(addr, end, (uint64_t)ret, length, a[3] & 4 /* MREMAP_DONTUNMAP */);
     if (spliced && !sp_is_err(ret))
         sp_spliced_add((uint64_t)ret, (uint64_t)ret + (length < end - addr ? length : end - addr));
     return ret;
@@ -301,7 +304,7 @@ static long advise_mergeable(struct sp_gate_pass *pass, const long *a, uint64_t 
     else
         ret = sp_sys(__NR_msync, addr, end - addr, MS_ASYNC);
     if ((ret == 0 || ret == -ENOMEM) && end > addr)
-        sp_gate_note_advice(addr, end, mergeable);
+        sp_gate_note_advice(addr, end, mergeable ? SP_WORD_MERGEABLE : SP_WORD_UNMERGEABLE);
     return ret;
 }
 
@@ -441,7 +444,8 @@ static long call_shmat(struct sp_gate_pass *pass, const long *a)
     uint64_t end;
     long ret;
 
-    if (!(a[2] & SHM_REMAP) || !sp_sitemap_pages())
+    if (!(a[2] & SHM_REMAP) ||
+        (!sp_sitemap_pages() && !__atomic_load_n(&sp_gate.advise_seq, __ATOMIC_SEQ_CST)))
         return with_mappings(pass, __NR_shmat, a);
     end = segment_end(a);
     sp_gate_note((uint64_t)a[1], end);
@@ -482,8 +486,10 @@ static long call_memory_merge(struct sp_gate_pass *pass, const long *a)
     if (a[1] == 0)
         unmerge_all(pass, 0, EVERYTHING);
     ret = sp_gate_no_ksm ? 0 : native(__NR_prctl, a);
-    if (ret == 0 && a[1] == 0 && sp_load(&sp_gate.advise_all))
-        sp_gate_note_advice(0, EVERYTHING, false); /* the kernel takes madvise's back, too */
+    /* The kernel takes back what madvise said, too, either way. */
+    if (ret == 0 && sp_gate_no_ksm && (a[1] != 0) != (sp_load(&sp_gate.advise_all) != 0) &&
+        (a[1] || sp_gate.advised_only))
+        sp_gate_forget_advice(0, EVERYTHING);
     if (ret == 0)
         __atomic_store_n(&sp_gate.advise_all, a[1] != 0, __ATOMIC_SEQ_CST);
     return ret;

@@ -46,8 +46,13 @@ bool sp_gate_note_early_threads(void);
 void sp_gate_thread_begins(uint64_t tls, uint64_t tid);
 /* Forgets the control blocks in [addr, end), which is unmapped; inside the gate. */
 void sp_gate_forget_tcb(uint64_t addr, uint64_t end);
-/* Notes advice for the agent; inside the gate. */
-void sp_gate_note_advice(uint64_t addr, uint64_t end, bool mergeable);
+/* Notes advice for the agent, which holds for this memory until it is unmapped; inside the gate. */
+void sp_gate_note_advice(uint64_t addr, uint64_t end, enum sp_gate_word word);
+/* Forgets what was advised about [addr, end), which is unmapped or replaced; inside the gate. */
+void sp_gate_forget_advice(uint64_t addr, uint64_t end);
+/* mremap made [addr, end) to length bytes at `to`: what was advised goes along, as the kernel's flag does. kept:
+ * the old place stays mapped (MREMAP_DONTUNMAP). Inside the gate. */
+void sp_gate_move_advice(uint64_t addr, uint64_t end, uint64_t to, uint64_t length, bool kept);
 
 /*
  * Asks the agent for something and waits for it: leaves the gate for that and enters it again, so

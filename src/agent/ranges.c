@@ -54,22 +54,17 @@ static bool is_ours(const struct sp_mapping *m)
            (state >= m->start && state < m->end) || (agent >= m->start && agent < m->end);
 }
 
-/* What the program advised, on a kernel without KSM, which leaves no flag of it: the last word that
- * covers the whole mapping holds. */
+/* What the program advised: the kernel's flag, or its last word on a kernel without KSM, which has no flag. */
 static bool is_advised(const struct sp_mapping *m)
 {
-    uint64_t seq = __atomic_load_n(&sp_gate.advise_seq, __ATOMIC_ACQUIRE);
-    uint64_t oldest = seq > SP_GATE_ADVICE ? seq - SP_GATE_ADVICE : 0;
+    return m->advised || (sp_gate_no_ksm && m->word == SP_WORD_MERGEABLE);
+}
 
-    if (m->advised)
-        return true;
-    while (sp_gate_no_ksm && seq > oldest) {
-        const struct sp_gate_advice *a = &sp_gate.advice[--seq % SP_GATE_ADVICE];
-
-        if (a->addr <= m->start && m->end <= a->end)
-            return a->mergeable;
-    }
-    return false;
+/* Is what nobody advised tracked, too? A kernel with KSM gives its flag to all that PR_SET_MEMORY_MERGE means,
+ * but for what the program took out of it. */
+static bool is_for_all(const struct sp_mapping *m)
+{
+    return (sp_agent.all || (sp_gate_no_ksm && sp_gate.advise_all)) && m->word != SP_WORD_UNMERGEABLE;
 }
 
 /*
@@ -146,7 +141,7 @@ static enum sp_left why_left(const struct sp_mapping *m)
         return (enum sp_left)m->lost;
     if (released)
         return SP_LEFT_USERFAULTFD;
-    if (!sp_agent.all && !sp_gate.advise_all && !is_advised(m))
+    if (!is_advised(m) && !is_for_all(m))
         return SP_LEFT_NOT_ADVISED;
     return is_bound(m) ? SP_LEFT_BOUND : SP_LEFT_NOT;
 }
@@ -184,37 +179,27 @@ static bool is_alike(const struct build *b, const struct sp_mapping *m, bool poo
     return !((m->given ^ b->flags) & (pool || !b->plain ? SP_RANGE_OF_POOL : SP_RANGE_MERGES));
 }
 
-static bool add_mapping(void *arg, const struct sp_mapping *mapping)
+/* A mapping, or a part of one about which the program has one word. */
+static void add_part(struct build *b, const struct sp_mapping *m, bool pool)
 {
-    struct build *b = arg;
-    struct sp_mapping cut = *mapping;
-    const struct sp_mapping *m = &cut;
-    bool pool = sp_view_is_pool(m), eligible;
     enum sp_left left = SP_LEFT_NOT;
+    bool eligible;
 
-    if (m->executable && m->inode)
-        sp_code_seen(m);
-    if (!pool && m->start == b->guard_end)
-        cut.start = behind_stacks(m);
-    if (!m->readable && !m->writable)
-        b->guard_end = m->end;
     if (!pool && m->start < m->end)
         left = why_left(m);
     eligible = !pool && m->start < m->end && left == SP_LEFT_NOT;
-    b->mappings++;
-    b->left[SP_LEFT_STACK] += m->start - mapping->start;
     if (pool && m->shared)
         left = SP_LEFT_OURS; /* a view of our own */
     if (left != SP_LEFT_NOT)
         b->left[left] += m->end - m->start;
     if (pool && m->shared)
-        return true;
+        return;
     if (pool)
         add_pool_mapping(b, m);
     if (b->end && (m->start != b->end || (!eligible && !pool) || !is_alike(b, m, pool)))
         finish_range(b);
     if (!eligible && !pool)
-        return true;
+        return;
     if (!b->end)
         b->start = m->start;
     if (!pool || !b->plain)
@@ -222,6 +207,28 @@ static bool add_mapping(void *arg, const struct sp_mapping *mapping)
     b->end = m->end;
     b->plain |= !pool;
     b->keep |= pool || is_advised(m);
+}
+
+static bool add_mapping(void *arg, const struct sp_mapping *mapping)
+{
+    struct build *b = arg;
+    struct sp_mapping part = *mapping;
+    bool pool = sp_view_is_pool(mapping), words = !pool && (sp_agent.all || sp_gate_no_ksm);
+
+    if (mapping->executable && mapping->inode)
+        sp_code_seen(mapping);
+    if (!pool && mapping->start == b->guard_end)
+        part.start = behind_stacks(mapping);
+    if (!mapping->readable && !mapping->writable)
+        b->guard_end = mapping->end;
+    b->mappings++;
+    b->left[SP_LEFT_STACK] += part.start - mapping->start;
+    do {
+        part.end = mapping->end;
+        part.word = words && part.start < part.end ? sp_gate_advice_at(part.start, &part.end) : SP_WORD_NONE;
+        add_part(b, &part, pool);
+        part.start = part.end;
+    } while (part.start < mapping->end);
     return true;
 }
 

@@ -81,3 +81,46 @@ def test_k1_registration_is_inherited(daemon, compiled, how):
         assert program.samepage_lines() == []
         program.say()
         program.must_finish(0)
+
+
+@pytest.mark.parametrize("all", [False, True], ids=["prctl", "all"])
+@pytest.mark.parametrize("ksm", [True, False], ids=["ksm", "no-ksm"])
+def test_k1_what_is_taken_out_stays_out(fault_daemon, compiled, all, ksm):
+    """MADV_UNMERGEABLE in the middle of memory that is merged all the same, by prctl or --all: the halves on
+    both sides are merged, the middle is not."""
+    need_ksm()
+    daemon = fault_daemon
+    env = {} if ksm else {"SAMEPAGE_TEST_NO_KSM": "1"}
+    programs = [daemon.run(compiled("k1_inherit"), "except", "self", 8, all=all, env=env) for _ in range(2)]
+    for program in programs:
+        program.whole = program.region("all")
+        program.line()
+        program.area = program.region()
+    for program in programs:
+        daemon.wait_merged(program, program.whole, share=0.49)
+    daemon.wait()
+    for program in programs:
+        assert daemon.merged_pages(program, program.area) == 0
+        program.say()
+        assert program.line() == "unmerged"
+        program.say()
+        program.must_finish(0)
+
+
+@pytest.mark.parametrize("all", [False, True], ids=["prctl", "all"])
+@pytest.mark.parametrize("ksm", [True, False], ids=["ksm", "no-ksm"])
+def test_k1_what_is_mapped_where_something_was_taken_out_is_merged(fault_daemon, compiled, all, ksm):
+    """MADV_UNMERGEABLE ends with the memory: what is mapped at the same address later is merged as any other."""
+    need_ksm()
+    env = {} if ksm else {"SAMEPAGE_TEST_NO_KSM": "1"}
+    programs = [fault_daemon.run(compiled("k1_inherit"), "anew", "self", 8, all=all, env=env) for _ in range(2)]
+    for program in programs:
+        program.line()
+        program.area = program.region()
+    for program in programs:
+        fault_daemon.wait_merged(program, program.area)
+    for program in programs:
+        program.say()
+        assert program.line() == "unmerged"
+        program.say()
+        program.must_finish(0)

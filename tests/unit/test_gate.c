@@ -566,7 +566,7 @@ static void requests_are_served(void)
     CHECK(sp_sitemap_set(at(p), at(p) + PAGE) == 0);
     CHECK(mprotect(p, PAGE, PROT_READ) == 0 && served[SP_GATE_UNMERGE] == 2);
     CHECK(madvise(p, 4 * PAGE, MADV_MERGEABLE) == 0);
-    CHECK(sp_gate.advise_seq == 2 && sp_gate.advice[1].mergeable &&
+    CHECK(sp_gate.advise_seq == 2 && sp_gate.advice[1].word == SP_WORD_MERGEABLE &&
           sp_gate.advice[1].addr == at(p));
     CHECK(sp_sitemap_set(at(p), at(p) + PAGE) == 0);
     CHECK(mprotect(p - PAGE, 8 * PAGE, RW) == 0 || errno == ENOMEM);
@@ -578,6 +578,49 @@ static void requests_are_served(void)
     CHECK(pthread_join(thread, NULL) == 0);
     CHECK(!sp_gate_next_request() && sp_gate.waiters == 0 && inside() == 0);
     CHECK(munmap(p - PAGE, 6 * PAGE) == 0);
+}
+
+static enum sp_gate_word word_at(const char *p)
+{
+    uint64_t end = at(p) + PAGE;
+
+    return sp_gate_advice_at(at(p), &end);
+}
+
+/* K1: what was advised holds as long as the memory is mapped, goes along where it moves, and is nothing of what
+ * is mapped there later. */
+static void advice_dies_with_the_memory(void)
+{
+    char *p = mmap(NULL, 16 * PAGE, RW, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), *q;
+    uint64_t seq;
+
+    CHECK(p != MAP_FAILED && word_at(p) == SP_WORD_NONE);
+    CHECK(madvise(p, 8 * PAGE, MADV_UNMERGEABLE) == 0);
+    CHECK(word_at(p) == SP_WORD_UNMERGEABLE && word_at(p + 7 * PAGE) == SP_WORD_UNMERGEABLE);
+    CHECK(word_at(p + 8 * PAGE) == SP_WORD_NONE);
+    /* In the middle, at an edge, and by what is mapped over it. */
+    CHECK(munmap(p + 3 * PAGE, PAGE) == 0 && word_at(p + 3 * PAGE) == SP_WORD_NONE);
+    seq = sp_gate.advise_seq;
+    CHECK(munmap(p + 3 * PAGE, PAGE) == 0 && sp_gate.advise_seq == seq);
+    CHECK(word_at(p + 2 * PAGE) == SP_WORD_UNMERGEABLE && word_at(p + 4 * PAGE) == SP_WORD_UNMERGEABLE);
+    CHECK(mmap(p, PAGE, RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == p);
+    CHECK(word_at(p) == SP_WORD_NONE && word_at(p + PAGE) == SP_WORD_UNMERGEABLE);
+    CHECK(munmap(p + 6 * PAGE, 10 * PAGE) == 0 && word_at(p + 6 * PAGE) == SP_WORD_NONE);
+    CHECK(word_at(p + 5 * PAGE) == SP_WORD_UNMERGEABLE);
+    /* Grown where it is, moved, moved over something else, shrunk. */
+    CHECK(mremap(p + 4 * PAGE, 2 * PAGE, 4 * PAGE, 0) == p + 4 * PAGE);
+    CHECK(word_at(p + 7 * PAGE) == SP_WORD_UNMERGEABLE && word_at(p + 8 * PAGE) == SP_WORD_NONE);
+    q = mmap(NULL, 8 * PAGE, RW, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    CHECK(q != MAP_FAILED && madvise(q, 8 * PAGE, MADV_MERGEABLE) == 0);
+    CHECK(mremap(p + 4 * PAGE, 4 * PAGE, 4 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, q + 2 * PAGE) == q + 2 * PAGE);
+    CHECK(word_at(p + 4 * PAGE) == SP_WORD_NONE && word_at(p + 7 * PAGE) == SP_WORD_NONE);
+    CHECK(word_at(q + PAGE) == SP_WORD_MERGEABLE && word_at(q + 2 * PAGE) == SP_WORD_UNMERGEABLE);
+    CHECK(word_at(q + 5 * PAGE) == SP_WORD_UNMERGEABLE && word_at(q + 6 * PAGE) == SP_WORD_MERGEABLE);
+    CHECK(mremap(q + 2 * PAGE, 4 * PAGE, PAGE, 0) == q + 2 * PAGE);
+    CHECK(word_at(q + 2 * PAGE) == SP_WORD_UNMERGEABLE && word_at(q + 3 * PAGE) == SP_WORD_NONE);
+    CHECK(munmap(q, 8 * PAGE) == 0 && munmap(p, 16 * PAGE) == 0);
+    for (unsigned i = 0; i < 16; i++)
+        CHECK(word_at(p + i * PAGE) == SP_WORD_NONE && word_at(q + i % 8 * PAGE) == SP_WORD_NONE);
 }
 
 /* An agent that can do nothing. */
@@ -734,6 +777,7 @@ int main(void)
     pieces_are_moved();
     merged_pages_are_protected_without_agent();
     requests_are_served();
+    advice_dies_with_the_memory();
     dropped_pages_are_zeros_when_locked_meanwhile();
     frames_do_not_grow();
     abandoned_gate_opens();

@@ -3,8 +3,10 @@
  * K1: registers memory, and has it, and what comes later, in itself, in a forked child, or in what a child
  * executes; then takes the registration back.
  *
- * usage: k1_inherit prctl|advise self|fork|exec MIB. Prints "pid N" of who has the memory and "ready ADDRESS
- * BYTES"; on a line from stdin un-merges, checks its bytes, prints "unmerged"; ends at the next line.
+ * usage: k1_inherit prctl|advise|except|anew self|fork|exec MIB. Prints "pid N" of who has the memory and "ready
+ * ADDRESS BYTES"; on a line from stdin un-merges, checks its bytes, prints "unmerged"; ends at the next line.
+ * except: as prctl; of twice as much memory, "all ADDRESS BYTES", one half, in the middle, is taken out by
+ * MADV_UNMERGEABLE, and is what it tells of. anew: as prctl; the memory was taken out, unmapped, and mapped again.
  */
 #include <sys/prctl.h>
 #include <sys/wait.h>
@@ -40,6 +42,7 @@ static int hold(char *region, size_t npages, int advised)
 int main(int argc, char **argv)
 {
     int advised = argc > 1 && !strcmp(argv[1], "advise"), status;
+    int except = argc > 1 && !strcmp(argv[1], "except");
     size_t npages = (size_t)(argc > 3 ? atoi(argv[3]) : 8) * 256;
     char *region;
     pid_t child;
@@ -49,6 +52,23 @@ int main(int argc, char **argv)
     region = region_map(npages);
     if (advised ? madvise(region, npages * PAGE, MADV_MERGEABLE) : prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0))
         die("to register");
+    if (except) {
+        region = region_map(2 * npages);
+        region_fill(region, 2 * npages, 0);
+        printf("all %p %zu\n", (void *)region, 2 * npages * PAGE);
+        region += npages / 2 * PAGE;
+        if (madvise(region, npages * PAGE, MADV_UNMERGEABLE))
+            die("to take it out");
+        return hold(region, npages, 1);
+    }
+    if (argc > 1 && !strcmp(argv[1], "anew")) {
+        if (madvise(region, npages * PAGE, MADV_UNMERGEABLE) || munmap(region, npages * PAGE))
+            die("to take it out");
+        if (mmap(region, npages * PAGE, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) != region)
+            die("to map it again");
+        return hold(region, npages, 0);
+    }
     if (argc > 2 && !strcmp(argv[2], "self"))
         return hold(advised ? region : region_map(npages), npages, advised);
     child = fork();
