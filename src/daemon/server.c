@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -286,6 +287,15 @@ static int on_listen(sd_event_source *source, int listen_fd, uint32_t events, vo
     return 0;
 }
 
+/* Did it say something that was not read yet? Where the machine is busy, the daemon may have been away
+ * for longer than a connection may be silent. */
+static bool has_spoken(const struct sp_conn *conn)
+{
+    struct pollfd in = {.fd = conn->fd, .events = POLLIN};
+
+    return poll(&in, 1, 0) > 0;
+}
+
 void sp_server_expire(struct sp_daemon *daemon)
 {
     uint64_t now = sp_now_usecs();
@@ -295,7 +305,7 @@ void sp_server_expire(struct sp_daemon *daemon)
         uint64_t limit = (conn->control ? SP_CONTROL_SECONDS : SP_HELLO_SECONDS) * 1000000ull;
 
         next = TAILQ_NEXT(conn, link);
-        if (conn->wait == SP_WAIT_NOTHING && now - conn->heard_at > limit)
+        if (conn->wait == SP_WAIT_NOTHING && now - conn->heard_at > limit && !has_spoken(conn))
             conn_free(conn);
     }
 }

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import select
+import signal
 import socket
 import struct
 import time
@@ -124,6 +125,20 @@ def test_300_connections_that_say_nothing(daemon):
     for sock in silent:
         sock.settimeout(patient(9))
         assert sock.recv(16) == b""
+
+
+def test_request_that_waited_while_the_daemon_was_away(daemon):
+    """Who spoke in time is answered, though the daemon comes to it only after the time for that."""
+    early = [fa.connect(daemon.socket) for _ in range(16)]
+    still_answers(daemon)  # they are accepted
+    os.kill(daemon.pid, signal.SIGSTOP)
+    for sock in early:
+        sock.send(b'{"op":"get","key":"run"}')
+    time.sleep(6)  # longer than a connection may be silent
+    os.kill(daemon.pid, signal.SIGCONT)
+    for sock in early:
+        assert json.loads(sock.recv(4096))["ok"]
+        sock.close()
 
 
 def test_600_connections_at_once(daemon):
