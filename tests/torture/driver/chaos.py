@@ -21,6 +21,7 @@ FLOODS_FROM = 60    # seconds; a short one has each action once, and this, too
 SETTLE_SECONDS = 4    # at most, until nothing more is merged:
 SETTLED = 1000        # at most so many pages in
 PASSES_TO_MERGE = 5   # passes: one to see that a page is quiet, more to hash, compare and merge it
+SETTLED_SECONDS = 0.5  # or in so long
 FAST = {"pages_to_scan": 100000, "sleep_millisecs": 0, "max_mappings": 0, "max_kernel_pages": 0}
 
 
@@ -207,17 +208,18 @@ class Chaos:
             worker.stats.pause(self.random.choice(PAUSES))
 
     def _settle(self, end):
-        """Waits until some passes in a row merged nothing more."""
+        """Waits until some passes in a row merged nothing more, or nothing was merged for a while: a pass
+        that leaves out a process, because its agent rests, does not count as one."""
         end = min(end, time.monotonic() + SETTLE_SECONDS)
-        merged = since = None
+        merged = since = at = None
         while time.monotonic() < end:
             self.world.check()
             self.due()
             if self.world.poll():
                 now = self.world.total("pages_merged"), self.world.total("full_scans")
                 if merged is None or now[0] > merged + SETTLED:
-                    merged, since = now
-                elif now[1] >= since + PASSES_TO_MERGE:
+                    (merged, since), at = now, time.monotonic()
+                elif now[1] >= since + PASSES_TO_MERGE or time.monotonic() > at + SETTLED_SECONDS:
                     return
             time.sleep(0.05)
 
@@ -232,7 +234,9 @@ class Chaos:
                 worker.stats.pause(FLOOD_PAUSE)
             self._run_1()
             self._settle(end)
-            self.world.cli("set", "run=2", may_fail=True)
+            # Run 2 forgets all that is known of pages, so that each is looked at twice again.
+            how = ("set", "run=2") if self.random.random() < 0.5 else ("unmerge",)
+            self.world.cli(*how, may_fail=True)
         self._run_1()
         self.pace()
         self.flooded += time.monotonic() - began
