@@ -64,6 +64,9 @@ static void check_daemon(struct doctor *doctor)
     if (sp_answer_number(status, "run") != 1)
         sp_checks_add(&doctor->checks, "run", SP_STATE_WARNING, "samepage set run=1",
                       "merging is switched off (run is %d)", (int)sp_answer_number(status, "run"));
+    if (sp_answer_scans_nothing(status))
+        sp_checks_add(&doctor->checks, "scan", SP_STATE_WARNING, "samepage set pages_to_scan=5000",
+                      "nothing is scanned while pages_to_scan is 0");
     json_object_put(status);
 }
 

@@ -26,6 +26,8 @@ struct reason {
 
 static const struct reason of_process[] = {
     {"stopped", "merging is stopped; \"samepage set run=1\" starts it"},
+    {"nothing_scanned", "nothing is scanned while pages_to_scan is 0; \"samepage set "
+                        "pages_to_scan=5000\" sets the default"},
     {"joining", "it has just begun, or was given up for a while; ask again in some seconds"},
     {"stalled", "its agent does not answer; is the process samepage-agent stopped, or the machine "
                 "overloaded?"},

@@ -188,7 +188,7 @@ const struct sp_command sp_command_set = {
     .help = "  run=0               stop; merged pages stay merged\n"
             "  run=1               merge\n"
             "  run=2               stop and un-merge everything; returns when that is done\n"
-            "  pages_to_scan=N     pages looked at between two sleeps, 1 to 4294967295\n"
+            "  pages_to_scan=N     pages looked at between two sleeps; 0: nothing is scanned\n"
             "  sleep_millisecs=N   length of such a sleep, 0 to 4294967295\n"
             "  max_kernel_pages=N  frames at most; 0: no limit\n"
             "  max_mappings=N      mappings that merging may use in a process; 0: built-in\n"

@@ -105,6 +105,8 @@ static int print_status(json_object *answer)
     for (size_t i = 0; i < sizeof(rows) / sizeof(rows[0]); i++)
         print_row(answer, &rows[i]);
     print_refusals(answer);
+    if (sp_answer_scans_nothing(answer))
+        puts("nothing is scanned while pages_to_scan is 0");
     if (sp_answer_number(answer, "strict_accounting"))
         puts("nothing is merged while memory is accounted strictly (vm.overcommit_memory is 2)");
     return sp_finish_output();

@@ -113,6 +113,11 @@ static int reason_to_stop(const struct wait *w, json_object *answer)
                sp_answer_number(answer, "run"));
         return SP_EXIT_COULD_NOT;
     }
+    if (sp_answer_scans_nothing(answer)) {
+        clear_progress(w);
+        sp_say("wait: nothing is scanned while pages_to_scan is 0");
+        return SP_EXIT_COULD_NOT;
+    }
     if (sp_answer_number(answer, "strict_accounting")) {
         clear_progress(w);
         sp_say("wait: nothing is merged while memory is accounted strictly (vm.overcommit_memory is 2)");

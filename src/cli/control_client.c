@@ -208,6 +208,14 @@ double sp_answer_real(json_object *answer, const char *key)
     return json_object_get_double(json_object_object_get(answer, key));
 }
 
+bool sp_answer_scans_nothing(json_object *answer)
+{
+    json_object *pages;
+
+    return json_object_object_get_ex(answer, "pages_to_scan", &pages) &&
+           !json_object_get_int64(pages);
+}
+
 const char *sp_answer_text(json_object *answer, const char *key)
 {
     const char *text = json_object_get_string(json_object_object_get(answer, key));

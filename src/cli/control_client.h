@@ -36,6 +36,9 @@ int sp_control_ask_op(const char *op, json_object **answer);
 int64_t sp_answer_number(json_object *answer, const char *key);
 double sp_answer_real(json_object *answer, const char *key);
 
+/* The answer to "status" says that pages_to_scan is 0. */
+bool sp_answer_scans_nothing(json_object *answer);
+
 /* A string of the answer, "-" when it is not there. Lives as long as the answer. */
 const char *sp_answer_text(json_object *answer, const char *key);
 

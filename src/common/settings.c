@@ -8,7 +8,7 @@
 
 const struct sp_setting sp_settings[SP_KEYS] = {
     [SP_KEY_RUN] = {"run", SP_KIND_NUMBER, false, 0, 2},
-    [SP_KEY_PAGES_TO_SCAN] = {"pages_to_scan", SP_KIND_NUMBER, true, 1, UINT32_MAX},
+    [SP_KEY_PAGES_TO_SCAN] = {"pages_to_scan", SP_KIND_NUMBER, true, 0, UINT32_MAX},
     [SP_KEY_SLEEP_MILLISECS] = {"sleep_millisecs", SP_KIND_NUMBER, true, 0, UINT32_MAX},
     [SP_KEY_MERGE_ACROSS_NODES] = {"merge_across_nodes", SP_KIND_NUMBER, false, 0, 1},
     [SP_KEY_MAX_PAGE_SHARING] = {"max_page_sharing", SP_KIND_NUMBER, false, 2,

@@ -148,6 +148,7 @@ static struct json_object *because_json(const struct sp_client *client,
     char key[64];
 
     add_if(list, client->domain->value[SP_KEY_RUN] != SP_RUN_MERGE, "stopped");
+    add_if(list, !client->daemon->config.value[SP_KEY_PAGES_TO_SCAN], "nothing_scanned");
     add_if(list, client->state == SP_CLIENT_JOINING, "joining");
     add_if(list, client->state == SP_CLIENT_STALLED, "stalled");
     add_if(list, client->state == SP_CLIENT_LEFT, "agent_gone");

@@ -95,6 +95,8 @@ static bool check(struct sp_conn *conn)
         reply(conn, client);
     else if (!sp_turns_merges(client->domain))
         refuse(conn, "merging is stopped; \"samepage set run=1\" starts it");
+    else if (!conn->daemon->config.value[SP_KEY_PAGES_TO_SCAN])
+        refuse(conn, "nothing is scanned while pages_to_scan is 0");
     else if (sp_accounting_is_strict(&conn->daemon->accounting))
         refuse(conn,
                "nothing is merged while memory is accounted strictly (vm.overcommit_memory is 2)");

@@ -334,9 +334,11 @@ static bool merging_wanted(const struct sp_daemon *daemon)
     return false;
 }
 
+/* With pages_to_scan 0 nothing is scanned, as ksmd does nothing then (K2); all else goes on. */
 static bool may_merge(struct sp_daemon *daemon)
 {
-    return merging_wanted(daemon) && !sp_accounting_is_strict(&daemon->accounting);
+    return merging_wanted(daemon) && daemon->config.value[SP_KEY_PAGES_TO_SCAN] &&
+           !sp_accounting_is_strict(&daemon->accounting);
 }
 
 /* Frames of domains without clients are freed as soon as the last process let go (D4); those of

@@ -37,7 +37,7 @@ int sp_advisor_set_mode(struct sp_advisor *advisor, enum sp_advisor_mode mode)
 
 int sp_advisor_set_pages_to_scan(struct sp_advisor *advisor, uint32_t pages)
 {
-    if (pages == 0 || advisor->mode != SP_ADVISOR_NONE)
+    if (advisor->mode != SP_ADVISOR_NONE)
         return -EINVAL;
     advisor->pages_to_scan = pages;
     return 0;

@@ -25,7 +25,7 @@ void sp_advisor_init(struct sp_advisor *advisor, uint32_t pages_to_scan);
 /* -EINVAL: no such mode. Turning it on brings pages_to_scan within its limits. */
 int sp_advisor_set_mode(struct sp_advisor *advisor, enum sp_advisor_mode mode);
 
-/* What the administrator writes. -EINVAL: 0, or the advisor is on and says it itself. */
+/* What the administrator writes; 0: nothing is scanned. -EINVAL: the advisor is on and says it itself. */
 int sp_advisor_set_pages_to_scan(struct sp_advisor *advisor, uint32_t pages);
 
 /* -EINVAL, and nothing changes: a limit of 0, CPU above 100 %, or the least above the most. */

@@ -83,7 +83,7 @@ WRONG = [
     ["set"], ["set", "run"], ["set", "run="], ["set", "run=3"], ["set", "run=-1"],
     ["set", "run=+1"], ["set", "run= 1"], ["set", "run=1 "], ["set", "run=0x1"], ["set", "=1"],
     ["set", "nonsense=1"], ["set", "pages_shared=1"], ["set", "run=1", "pages_to_scan=5"],
-    ["set", "pages_to_scan=0"], ["set", "pages_to_scan=4294967296"],
+    ["set", "pages_to_scan=4294967296"],
     ["set", "sleep_millisecs=99999999999999999999999"],
     ["set", "max_kernel_pages=18446744073709551616"], ["set", "max_mappings=4294967296"],
     ["set", "max_page_sharing=1"], ["set", "smart_scan=yes"], ["set", "advisor_mode=1"],
@@ -210,7 +210,7 @@ def test_get_and_set_of_a_domain(cli, daemon):
                                {"op": "set", "key": "smart_scan", "value": "0", "domain": "u0:web"}]
 
 
-@pytest.mark.parametrize("word", ["run=2", "pages_to_scan=4294967295", "sleep_millisecs=0",
+@pytest.mark.parametrize("word", ["run=2", "pages_to_scan=4294967295", "pages_to_scan=0", "sleep_millisecs=0",
                                   "max_kernel_pages=18446744073709551615", "max_mappings=0",
                                   "merge_across_nodes=0", "max_page_sharing=2", "use_zero_pages=1",
                                   "advisor_mode=scan-time", "advisor_target_scan_time=18446744073709551615",

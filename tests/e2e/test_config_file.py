@@ -44,7 +44,7 @@ WRONG = [
     ("[samepaged]\nallow = *\n", 2, "allow"), ("[users]\nrun = 1\n", 2, "run"),
     ("[samepaged\n", 1, ""), ("[samepaged]\nrun\n", 2, "KEY = VALUE"),
     ("[samepaged]\nrun = 3\n", 2, "0 to 2"), ("[samepaged]\nrun =\n", 2, "0 to 2"),
-    ("[samepaged]\npages_to_scan = 0\n", 2, "1 to 4294967295"),
+    ("[samepaged]\npages_to_scan = -1\n", 2, "0 to 4294967295"),
     ("[samepaged]\npages_to_scan = 4294967296\n", 2, "4294967295"),
     ("[samepaged]\nmax_kernel_pages = 18446744073709551616\n", 2, "18446744073709551615"),
     ("[samepaged]\nmax_mappings = -1\n", 2, "max_mappings"),

@@ -168,7 +168,7 @@ def test_refused_writes(both):
 # What is taken, and what the file says then. What starts or un-merges is tested elsewhere (K13).
 TAKEN = {
     "run": [b"0", b"0\n", b"+0"],
-    "pages_to_scan": [b"1", b"4294967295\n", b"100"],
+    "pages_to_scan": [b"1", b"0", b"+0\n", b"4294967295\n", b"100"],
     "merge_across_nodes": [b"1", b"0", b"1\n"],
     "max_page_sharing": [b"2", b"300\n", b"256"],
     "use_zero_pages": [b"0", b"n\n"],

@@ -134,6 +134,30 @@ def test_k13_run_of_one_domain_leaves_the_others_running(daemon, filled):
     settled(daemon, 4 * PAGES)
 
 
+def test_k2_with_pages_to_scan_0_nothing_is_scanned(daemon, filled):
+    """As ksmd then; all else goes on, and who waits or asks is told. The advisor sets it again."""
+    merged = filled("a", "a")
+    settled(daemon, 2 * PAGES)
+    assert put(daemon, "pages_to_scan", "0") is True and get(daemon, "pages_to_scan") == "0"
+    before = counters(daemon, ("pages_scanned", "full_scans"))
+    late, = filled("a")
+    daemon.wait_state(late.pid, "merging")
+    for command in (["wait"], ["status"], ["doctor"], ["explain", late.pid]):
+        done = daemon.cli(*command, check=False)
+        assert "nothing is scanned while pages_to_scan is 0" in done.stdout + done.stderr, done
+    waiting = daemon.plain(daemon.build / "tests/lib/linked", "hold", 4)
+    line = waiting.line()
+    assert "not-merged" in line and "pages_to_scan is 0" in line, line
+    waiting.say()
+    waiting.must_finish(0)
+    assert counters(daemon, ("pages_scanned", "full_scans")) == before
+    daemon.set(run=2)
+    assert [daemon.merged_pages(p, p.area) for p in merged] == [0, 0]
+    daemon.set(run=1, advisor_mode="scan-time")
+    assert get(daemon, "pages_to_scan") == "500"
+    settled(daemon, 3 * PAGES)
+
+
 def test_k14_no_frame_has_more_sites(daemon, filled):
     """By the kernel's word; chains and their frames are counted; and it can change only when nothing is
     merged (EBUSY)."""

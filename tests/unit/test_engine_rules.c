@@ -112,7 +112,7 @@ static void k16_the_advisor_says_pages_to_scan_itself(void **state)
     sp_advisor_init(&advisor, 100);
     sp_advisor_pass_done(&advisor, 1, 1);
     assert_int_equal(advisor.pages_to_scan, 100);
-    assert_int_equal(sp_advisor_set_pages_to_scan(&advisor, 0), -EINVAL);
+    assert_int_equal(sp_advisor_set_pages_to_scan(&advisor, 0), 0);
     assert_int_equal(sp_advisor_set_pages_to_scan(&advisor, 200), 0);
     assert_int_equal(sp_advisor_set_mode(&advisor, (enum sp_advisor_mode)7), -EINVAL);
     assert_int_equal(sp_advisor_set_mode(&advisor, SP_ADVISOR_SCAN_TIME), 0);
