@@ -68,7 +68,6 @@ struct sp_setting {
     "advisor_max_cpu, advisor_min_pages_to_scan, advisor_max_pages_to_scan, "                      \
     "advisor_target_scan_time, max_kernel_pages, max_mappings"
 
-#define SP_PAGE_SHARING_MAX  (1u << 20)
 #define SP_SETTING_TEXT_SIZE 32u /* any value as text, with its 0 */
 
 /* Indexed by enum sp_key. */

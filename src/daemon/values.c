@@ -9,6 +9,8 @@
 #include "log.h"
 #include "passes.h"
 
+#define ENGINE_SHARING_MAX (1u << 20) /* sites of one frame (engine.h) */
+
 /* Memory lies on several nodes. The agents do not say on which a page does, so that pages of one node
  * could not be told from those of another (N1). Where it cannot be read there is one. */
 static bool has_nodes(void)
@@ -33,9 +35,9 @@ static int tell_engine(struct sp_engine *engine, enum sp_key key, uint64_t value
             return -EOPNOTSUPP;
         return sp_engine_set_merge_across_nodes(engine, value);
     case SP_KEY_MAX_PAGE_SHARING:
-        /* The most is the engine's own limit, without which it counts less. */
+        /* From the engine's own limit on that holds, and it counts less than for one that is set. */
         return sp_engine_set_max_page_sharing(
-            engine, value == SP_PAGE_SHARING_MAX ? 0 : (uint32_t)value);
+            engine, value >= ENGINE_SHARING_MAX ? 0 : (uint32_t)value);
     case SP_KEY_USE_ZERO_PAGES:
         return sp_engine_set_use_zero_pages(engine, value);
     case SP_KEY_SMART_SCAN:
@@ -59,9 +61,23 @@ void sp_values_apply(struct sp_domain *domain)
     sp_engine_set_run(domain->engine, (enum sp_engine_run)domain->value[SP_KEY_RUN]);
 }
 
+/* K14: to the engine two limits above its own are one, to the kernel another value is another one. */
+static bool is_busy(const struct sp_domain *domain, enum sp_key key, uint64_t value)
+{
+    struct sp_engine_counters c;
+
+    if (key != SP_KEY_MAX_PAGE_SHARING || value == domain->value[key])
+        return false;
+    sp_engine_counters(domain->engine, &c);
+    return c.pages_shared != 0;
+}
+
 static int set_one(struct sp_domain *domain, enum sp_key key, uint64_t value)
 {
-    int err = domain->engine ? tell_engine(domain->engine, key, value) : 0;
+    int err = 0;
+
+    if (domain->engine)
+        err = is_busy(domain, key, value) ? -EBUSY : tell_engine(domain->engine, key, value);
 
     if (!err)
         domain->value[key] = value;

@@ -48,7 +48,7 @@ WRONG = [
     ("[samepaged]\npages_to_scan = 4294967296\n", 2, "4294967295"),
     ("[samepaged]\nmax_kernel_pages = 18446744073709551616\n", 2, "18446744073709551615"),
     ("[samepaged]\nmax_mappings = -1\n", 2, "max_mappings"),
-    ("[samepaged]\nmax_page_sharing = 1\n", 2, "2 to 1048576"), ("[samepaged]\nsmart_scan = y\n", 2, "0 to 1"),
+    ("[samepaged]\nmax_page_sharing = 1\n", 2, "2 to 2147483647"), ("[samepaged]\nsmart_scan = y\n", 2, "0 to 1"),
     ("[samepaged]\nadvisor_mode = 1\n", 2, "none or scan-time"), ("[samepaged]\nfull_scans = 0\n", 2, "full_scans"),
     ("[samepaged]\nrun = 1\nrun = 1\n", 3, "twice"), ("[samepaged]\nrun = 1\n  1\n", 3, "twice"),
     ("[samepaged]\nsleep_millisecs = 20 # fast\n", 2, "sleep_millisecs"),

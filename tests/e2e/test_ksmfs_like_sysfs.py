@@ -170,7 +170,7 @@ TAKEN = {
     "run": [b"0", b"0\n", b"+0"],
     "pages_to_scan": [b"1", b"0", b"+0\n", b"4294967295\n", b"100"],
     "merge_across_nodes": [b"1", b"0", b"1\n"],
-    "max_page_sharing": [b"2", b"300\n", b"256"],
+    "max_page_sharing": [b"2", b"300\n", b"2147483647", b"256"],
     "use_zero_pages": [b"0", b"n\n"],
     "stable_node_chains_prune_millisecs": [b"0", b"4294967295", b"2000\n"],
     "advisor_mode": [b"scan-time", b"none\n", b"scan-time\n", b"none\0"],

@@ -73,7 +73,7 @@ WRITES = [("sleep_millisecs", "+7", "7"), ("smart_scan", "no", "0"), ("smart_sca
           ("advisor_max_cpu", "0", "0"), ("advisor_target_scan_time", "0", "EINVAL"),
           ("advisor_min_pages_to_scan", "18446744073709551615", "18446744073709551615"),
           ("max_page_sharing", "1", "EINVAL"), ("max_page_sharing", "2147483648", "ERANGE"),
-          ("max_page_sharing", "2", "2"), ("merge_across_nodes", "2", "EINVAL"),
+          ("max_page_sharing", "2147483647", "2147483647"), ("max_page_sharing", "2", "2"), ("merge_across_nodes", "2", "EINVAL"),
           ("merge_across_nodes", "18446744073709551616", "ERANGE"),
           ("merge_across_nodes", "0", "EOPNOTSUPP" if NODES > 1 else "0"),
           ("advisor_mode", "scan-time ", "EINVAL"), ("advisor_mode", "[none]", "EINVAL"),
@@ -181,6 +181,19 @@ def test_k14_no_frame_has_more_sites(daemon, filled):
     settled(daemon, 3 * PAGES)
     sites = collections.Counter(f for p in programs for f in proc.file_pages(p.pid, *p.area))
     assert max(sites.values()) == 2
+
+
+def test_k14_limits_above_the_engines_are_values_of_their_own(daemon, filled):
+    """A frame takes a million places at most; whoever sets more reads it, and cannot change it while
+    anything is merged."""
+    daemon.set(max_page_sharing=2147483647)
+    filled("a", "a")
+    settled(daemon, 2 * PAGES)
+    assert put(daemon, "max_page_sharing", "2147483647") is True
+    assert put(daemon, "max_page_sharing", "2147483646") == "EBUSY"
+    daemon.set(run=2)
+    assert put(daemon, "max_page_sharing", "2147483646") is True
+    assert get(daemon, "max_page_sharing") == "2147483646"
 
 
 def test_k16_smart_scan_skips(daemon, filled):
