@@ -107,3 +107,12 @@ def cgroup():
     group = Cgroup()
     yield group
     group.close()
+
+
+@pytest.fixture
+def agents():
+    """A list for lib.users.Agent and the like: what is put in is closed after the test."""
+    made = []
+    yield made
+    for agent in made:
+        agent.close()

@@ -19,14 +19,6 @@ STAT = ["ksm_rmap_items", "ksm_zero_pages", "ksm_merging_pages", "ksm_process_pr
         "ksm_mergeable:"]
 
 
-@pytest.fixture
-def agents():
-    made = []
-    yield made
-    for agent in made:
-        agent.close()
-
-
 def failed(use):
     with pytest.raises(OSError) as why:
         use()

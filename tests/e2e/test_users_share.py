@@ -37,14 +37,6 @@ def serve(make_daemon, tmp_path):
     return start
 
 
-@pytest.fixture
-def agents():
-    made = []
-    yield made
-    for agent in made:
-        agent.close()
-
-
 def test_programs_of_one_user(serve, agents):
     """The next one is refused, with the reason; other users, and root, still have room; when one
     ends there is room again."""

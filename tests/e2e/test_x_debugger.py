@@ -13,7 +13,7 @@ import threading
 
 import pytest
 
-from lib import x_table
+from lib import control, x_table
 from lib.place import SLACK, wait_for
 from lib.x_table import shared_daemon  # noqa: F401
 
@@ -88,7 +88,7 @@ class Merging:
     def _run(self):
         while not self.end.wait(0.01):
             if self.daemon.merged_pages(self.program, self.program.area) >= x_table.MIN_PAGES:
-                x_table.ask(self.daemon, op="unmerge")
+                control.answer_to(self.daemon, "unmerge")
                 self.cycles += 1
 
     def __enter__(self):
@@ -223,7 +223,7 @@ def test_x_nothing_is_lifted_while_the_kernel_writes_a_core_dump(daemon, compile
     wait_for("no core dump", is_dumped)
 
     def is_unmerged():
-        x_table.ask(daemon, op="unmerge")
+        control.answer_to(daemon, "unmerge")
         return daemon.merged_pages(dumped, dumped.area) == 0
 
     # The kernel takes the lock of the mappings for each page that it looks at: the agent may be slow to answer.

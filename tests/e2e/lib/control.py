@@ -7,13 +7,18 @@ import socket
 from lib import place
 
 
-def ask(daemon, op, **what):
-    """One request on a connection of its own: the daemon ends those that are idle."""
+def answer_to(daemon, op, **what):
+    """Of one request, on a connection of its own: the daemon ends those that are idle."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as s:
         s.settimeout(120 * place.SLACK)
         s.connect(str(daemon.socket))
         s.send(json.dumps({"op": op, **what}).encode())
-        answer = json.loads(s.recv(65536) or "{}")
+        return json.loads(s.recv(65536) or "{}")
+
+
+def ask(daemon, op, **what):
+    """The same, which must be granted."""
+    answer = answer_to(daemon, op, **what)
     assert answer.get("ok"), f"{op} {what}: {answer}"
     return answer
 

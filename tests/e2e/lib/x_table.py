@@ -3,14 +3,13 @@
 the same on plain memory, and each while the daemon merges and un-merges that very memory."""
 
 import contextlib
-import json
 import select
 import subprocess
 import time
 
 import pytest
 
-from lib import fake_agent, place
+from lib import control, place
 from lib.daemon import Daemon
 from lib.place import HERE, PATIENCE, NotInTime, longer, patient
 
@@ -29,14 +28,6 @@ def rows_of(program):
 def check_list(path, program):
     assert subprocess.run([path, "--list"], capture_output=True, text=True,
                           check=True).stdout.split() == rows_of(program)
-
-
-def ask(daemon, **request):
-    sock = fake_agent.connect(daemon.socket)
-    sock.send(json.dumps(request).encode())
-    answer = json.loads(sock.recv(65536))
-    sock.close()
-    return answer
 
 
 def lines_to_end(program):
@@ -111,8 +102,8 @@ def merge_and_unmerge(daemon, program):
         if daemon.merged_pages(program, program.area) < MIN_PAGES:
             time.sleep(0.005)
             continue
-        answer = ask(daemon, op="unmerge")
-        cycles += answer["ok"] and answer["pages"] >= MIN_PAGES
+        answer = control.answer_to(daemon, "unmerge")
+        cycles += answer.get("ok", False) and answer["pages"] >= MIN_PAGES
     return cycles
 
 
