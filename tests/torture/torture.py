@@ -99,6 +99,7 @@ def torture(options, world, chaos, seconds):
     for worker in world.workers:
         worker.go_on()
     chaos.close_limits()
+    chaos.files.close()
     world.end_well()
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from lib.cgroup import Cgroup
 
+from . import files
 from .world import send
 
 POINTS = ("lift-moved", "lift-mapped", "gate-closed")
@@ -22,7 +23,11 @@ SETTLE_SECONDS = 4    # at most, until nothing more is merged:
 SETTLED = 1000        # at most so many pages in
 PASSES_TO_MERGE = 5   # passes: one to see that a page is quiet, more to hash, compare and merge it
 SETTLED_SECONDS = 0.5  # or in so long
-FAST = {"pages_to_scan": 100000, "sleep_millisecs": 0, "max_mappings": 0, "max_kernel_pages": 0}
+# The advisor comes first: while it is on, nobody else may set pages_to_scan, which it leaves as it was last.
+FAST = {"advisor_mode": "none", "pages_to_scan": 100000, "sleep_millisecs": 0, "max_mappings": 0,
+        "max_kernel_pages": 0, "smart_scan": 0}
+SHARING = 256         # max_page_sharing as it is at the beginning
+ZEROS_SECONDS = 10    # at most, until a page of zeros was given back
 
 
 def memory_limit(group, limit):
@@ -51,6 +56,8 @@ class Chaos:
         self.run_again = None
         self.began, self.flooded = None, 0
         self.cgroup, self.why_no_cgroup = self._make_cgroup()
+        self.files = files.Files(world)
+        self.zeros, self.sharing = False, SHARING  # use_zero_pages, max_page_sharing as they are now
 
     @staticmethod
     def _make_cgroup():
@@ -61,9 +68,10 @@ class Chaos:
 
     WEIGHTS = {
         "run_0": 3, "run_2": 12, "off": 1, "unmerge_process": 4, "budget": 3, "frames": 2, "speed": 2,
-        "pace": 8, "kill_daemon": 2, "stop_daemon": 1, "kill_agent": 3, "signal_agent": 2,
-        "kill_agent_in_lift": 2, "kill_in_run_2": 2, "end_worker": 3, "kill_worker": 2,
-        "stop_worker": 3, "ask": 3, "memory_short": 3, "mappings_short": 1,
+        "zero_pages": 3, "page_sharing": 2, "smart_scan": 1, "advisor": 1,
+        "pace": 8, "kill_daemon": 2, "stop_daemon": 1, "kill_daemon_under_files": 2, "kill_files": 1,
+        "kill_agent": 3, "signal_agent": 2, "kill_agent_in_lift": 2, "kill_in_run_2": 2, "end_worker": 3,
+        "kill_worker": 2, "stop_worker": 3, "ask": 3, "memory_short": 3, "mappings_short": 1,
         "flood": 0,  # as FLOOD_SHARE says
     }
 
@@ -149,7 +157,9 @@ class Chaos:
 
     def impossible(self):
         """{action: why it cannot be done here}."""
-        return {} if self.cgroup else {"memory_short": self.why_no_cgroup}
+        why = files.why_not(self.world.options.build)
+        return {**({} if self.cgroup else {"memory_short": self.why_no_cgroup}),
+                **({"kill_daemon_under_files": why, "kill_files": why} if why else {})}
 
     # run, and other settings.
 
@@ -164,6 +174,8 @@ class Chaos:
         for key in keys:
             self.world.cli("set", f"{key}={FAST[key]}")
             self.fast_again.pop(key, None)
+            if key == "advisor_mode":
+                self.world.cli("set", f"pages_to_scan={FAST['pages_to_scan']}")
 
     def _slow(self, **settings):
         """For some seconds: for longer, hardly a lift would be there that a kill could hit."""
@@ -201,7 +213,47 @@ class Chaos:
 
     def speed(self):
         pages, sleep = self.random.choice(((1000, 5), (20, 1)))
+        self._fast("advisor_mode")
         self._slow(pages_to_scan=pages, sleep_millisecs=sleep)
+
+    def smart_scan(self):
+        self._slow(smart_scan=1)
+
+    def advisor(self):
+        self._fast("pages_to_scan")
+        self._slow(advisor_mode="scan-time")
+
+    def _set_zeros(self, on):
+        self.world.cli("set", f"use_zero_pages={int(on)}")
+        self.zeros = on
+
+    def zero_pages(self):
+        """K15: on, until there are some; or off while there are some."""
+        self._set_zeros(not self.zeros)
+        self._run_1()
+        end = time.monotonic() + ZEROS_SECONDS
+        while self.zeros and not (self.world.poll() and self.world.last["ksm_zero_pages"]):
+            if time.monotonic() > end:
+                return False
+            self.world.check()
+            self.due()
+            time.sleep(0.02)
+        return True
+
+    def page_sharing(self):
+        """K14: while pages are merged it is refused, unless none is just then; when all are un-merged
+        it is taken, unless one was merged since."""
+        some = int(2 ** self.random.uniform(1, 20))
+        tries = [self._set_sharing(some)]
+        self.world.cli("set", "run=2", may_fail=True)
+        tries.append(self._set_sharing(some))
+        self._run_later(self.random.random() * 0.2)
+        return any(tries)
+
+    def _set_sharing(self, limit):
+        done = not self.world.cli("set", f"max_page_sharing={limit}", may_fail=True).returncode
+        self.sharing = limit if done else self.sharing
+        return done
 
     def pace(self):
         for worker in self.world.workers:
@@ -228,6 +280,7 @@ class Chaos:
         began = time.monotonic()
         end = began + self.random.uniform(*FLOOD_SECONDS)
         self._fast(*FAST)
+        self._set_zeros(self.random.random() < 0.3)
         while time.monotonic() < end:
             self.fill()
             for worker in self.world.workers:
@@ -237,6 +290,8 @@ class Chaos:
             # Run 2 forgets all that is known of pages, so that each is looked at twice again.
             how = ("set", "run=2") if self.random.random() < 0.5 else ("unmerge",)
             self.world.cli(*how, may_fail=True)
+            if self.sharing != SHARING:
+                self._set_sharing(SHARING)
         self._run_1()
         self.pace()
         self.flooded += time.monotonic() - began
@@ -251,6 +306,7 @@ class Chaos:
     def _daemon_again(self):
         time.sleep(self.random.random() * 0.5)
         self.world.start_daemon()
+        self.zeros, self.sharing = False, SHARING
         self._fast(*FAST)
         self._run_1()
 
@@ -261,6 +317,27 @@ class Chaos:
     def stop_daemon(self):
         self.world.stop_daemon()
         self._daemon_again()
+
+    def _use_files(self, kill):
+        if files.why_not(self.world.options.build):
+            return False
+        self.files.mount()
+        self.files.begin(self.random.random())
+        time.sleep(self.random.random() * 0.3)
+        kill()
+        time.sleep(self.random.random() * 0.3)
+        done = self.files.end()
+        self.files.mount()
+        self.files.must_answer()
+        self._run_1()
+        return done > 0
+
+    def kill_daemon_under_files(self):
+        """While threads read and write KSM's files."""
+        return self._use_files(self.kill_daemon if self.random.random() < 0.7 else self.stop_daemon)
+
+    def kill_files(self):
+        return self._use_files(self.files.kill_server)
 
     def kill_in_run_2(self):
         """The daemon, or an agent, while everything is being un-merged."""
@@ -352,6 +429,7 @@ class Chaos:
         self.limits.clear()
 
     def close(self):
+        self.files.close()
         if self.cgroup:
             memory_limit(self.cgroup, None)
             self.cgroup.close()
