@@ -184,6 +184,13 @@ static bool maps_code(const long *a)
     return (a[2] & PROT_EXEC) && !(a[3] & MAP_ANONYMOUS);
 }
 
+/* What it locks counts against RLIMIT_MEMLOCK, and so does, for as long as a lift takes, where locked pages are
+ * put aside: the two are kept apart. */
+static bool locks(const long *a)
+{
+    return (a[3] & MAP_LOCKED) != 0;
+}
+
 /* It stays outside the gate unless it fails. */
 static long call_mmap_free(struct sp_gate_pass *pass, const long *a)
 {
@@ -565,7 +572,7 @@ long sp_gate_call(struct sp_gate_pass *pass, long nr, const long *a)
     long ret;
 
     nr = (int)nr;
-    if (nr == __NR_mmap && !mmap_replaces(a) && !maps_code(a))
+    if (nr == __NR_mmap && !mmap_replaces(a) && !maps_code(a) && !locks(a))
         return call_mmap_free(pass, a);
     sp_gate_enter(pass);
     if (nr == __NR_mmap && maps_code(a))

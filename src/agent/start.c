@@ -9,6 +9,7 @@
 #include <linux/time_types.h>
 
 #include "agent.h"
+#include "attributes.h"
 #include "gate.h"
 #include "gate_inside.h"
 #include "linked.h"
@@ -283,6 +284,20 @@ static int mappings_left(char *why, size_t why_size)
     return -12;
 }
 
+/* Did something that began before us call mlockall(MCL_FUTURE)? Then new memory, ours too, is locked, or there is
+ * no room for it. */
+static bool locks_future(void)
+{
+    long page = sp_sys(__NR_mmap, 0, sp_agent.page_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    bool locked;
+
+    if (sp_is_err(page))
+        return page == -EAGAIN;
+    locked = sp_is_locked((uint64_t)page, sp_agent.page_size);
+    sp_sys(__NR_munmap, page, sp_agent.page_size);
+    return locked;
+}
+
 static int set_up(char *why, size_t why_size)
 {
     int ret = sp_setup_arena();
@@ -424,6 +439,10 @@ __attribute__((constructor, used)) static void sp_start(int argc, char **argv, c
     sp_agent.hash = sp_hash_choose();
     if (sp_agent.all && sp_program_forbids()) {
         say_why("it forbids to look into it (not dumpable)");
+        return;
+    }
+    if (locks_future()) {
+        say_why("all that it maps is locked (mlockall(MCL_FUTURE)) since before samepage could see it");
         return;
     }
     if (set_up(why, sizeof(why))) {

@@ -101,6 +101,15 @@ def test_s4_calls_on_it(daemon, compiled, call):
     assert ask(programs[1], "check") == "ok"
 
 
+def test_x_room_to_lock_is_the_programs(daemon, compiled):
+    """While its locked memory is merged it can lock all that RLIMIT_MEMLOCK leaves it: what a lift locks for a
+    moment is not in its way."""
+    programs = start_locked(daemon, compiled)
+    assert ask(programs[0], "more") == "more 0"
+    for program in programs:
+        assert ask(program, "check") == "ok"
+
+
 @pytest.mark.parametrize("point", ["lift-moved:1", "lift-mapped:2"])
 def test_d2_agent_dies_in_a_lift_of_locked_memory(fault_daemon, compiled, point):
     daemon = fault_daemon

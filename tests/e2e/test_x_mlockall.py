@@ -31,3 +31,25 @@ def test_x_mlockall_future(daemon, compiled):
         locker.say()
         locker.must_finish(0)
     assert all(other.alive() for other in others)
+
+
+def test_x_mlockall_future_before_samepage_begins(daemon, compiled):
+    """By the first code of the program itself, which runs before any library's: the program is left alone and
+    told why, and nothing but what it mapped is locked."""
+    program = daemon.run(compiled("locks_first"))
+    assert program.line() == "ok"
+    program.must_finish(0)
+    assert "mlockall(MCL_FUTURE)" in program.stderr()
+
+
+def test_x_mlockall_future_is_not_the_childs(daemon, compiled):
+    """A forked child does not have it: its memory is merged."""
+    child = daemon.run(compiled("locks_first"), "child")
+    pid, area = int(child.line()), child.region()
+    partner = daemon.run(compiled("locks_first"), "child")
+    partner.line(), partner.region()
+    daemon.wait_merged(child, area, pid=pid)
+    for program in (child, partner):
+        program.say()
+        assert program.line() == "ok"
+        program.must_finish(0)

@@ -15,6 +15,8 @@
  *   move      mremap of all to another place, and back: "move" and the errno
  *   protect   mprotect to read-only, looks, and back: the same
  *   fork      a child finds all pages, none locked, and writes one: "fork" and its exit status
+ *   more      may lock one page more than it has, and maps such a one (MAP_LOCKED) again and again until
+ *             the area's pages are frames: "more" and the errno
  *
  * With the argument "advised" the memory is MADV_MERGEABLE.
  */
@@ -96,20 +98,35 @@ static unsigned pages_with(const char *flag)
     return pages;
 }
 
-/* Is a page that is there a file's? */
-static int any_frame(void)
+/* How many pages that are there are a file's? */
+static unsigned frames(void)
 {
     FILE *pagemap = fopen("/proc/self/pagemap", "rb");
     uint64_t entry[PAGES];
-    int any = 0;
+    unsigned n = 0;
 
     if (!pagemap || fseek(pagemap, (long)((uintptr_t)region / PAGE * sizeof(*entry)), SEEK_SET) ||
         fread(entry, sizeof(*entry), PAGES, pagemap) != PAGES)
         die("pagemap");
     for (unsigned i = 0; i < PAGES; i++)
-        any |= entry[i] >> 63 && (entry[i] >> 61 & 1);
+        n += entry[i] >> 63 && (entry[i] >> 61 & 1);
     fclose(pagemap);
-    return any;
+    return n;
+}
+
+static int lock_more(void)
+{
+    limit_to((unsigned)locked_pages() + 1);
+    do {
+        for (unsigned i = 0; i < 64; i++) {
+            char *page = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_LOCKED, -1, 0);
+
+            if (page == MAP_FAILED)
+                return errno;
+            munmap(page, PAGE);
+        }
+    } while (frames() < PAGES);
+    return 0;
 }
 
 static int move_and_back(void)
@@ -162,6 +179,8 @@ static void obey(const char *word)
         printf("lock %d\n", mlock(region, PAGES * PAGE) ? errno : 0);
     } else if (!strcmp(word, "unlock")) {
         printf("unlock %d\n", munlock(region, PAGES * PAGE) ? errno : 0);
+    } else if (!strcmp(word, "more")) {
+        printf("more %d\n", lock_more());
     } else if (!strcmp(word, "drop")) {
         printf("drop %d\n", madvise(region, PAGES * PAGE, MADV_DONTNEED) ? errno : 0);
     } else if (!strcmp(word, "some")) {
@@ -174,7 +193,7 @@ static void obey(const char *word)
     } else if (!strcmp(word, "fork")) {
         printf("fork %d\n", look_in_child());
     } else if (!strcmp(word, "tell")) {
-        printf("locked %ld %u %d\n", locked_pages(), pages_with(" lo"), any_frame());
+        printf("locked %ld %u %d\n", locked_pages(), pages_with(" lo"), frames() != 0);
     } else if (!strcmp(word, "check")) {
         check();
         puts("ok");
