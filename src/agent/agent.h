@@ -95,7 +95,7 @@ struct sp_agent {
     uint32_t max_mappings; /* as set; 0: the built-in budget */
     bool gave_back;        /* the program ran out of mappings once: no more merging here */
     bool stay_unmerged;
-    uint32_t raw_calls; /* why the program cannot be protected, of SP_EXPLAINED_RAW_; 0: it can */
+    uint32_t raw_calls; /* why the program cannot be protected, of SP_EXPLAINED_RAW_, _RING_; 0: it can */
     bool raw_told;      /* the program was told so when it began */
     bool raw_done;      /* what was merged is its own again */
     uint32_t code_known; /* sp_gate.code when all executable mappings had been looked at */
@@ -325,6 +325,8 @@ bool sp_peek_zero(uint64_t addr, bool *zero);
 bool sp_peek_hash(uint64_t addr, struct sp_hash128 *hash);
 /* sp_raw_call() of a mapping; false if it could not be read. */
 bool sp_peek_raw_call(uint64_t start, uint64_t end, uint64_t *found);
+/* sp_ring_advises() there. */
+bool sp_peek_ring(uint64_t start, uint64_t end, bool *found);
 /* One word, aligned. */
 bool sp_peek_word(uint64_t addr, uint64_t *word);
 

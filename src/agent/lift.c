@@ -16,6 +16,7 @@
 #include "kernel.h"
 #include "mem.h"
 #include "ops.h"
+#include "rings.h"
 #include "sitemap.h"
 #include "sys.h"
 
@@ -614,6 +615,7 @@ void sp_lift_merge(const struct sp_merge_ask *ask, uint8_t *result)
 
     sp_again_begin();
     sp_ranges_refresh(false);
+    sp_rings_look();
     begin_window(&l, 0, result);
     l.stuck = false;
     if (!sp_agent.mappings)

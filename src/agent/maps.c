@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "maps.h"
 
+#include <linux/io_uring.h>
+
 #include "agent.h"
 #include "attributes.h"
 #include "mem.h"
@@ -106,6 +108,7 @@ static bool read_head(struct sp_mapping *m, const char *p, const char *end)
                !(end - p >= 6 && sp_starts(p, "[anon:"));
     m->stack = end - p >= 6 && sp_starts(p, "[stack");
     m->special = m->named && *p == '[' && !m->stack;
+    m->ring = m->shared && m->offset == IORING_OFF_SQES && sp_starts(p, "anon_inode:[io_uring]");
     return true;
 }
 

@@ -13,6 +13,7 @@ struct sp_mapping {
     bool readable, writable, executable, shared;
     bool named;      /* a file, [stack], [vdso]: anything but [heap] and [anon:…] */
     bool stack, special; /* of the named ones: [stack]; [vdso] and the like */
+    bool ring;       /* the jobs of an io_uring */
     bool merge_keeps; /* every flag is one that a merge keeps (K17), and there is no key */
     uint8_t lost; /* if not: enum sp_left of the first that is not */
     bool lock_alone; /* it would keep every flag, but for the lock */

@@ -7,6 +7,7 @@
 #include "agent.h"
 #include "mem.h"
 #include "raw_calls.h"
+#include "rings.h"
 #include "sys.h"
 
 #define SIGBUS_NR 7
@@ -202,6 +203,16 @@ bool sp_peek_raw_call(uint64_t start, uint64_t end, uint64_t *found)
         return false;
     armed = 1;
     *found = sp_raw_call(start, end, false);
+    armed = 0;
+    return true;
+}
+
+bool sp_peek_ring(uint64_t start, uint64_t end, bool *found)
+{
+    if (mark())
+        return false;
+    armed = 1;
+    *found = sp_ring_advises((const uint64_t *)start, (const uint64_t *)end);
     armed = 0;
     return true;
 }

@@ -10,6 +10,7 @@
 #include "kernel.h"
 #include "maps.h"
 #include "mem.h"
+#include "rings.h"
 #include "sys.h"
 
 #define LOOK_US 200000u   /* between two looks whether the program is still there */
@@ -187,6 +188,7 @@ static void look_after_program(void)
 {
     if (sp_agent.mappings)
         sp_coredump_hold_merged(); /* the program may have set the filter, too */
+    sp_rings_look();
     sp_gate_bury_requests();
     respect_dumpable();
     if (sp_program_changed())

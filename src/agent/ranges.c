@@ -16,6 +16,7 @@
 #include "kernel.h"
 #include "maps.h"
 #include "mem.h"
+#include "rings.h"
 #include "sitemap.h"
 #include "sys.h"
 #include "vmflags.h"
@@ -217,6 +218,7 @@ static bool add_mapping(void *arg, const struct sp_mapping *mapping)
 
     if (mapping->executable && mapping->inode)
         sp_code_seen(mapping);
+    sp_rings_note(mapping);
     if (!pool && mapping->start == b->guard_end)
         part.start = behind_stacks(mapping);
     if (!mapping->readable && !mapping->writable)
@@ -343,6 +345,7 @@ bool sp_ranges_refresh(bool force)
         return false;
     sp_code_look_begin();
     sp_useless_read_begin();
+    sp_rings_read_begin();
     nold = sp_agent.nranges; /* a request that was served meanwhile may have read them, too */
     memcpy(old, sp_agent.range, nold * sizeof(*old));
     cpu = sp_cpu_us();

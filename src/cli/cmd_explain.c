@@ -47,6 +47,8 @@ static const struct reason of_process[] = {
                          "cannot keep apart from merging"},
     {"changed_unseen", "its memory changed by a system call that samepage did not see (code that it "
                        "made itself?)"},
+    {"ring_advice", "it gives advice about its memory by an io_uring (IORING_OP_MADVISE), which samepage "
+                    "cannot keep apart from merging"},
     {"limit_reached", "no more frames may be made; raise max_kernel_pages"},
     {"kept_pinned_memory", "pages written after their merge are kept private: it has pinned memory "
                            "(VmPin in /proc/PID/status)"},

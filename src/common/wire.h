@@ -297,6 +297,7 @@ enum sp_left {
 #define SP_EXPLAINED_SHORT 0x4u        /* it needs its mappings itself */
 #define SP_EXPLAINED_RAW_CODE 0x10u    /* code in it makes system calls round the gate */
 #define SP_EXPLAINED_RAW_CHANGE 0x20u  /* memory of it changed without a call that the gate saw */
+#define SP_EXPLAINED_RING_ADVICE 0x40u /* it gives advice about its memory by an io_uring */
 #define SP_EXPLAINED_STAYS 0x8u        /* un-merged on request, to stay so */
 
 struct sp_explained {

@@ -215,7 +215,7 @@ int sp_check_explained(const void *body, size_t length, uint32_t page_size, uint
 {
     const uint32_t known = SP_EXPLAINED_LOCKS_FUTURE | SP_EXPLAINED_GAVE_BACK | SP_EXPLAINED_SHORT |
                            SP_EXPLAINED_STAYS | SP_EXPLAINED_RAW_CODE |
-                           SP_EXPLAINED_RAW_CHANGE;
+                           SP_EXPLAINED_RAW_CHANGE | SP_EXPLAINED_RING_ADVICE;
 
     if (length != sizeof(*out))
         return -EPROTO;

@@ -164,6 +164,7 @@ static struct json_object *because_json(const struct sp_client *client,
            "budget_used_up");
     add_if(list, e->flags & SP_EXPLAINED_RAW_CODE, "own_system_calls");
     add_if(list, e->flags & SP_EXPLAINED_RAW_CHANGE, "changed_unseen");
+    add_if(list, e->flags & SP_EXPLAINED_RING_ADVICE, "ring_advice");
     add_if(list, limit_reached(client), "limit_reached");
     if (client->kept && client->pins != SP_PINS_NONE) {
         snprintf(key, sizeof(key), "kept_%s", sp_pins_name(client->pins));

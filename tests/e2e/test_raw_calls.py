@@ -82,6 +82,30 @@ def test_raw_calls_of_made_code(daemon, compiled):
     finish(program)
 
 
+@pytest.mark.parametrize("when", ["early", "late"])
+def test_raw_calls_by_an_io_uring(daemon, compiled, when):
+    """Advice that a ring gives for the program (IORING_OP_MADVISE) is found in the ring: who asked for it
+    once, before anything is merged or while much is, has its own memory when it asks again."""
+    partner(daemon, compiled)
+    program = daemon.run(compiled("ring_advice"), when)
+    said = program.line().split(None, 1)
+    if said[0] == "skip":
+        pytest.skip(said[1])
+    program.area = int(said[1].split()[0], 16), int(said[1].split()[1])
+    if when == "late":
+        daemon.wait_merged(program, program.area)
+    else:
+        daemon.wait_state(program.pid, "unprotected")
+        assert daemon.merged_pages(program, program.area) == 0
+    program.say()
+    assert program.line() == "done"
+    wait_unmerged(daemon, program)
+    daemon.wait_state(program.pid, "unprotected")
+    assert daemon.explain(program.pid)["because"] == ["ring_advice"]
+    assert "by an io_uring" in daemon.cli("explain", program.pid).stdout
+    finish(program)
+
+
 def test_raw_calls_static(daemon, compiled):
     """A static program is told by samepage run, and explained."""
     program = daemon.run(compiled("raw_calls", "-static"), "made")

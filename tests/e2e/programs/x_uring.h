@@ -41,8 +41,8 @@ static inline uint32_t *uring_word(uint32_t offset)
     return (uint32_t *)(uring.rings + offset);
 }
 
-/* Does one job, from the start of the file, and returns its result. */
-static inline long uring_do(uint8_t opcode, int fd, char *at, uint32_t length)
+/* Does one job and returns its result. */
+static inline long uring_submit(const struct io_uring_sqe *job)
 {
     const struct io_sqring_offsets *sq = &uring.params.sq_off;
     const struct io_cqring_offsets *cq = &uring.params.cq_off;
@@ -50,8 +50,7 @@ static inline long uring_do(uint8_t opcode, int fd, char *at, uint32_t length)
     uint32_t slot = tail & *uring_word(sq->ring_mask);
     const struct io_uring_cqe *cqe;
 
-    uring.sqes[slot] =
-        (struct io_uring_sqe){.opcode = opcode, .fd = fd, .addr = (uintptr_t)at, .len = length};
+    uring.sqes[slot] = *job;
     uring_word(sq->array)[slot] = slot;
     __atomic_store_n(uring_word(sq->tail), tail + 1, __ATOMIC_RELEASE);
     x_must(syscall(SYS_io_uring_enter, uring.fd, 1, 1, IORING_ENTER_GETEVENTS, NULL, 0) == 1,
@@ -61,6 +60,21 @@ static inline long uring_do(uint8_t opcode, int fd, char *at, uint32_t length)
         (const struct io_uring_cqe *)(uring.rings + cq->cqes) + (head & *uring_word(cq->ring_mask));
     __atomic_store_n(uring_word(cq->head), head + 1, __ATOMIC_RELEASE);
     return cqe->res;
+}
+
+/* From the start of the file. */
+static inline long uring_do(uint8_t opcode, int fd, char *at, uint32_t length)
+{
+    return uring_submit(
+        &(struct io_uring_sqe){.opcode = opcode, .fd = fd, .addr = (uintptr_t)at, .len = length});
+}
+
+static inline long uring_advise(char *at, uint32_t length, uint32_t advice)
+{
+    return uring_submit(&(struct io_uring_sqe){.opcode = IORING_OP_MADVISE,
+                                               .addr = (uintptr_t)at,
+                                               .len = length,
+                                               .fadvise_advice = advice});
 }
 
 #ifdef URING_INLINE
