@@ -278,17 +278,20 @@ static long call_mremap_spliced(struct sp_gate_pass *pass, const long *a)
     return ret;
 }
 
-/*
- * Before it returns, all of [addr, end) is to have pages of its own (K1), those of zeros, too (K15): the kernel
- * gives them where one writes, and the agent writes nothing there. Not this thread: what it calls may not pass a
- * filter that is just there. What may not be written stays as it is, as does what no agent is there for.
- */
-static void unmerge_all(struct sp_gate_pass *pass, uint64_t addr, uint64_t end)
+/* The kernel gives pages of their own where one writes, and the agent writes nothing there. Not this thread: what it
+ * calls may not pass a filter that is just there. */
+void sp_gate_own_zeros(struct sp_gate_pass *pass, uint64_t addr, uint64_t end)
 {
-    sp_merged_unmerge(pass, SP_GATE_UNMERGE, addr, end);
     for (unsigned n = 0; n < ZERO_TRIES && sp_zeroed_any(addr, end); n++)
         if (sp_gate_ask(pass, SP_GATE_OWN_ZEROS, addr, end) != -EAGAIN)
             break;
+}
+
+/* Before it returns, all of [addr, end) is to have pages of its own (K1), those of zeros, too (K15). */
+static void unmerge_all(struct sp_gate_pass *pass, uint64_t addr, uint64_t end)
+{
+    sp_merged_unmerge(pass, SP_GATE_UNMERGE, addr, end);
+    sp_gate_own_zeros(pass, addr, end);
     /* The gate was open meanwhile. */
     sp_gate_note(addr, end);
 }

@@ -85,6 +85,10 @@ bool sp_gate_next_part(const struct iovec *part, uint64_t *left, uint64_t *start
 /* Can the program's memory at [addr, end) be read? Outside or inside the gate. */
 bool sp_gate_can_read(uint64_t addr, uint64_t end);
 
+/* Has what is the kernel's page of zeros in [addr, end) (K15) replaced by pages of their own; what may not be written
+ * stays as it is, as does what no agent is there for. Inside the gate, which it leaves and enters again. */
+void sp_gate_own_zeros(struct sp_gate_pass *pass, uint64_t addr, uint64_t end);
+
 /* In the child of a fork: the gate as it is after an install. */
 void sp_gate_reset(void);
 

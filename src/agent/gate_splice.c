@@ -12,6 +12,7 @@
 #include <errno.h>
 
 #include "gate_inside.h"
+#include "kernel.h"
 #include "mem.h"
 #include "sitemap.h"
 #include "sys.h"
@@ -63,7 +64,7 @@ struct known {
     uint64_t part[MAX_PARTS / 64];
 };
 
-/* Notes all pages of the vector; true if any is merged. Inside the gate. */
+/* Notes all pages of the vector; true if any is merged, or the kernel's page of zeros (K15). Inside the gate. */
 static bool note_pages(const struct iovec *vector, uint64_t parts, struct known *known)
 {
     uint64_t left = MAX_BYTES, start, stop;
@@ -74,7 +75,7 @@ static bool note_pages(const struct iovec *vector, uint64_t parts, struct known 
         if (sp_spliced_any(start, stop))
             known->part[i / 64] |= 1ull << (i % 64);
         sp_spliced_add(start, stop);
-        merged |= sp_sitemap_any(start, stop);
+        merged |= sp_sitemap_any(start, stop) || sp_zeroed_any(start, stop);
     }
     return merged;
 }
@@ -96,6 +97,9 @@ static void make_own(struct sp_gate_pass *pass, uint64_t start, uint64_t stop, b
 {
     uint64_t a, b;
 
+    sp_gate_own_zeros(pass, start, stop);
+    if (sp_zeroed_any(start, stop)) /* no agent is there */
+        sp_sys(__NR_madvise, start, stop - start, SP_MADV_POPULATE_WRITE);
     if (sp_sitemap_any(start, stop))
         sp_merged_unmerge(pass, known ? SP_GATE_UNMERGE : SP_GATE_UNMERGE_WRITTEN, start, stop);
     while (sp_sitemap_next(start, stop, &a, &b))

@@ -52,7 +52,7 @@ def wait_pinned(daemon, program):
     wait_for(lambda: f"{pinned()} pages are pinned", lambda: pinned() == SPLICED)
 
 
-@pytest.mark.parametrize("row", ["before", "after", "move", "move-after"])
+@pytest.mark.parametrize("row", ["before", "after", "zeros-after", "move", "move-after"])
 def test_x_vmsplice_unmerged(daemon, compiled, row):
     """What the other tests expect is what the program sees without samepage."""
     program = daemon.plain(compiled("vmsplice", "-fexceptions"), row)
@@ -83,6 +83,24 @@ def test_x_vmsplice_after_merging(daemon, compiled, way):
     wait_passes(daemon)
     assert daemon.merged_pages(program, program.area) <= PAGES - SPLICED
     finish(program, partner)
+
+
+@pytest.mark.parametrize("agent", ["agent", "no-agent"])
+def test_x_vmsplice_of_zeros(daemon, compiled, agent):
+    """K15: what the pipe was given is the program's page, not the kernel's page of zeros."""
+    daemon.set(use_zero_pages=1)
+    program, partner = pair(daemon, compiled, "zeros-after")
+    wait_for(lambda: f"{daemon.status()}", lambda: proc.zero_pages(program.pid, *program.area) == SPLICED)
+    if agent == "no-agent":
+        kill_agents(program)
+    program.say()
+    assert program.line() == "spliced"
+    assert proc.zero_pages(program.pid, *program.area) == 0
+    program.say()
+    assert program.line() == "ok"
+    program.must_finish(0)
+    partner.say()
+    partner.must_finish(0)
 
 
 def test_x_vmsplice_then_mremap(daemon, compiled):

@@ -118,6 +118,21 @@ static void row_after(void)
     check_others();
 }
 
+/* The same of pages that were zeros, and of which the kernel's own page of zeros took the place. */
+static void row_zeros_after(void)
+{
+    memset(place, 0, COUNT * PAGE);
+    printf("ready %p %zu\n", (void *)place, (size_t)COUNT * PAGE);
+    fflush(stdout);
+    listen_line();
+    splice_pages();
+    say("spliced");
+    listen_line();
+    write_pages(1);
+    read_pages(1, "read from the pipe");
+    check_others();
+}
+
 /* The pages that go into the pipe move. */
 static void splice_and_move(void)
 {
@@ -265,7 +280,7 @@ static const struct row {
     const char *name;
     void (*run)(void);
 } rows[] = {
-    {"before", row_before}, {"after", row_after},   {"move", row_move},     {"move-after", row_move_after},
+    {"before", row_before}, {"after", row_after},   {"zeros-after", row_zeros_after}, {"move", row_move},     {"move-after", row_move_after},
     {"again", row_again},   {"garbage", row_garbage}, {"cancel", row_cancel}, {"cost", row_cost},
 };
 
