@@ -20,8 +20,11 @@
 #include "sys.h"
 
 #define WALL 0x40000000
+#define BLOCK    0 /* of rt_sigprocmask */
+#define SET_MASK 2
 #define FUTEX_WAIT_PRIVATE_OP 128
 #define FUTEX_WAKE_PRIVATE_OP 129
+#define FILE_BYTES (16ull << 20) /* more than any file in memory that is made for the program */
 #define SPAWN_SECONDS 2 /* an agent that is killed meanwhile says nothing */
 
 struct sp_agent sp_agent = {.sock = -1, .uffd = -1, .uffd_sync = -1, .pagemap = -1, .smaps = -1,
@@ -107,20 +110,36 @@ static void helper_entry(void)
     sp_sys(__NR_exit, 0);
 }
 
-int sp_agent_spawn(void)
+/* The process between program and agent: makes the agent, and is gone when this returns. */
+static int run_helper(void)
 {
-    long pid;
+    long pid = clone_vm(CLONE_VM | CLONE_VFORK | CLONE_UNTRACED, sp_agent.helper_stack_top, NULL,
+                        helper_entry);
     int status;
 
-    start.agent = -11;
-    start.spawned = 0;
-    pid = clone_vm(CLONE_VM | CLONE_VFORK | CLONE_UNTRACED, sp_agent.helper_stack_top, NULL,
-                   helper_entry);
     if (sp_is_err(pid))
         return (int)pid;
     while (sp_sys(__NR_wait4, pid, &status, WALL, 0) == -4)
         ;
     return start.agent < 0 ? (int)start.agent : 0;
+}
+
+/*
+ * Both processes begin with the program's handlers and in its process group: a signal to all of the group
+ * would run a handler in them, on the program's memory, besides the program's own. They are born with all
+ * signals blocked, and the agent keeps them so (sp_confine).
+ */
+int sp_agent_spawn(void)
+{
+    uint64_t all = ~(uint64_t)0, old = 0;
+    int ret;
+
+    start.agent = -11;
+    start.spawned = 0;
+    sp_sys(__NR_rt_sigprocmask, SET_MASK, &all, &old, sizeof(all));
+    ret = run_helper();
+    sp_sys(__NR_rt_sigprocmask, SET_MASK, &old, 0, sizeof(old));
+    return ret;
 }
 
 void sp_agent_finish_plain(void)

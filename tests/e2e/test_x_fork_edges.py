@@ -8,9 +8,9 @@ import time
 from lib.place import wait_for
 
 
-def start_all(daemon, compiled, case, before=lambda: None):
+def start_all(daemon, compiled, *case, before=lambda: None):
     """Two of them, so that they have partners; merged, and the first told to go on."""
-    programs = [daemon.run(compiled("fork_edges"), case) for _ in range(2)]
+    programs = [daemon.run(compiled("fork_edges"), *case) for _ in range(2)]
     for program in programs:
         program.area = program.region()
     for program in programs:
@@ -20,8 +20,8 @@ def start_all(daemon, compiled, case, before=lambda: None):
     return programs
 
 
-def start(daemon, compiled, case):
-    return start_all(daemon, compiled, case)[0]
+def start(daemon, compiled, *case):
+    return start_all(daemon, compiled, *case)[0]
 
 
 def test_fork_while_the_agent_serves_another_thread(daemon, compiled):
@@ -40,7 +40,7 @@ def test_first_calls_of_a_child(daemon, compiled):
 
 def test_child_whose_agent_no_daemon_knows_is_killed(daemon, compiled):
     """D2: nobody but the kernel tells the child that its agent is dead; it does not wait for it."""
-    program = start_all(daemon, compiled, "child_loses_agent", daemon.kill)[0]
+    program = start_all(daemon, compiled, "child_loses_agent", before=daemon.kill)[0]
     child = int(float(program.line().split()[1]))
     agents = [pid for pid in program.agents() if pid > child]
     assert agents, "the child has no agent"
@@ -102,5 +102,22 @@ def test_first_thread_ends(daemon, compiled):
     time.sleep(0.7)  # the agent looks five times a second whether the program is there
     assert any(p.comm == "samepage-agent" for p in program.processes())
     assert daemon.ps(program.pid), daemon.cli("ps", "--json").stdout
+    program.say()
+    program.must_finish(0)
+
+
+def test_x_signals_to_the_group_while_it_forks(daemon, compiled):
+    """The processes that make a child's agent are in its process group, and have its handlers: none runs there."""
+    program = start(daemon, compiled, "group_signals")
+    _, handlers, _, foreign = program.line(60).split()
+    assert int(handlers) > 100 and int(foreign) == 0, (handlers, foreign)
+    program.must_finish(0)
+
+
+def test_x_a_reaper_waits_for_its_children_only(daemon, compiled):
+    """Of a program that is given all orphans its agent, which is one, is no child that wait() waits for."""
+    program = start(daemon, compiled, "waits_for_all", "subreaper")
+    assert program.line() == "reaped 1 ECHILD"
+    assert program.agents()
     program.say()
     program.must_finish(0)

@@ -1,14 +1,16 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Corners of fork, threads and locking, one a run; each waits for a line on stdin when its region
- * is there to be merged, and says what it saw. usage: fork_edges CASE
+ * is there to be merged, and says what it saw. usage: fork_edges CASE [subreaper]
  */
 #include <errno.h>
 #include <pthread.h>
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
 #include <signal.h>
+#include <sched.h>
 #include <sys/ioctl.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -17,6 +19,7 @@
 #define PAGES  8192u /* 32 MiB */
 #define HALF   (PAGES / 2 * PAGE)
 #define NOBODY 65534
+#define FORKS  200u /* of which nearly each met a signal */
 
 static char *region;
 
@@ -224,6 +227,88 @@ static int child_loses_agent(void)
     return waitpid(child, &status, 0) != child || status ? 3 : 0;
 }
 
+#define NOTES 65536u
+
+static struct {
+    unsigned n;
+    pid_t in[NOTES]; /* the process that a handler ran in */
+} *notes;
+
+static void note_process(int sig)
+{
+    unsigned n = __atomic_fetch_add(&notes->n, 1, __ATOMIC_SEQ_CST);
+
+    (void)sig;
+    if (n < NOTES)
+        notes->in[n] = (pid_t)syscall(SYS_getpid);
+}
+
+static pid_t flood_group(pid_t group)
+{
+    pid_t child = fork();
+
+    if (child)
+        return child;
+    signal(SIGUSR1, SIG_IGN);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (setpgid(0, 0))
+        _exit(3);
+    for (;;) {
+        kill(-group, SIGUSR1);
+        sched_yield();
+    }
+}
+
+/* Signals for its whole process group while it forks: how many handlers ran, and how many of them in a process that
+ * it did not make. */
+static int group_signals(void)
+{
+    struct sigaction action = {.sa_handler = note_process, .sa_flags = SA_RESTART};
+    static pid_t own[FORKS + 2];
+    unsigned foreign = 0;
+
+    notes = mmap(NULL, sizeof(*notes), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (notes == MAP_FAILED || sigaction(SIGUSR1, &action, NULL))
+        die("group_signals");
+    own[0] = getpid();
+    own[1] = flood_group(getpgrp());
+    for (unsigned i = 0; i < FORKS; i++) {
+        own[i + 2] = fork();
+        if (!own[i + 2])
+            _exit(0);
+        while (waitpid(own[i + 2], NULL, 0) != own[i + 2])
+            ;
+    }
+    kill(own[1], SIGKILL);
+    waitpid(own[1], NULL, 0);
+    for (unsigned i = 0; i < notes->n && i < NOTES; i++) {
+        unsigned k = 0;
+
+        while (k < FORKS + 2 && own[k] != notes->in[i])
+            k++;
+        foreign += k == FORKS + 2;
+    }
+    printf("handlers %u foreign %u\n", notes->n, foreign);
+    fflush(stdout);
+    return 0;
+}
+
+/* Waits for all of its children until there are none. */
+static int waits_for_all(void)
+{
+    pid_t child = vfork(), got;
+    unsigned reaped = 0;
+
+    if (!child)
+        _exit(0);
+    while ((got = wait(NULL)) > 0)
+        reaped += got == child ? 1 : 100;
+    printf("reaped %u %s\n", reaped, strerrorname_np(errno));
+    fflush(stdout);
+    wait_for_line();
+    return 0;
+}
+
 int main(int argc, char **argv)
 {
     static const struct {
@@ -233,8 +318,14 @@ int main(int argc, char **argv)
                  {"child_gives_up_root", child_gives_up_root}, {"lock_all", lock_all},
                  {"first_thread_ends", first_thread_ends},
                  {"child_asks_at_once", child_asks_at_once},
-                 {"child_loses_agent", child_loses_agent}};
+                 {"child_loses_agent", child_loses_agent}, {"group_signals", group_signals},
+                 {"waits_for_all", waits_for_all}};
 
+    if (argc == 3) { /* the orphans among its descendants become its children, from before an exec on */
+        prctl(PR_SET_CHILD_SUBREAPER, 1);
+        execl(argv[0], argv[0], argv[1], NULL);
+        die("exec");
+    }
     ready();
     for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++)
         if (argc == 2 && !strcmp(argv[1], cases[i].name))
