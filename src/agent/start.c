@@ -33,6 +33,7 @@ struct sp_agent sp_agent = {.sock = -1, .uffd = -1, .uffd_sync = -1, .pagemap = 
 
 struct start {
     bool forked;
+    bool adopts; /* the program is given the orphans among its descendants as children */
     long agent;
     uint32_t spawned; /* a futex: the agent is confined, or ends */
 };
@@ -93,17 +94,23 @@ void sp_agent_spawned(void)
     sp_sys(__NR_futex, &start.spawned, FUTEX_WAKE_PRIVATE_OP, 1);
 }
 
-/* Between the program and the agent: so that the agent is nobody's child in the program (no zombie
- * of ours is ever left to it), it is made by a process that ends at once. */
+/*
+ * Between the program and the agent: so that the agent is nobody's child in the program (no zombie
+ * of ours is ever left to it), it is made by a process that ends at once. A program that is given all
+ * orphans would have it for an ordinary child then, and wait() for ever: there it is this process' brother,
+ * a child that tells of its end by no signal, which only who asks for such (__WALL) is told of.
+ */
 static void helper_entry(void)
 {
+    unsigned long brother = start.adopts ? CLONE_PARENT : 0;
+
     if (start.forked) {
         /* The child's pipes, sockets and locks must end when it closes them. The program waits for
          * this process, so when its fork returns nothing of ours holds them any more. */
         sp_sys(__NR_close_range, 0, ~0u, 0);
         sp_sys(__NR_chdir, "/");
     }
-    start.agent = clone_vm(CLONE_VM | CLONE_UNTRACED | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID,
+    start.agent = clone_vm(CLONE_VM | CLONE_UNTRACED | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | brother,
                            sp_agent.stack_top, &sp_gate_agent_tid, agent_entry);
     if (!sp_is_err(start.agent))
         wait_spawned();
@@ -163,6 +170,7 @@ void sp_agent_forked(void)
         return;
     sp_agent.program_pid = (int)sp_sys(__NR_getpid);
     start.forked = true;
+    start.adopts = sp_agent.program_pid == 1; /* it is born as no subreaper */
     if (sp_gate.dontfork)
         sp_sites_drop_unmapped(0, ~0ull);
     sp_agent_spawn();
@@ -423,6 +431,15 @@ static bool read_settings(char **env)
     return true;
 }
 
+/* The first process of its namespace is one, and who said so itself, before an exec. */
+static bool is_reaper(void)
+{
+    int said = 0;
+
+    sp_sys(__NR_prctl, PR_GET_CHILD_SUBREAPER, &said);
+    return sp_agent.program_pid == 1 || said;
+}
+
 static bool is_preloaded(char **env)
 {
     const char *list = env_get(env, "LD_PRELOAD");
@@ -469,6 +486,7 @@ __attribute__((constructor, used)) static void sp_start(int argc, char **argv, c
         say_why(why);
         return;
     }
+    start.adopts = is_reaper();
     if (sp_agent_spawn()) {
         undo();
         say_why("its agent could not be started (too many processes?)");
