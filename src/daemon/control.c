@@ -181,14 +181,13 @@ static void start_run2(struct sp_conn *conn, struct sp_domain *domain, bool off)
     sp_passes_set_run(conn->daemon, domain, SP_RUN_UNMERGE, off);
 }
 
-/* Another run of one domain is none of those who wait for another one alone. */
+/* Another run of one domain is none of those who wait for another one alone, nor of those who wait for all: the
+ * others are un-merged all the same, and at the end they are told that not everything is. */
 static void cancel_run2(struct sp_daemon *daemon, struct sp_domain *domain)
 {
     struct sp_domain *each;
 
-    if (domain)
-        sp_control_run2_done(daemon, domain, -ECANCELED);
-    sp_control_run2_done(daemon, NULL, -ECANCELED);
+    sp_control_run2_done(daemon, domain, -ECANCELED);
     TAILQ_FOREACH(each, &daemon->domains, link) {
         if (!domain)
             sp_control_run2_done(daemon, each, -ECANCELED);

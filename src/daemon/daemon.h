@@ -202,6 +202,8 @@ struct sp_daemon {
     uint64_t serial;     /* of this go of the event loop */
     unsigned sweep_tries; /* in a row, for domains without clients */
     uint64_t swept_at;    /* us: domains with clients */
+    bool run2_open;      /* run 2 of all is not over yet */
+    bool run2_left;      /* one domain's run was set to another value, before it was un-merged */
     bool run2_busy;      /* a client could not be asked while all was un-merged */
     bool run2_short;     /* memory was short for one of them */
     bool off;            /* run goes to 0 when all is un-merged */

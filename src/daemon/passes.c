@@ -256,8 +256,17 @@ static void end_run2(struct sp_daemon *daemon, int status)
         TAILQ_FOREACH(domain, &daemon->domains, link)
             sp_control_run2_done(daemon, domain, status); /* whether its turn had come or not */
     }
-    daemon->run2_busy = daemon->run2_short = false;
+    daemon->run2_open = daemon->run2_left = daemon->run2_busy = daemon->run2_short = false;
     daemon->sweep_tries = 0;
+}
+
+static int run2_status(const struct sp_daemon *daemon)
+{
+    if (daemon->run2_short)
+        return -ENOMEM;
+    if (daemon->run2_busy)
+        return -EBUSY;
+    return daemon->run2_left ? -ECANCELED : 0;
 }
 
 /* One domain is: status as of sp_engine_unmerge_step(). */
@@ -304,7 +313,7 @@ static bool unmerge_slice(struct sp_daemon *daemon)
     }
     if (domain)
         return true;
-    end_run2(daemon, daemon->run2_short ? -ENOMEM : daemon->run2_busy ? -EBUSY : 0);
+    end_run2(daemon, run2_status(daemon));
     return false;
 }
 
@@ -373,7 +382,7 @@ static int on_pass(sd_event_source *source, uint64_t usec, void *arg)
 
     if (sp_control_work(daemon, &asked_at))
         earlier(&at, sp_now_usecs());
-    else if (next_merged(daemon))
+    else if (next_merged(daemon) || daemon->run2_open) /* the last of them may have ended since */
         earlier(&at, sp_now_usecs() + (unmerge_slice(daemon) ? 0 : SWEEP_USECS));
     else if (may_merge(daemon))
         earlier(&at, merge(daemon));
@@ -431,6 +440,13 @@ static void release_held(struct sp_daemon *daemon, const struct sp_domain *domai
     }
 }
 
+/* Of run 2 of all: whoever waits for that is told at its end that this one is not. */
+static bool is_left_out(const struct sp_domain *domain, enum sp_engine_run run)
+{
+    return domain->daemon->run2_open && run != SP_RUN_UNMERGE && domain->engine &&
+           domain->value[SP_KEY_RUN] == SP_RUN_UNMERGE && !domain->all_unmerged;
+}
+
 static void set_run_of(struct sp_domain *domain, enum sp_engine_run run)
 {
     domain->value[SP_KEY_RUN] = run;
@@ -446,7 +462,8 @@ static void set_run_of_all(struct sp_daemon *daemon, enum sp_engine_run run, boo
 
     daemon->config.value[SP_KEY_RUN] = run;
     daemon->off = off;
-    daemon->run2_busy = daemon->run2_short = false;
+    daemon->run2_open = run == SP_RUN_UNMERGE;
+    daemon->run2_left = daemon->run2_busy = daemon->run2_short = false;
     TAILQ_FOREACH(domain, &daemon->domains, link)
         set_run_of(domain, run);
 }
@@ -454,10 +471,12 @@ static void set_run_of_all(struct sp_daemon *daemon, enum sp_engine_run run, boo
 void sp_passes_set_run(struct sp_daemon *daemon, struct sp_domain *domain, enum sp_engine_run run,
                        bool off)
 {
-    if (domain)
+    if (domain) {
+        daemon->run2_left |= is_left_out(domain, run);
         set_run_of(domain, run);
-    else
+    } else {
         set_run_of_all(daemon, run, off);
+    }
     if (run == SP_RUN_MERGE)
         release_held(daemon, domain);
     sp_keep_state(daemon);

@@ -241,6 +241,67 @@ def test_k13_memory_that_is_short_for_one_keeps_nobody_else_merged(serve, agents
     daemon.cli("set", "run=2")
 
 
+def connect(daemon):
+    """A connection of root's, which the daemon knows."""
+    conn = fake_agent.connect(daemon.socket)
+    conn.settimeout(place.patient(60))
+    conn.send(json.dumps({"op": "get", "key": "run"}).encode())
+    assert json.loads(conn.recv(65536))["value"] == "1"
+    return conn
+
+
+def set_run(conn, value, **domain):
+    conn.send(json.dumps({"op": "set", "key": "run", "value": value, **domain}).encode())
+
+
+def test_k13_another_run_of_a_domain_does_not_end_run_2_of_all(serve, agents):
+    """Who waits for all waits for the others, too."""
+    (asked, say), (wait, go) = os.pipe(), os.pipe()
+
+    def unmerge(agent, seq, body):
+        os.write(say, b"x")
+        os.read(wait, 1)
+        kind, answer = agent._unmerge(body)  # pylint: disable=protected-access
+        return fake_agent.packet(kind, answer, seq)
+
+    daemon = serve("")
+    pages = {0x10000: b"x" * 4096, 0x20000: b"x" * 4096}
+    agents.append(Agent(daemon.socket, NOBODY, domain=b"one", pages=pages))
+    agents.append(Agent(daemon.socket, OTHER, lie={fake_agent.UNMERGE: unmerge}, pages=pages))
+    wait_for(lambda: f"not merged: {daemon.status()}", lambda: daemon.status("pages_sharing") == 2)
+    root, other = connect(daemon), connect(daemon)
+    daemon.popen.send_signal(signal.SIGSTOP)  # both are there before anything is un-merged
+    set_run(root, "2")
+    set_run(other, "0", domain="u65534:one")
+    daemon.popen.send_signal(signal.SIGCONT)
+    assert select.select([asked], [], [], place.patient(60))[0], "the other user's program was not asked"
+    assert not select.select([root], [], [], 0)[0], f"answered before: {root.recv(65536)}"
+    os.write(go, b"x" * 64)
+    assert json.loads(root.recv(65536)).get("errno") in (None, "EAGAIN")
+    answer = json.loads(other.recv(65536))
+    assert answer["ok"], answer
+    wait_for(lambda: f"merged: {daemon.ps(agents[1].pid)}", lambda: daemon.status("pages_sharing") <= 1)
+
+
+def test_k13_run_2_ends_when_the_last_program_does(serve, agents):
+    """It goes away before its turn comes: then all is un-merged."""
+    daemon = serve("")
+    for n in range(8):
+        agents.append(Agent(daemon.socket, NOBODY, pages={0x10000: b"x" * 4096, 0x20000: b"x" * 4096}))
+        wait_for(lambda: f"not merged: {daemon.status()}", lambda: daemon.status("pages_sharing") == 1)
+        root = connect(daemon)
+        daemon.popen.send_signal(signal.SIGSTOP)  # which of both comes first is the kernel's choice
+        if n % 2:
+            agents.pop().close()
+        set_run(root, "2")
+        if not n % 2:
+            agents.pop().close()
+        daemon.popen.send_signal(signal.SIGCONT)
+        assert json.loads(root.recv(65536))["ok"]
+        root.close()
+        daemon.cli("set", "run=1")
+
+
 def test_a_slow_user_does_not_hold_up_the_passes_of_another(slow, agents):
     """The passes that another user's `wait` counts go on, each second or so: three of those with all
     the slow programs would take half a minute."""
