@@ -4,8 +4,11 @@
  * program runs as if samepage were not there, and one line says why.
  */
 #include <elf.h>
+#include <errno.h>
 #include <linux/prctl.h>
+#include <linux/resource.h>
 #include <linux/sched.h>
+#include <linux/signal.h>
 #include <linux/time_types.h>
 
 #include "agent.h"
@@ -246,6 +249,18 @@ const struct sp_linked *samepage_agent_linked(void)
     return &linked;
 }
 
+/* Where standard error is a file that has reached RLIMIT_FSIZE, the signal that would kill is taken back. */
+static void write_line(const char *line, size_t length)
+{
+    uint64_t too_large = 1ull << (SIGXFSZ - 1), old = 0;
+    struct __kernel_timespec now = {0};
+
+    sp_sys(__NR_rt_sigprocmask, BLOCK, &too_large, &old, sizeof(old));
+    if (sp_sys(__NR_write, 2, line, length) == -EFBIG && !(old & too_large))
+        sp_sys(__NR_rt_sigtimedwait, &too_large, 0, &now, sizeof(too_large));
+    sp_sys(__NR_rt_sigprocmask, SET_MASK, &old, 0, sizeof(old));
+}
+
 static void say_why(const char *why)
 {
     char line[512];
@@ -262,7 +277,7 @@ static void say_why(const char *why)
     sp_text_str(&text, ") is not merged: ");
     sp_text_str(&text, why);
     line[text.len++] = '\n';
-    sp_sys(__NR_write, 2, line, text.len);
+    write_line(line, text.len);
 }
 
 static void close_fd(int *fd)
@@ -323,6 +338,28 @@ static bool locks_future(void)
     locked = sp_is_locked((uint64_t)page, sp_agent.page_size);
     sp_sys(__NR_munmap, page, sp_agent.page_size);
     return locked;
+}
+
+/*
+ * RLIMIT_FSIZE holds for memfds, too, and the signal of who goes beyond it kills. While ours are written it is as
+ * high as the program itself may set it; *old is to be set again afterwards. False: that is not enough.
+ */
+static bool raise_file_limit(struct rlimit64 *old)
+{
+    struct rlimit64 raised;
+
+    if (sp_is_err(sp_sys(__NR_prlimit64, 0, RLIMIT_FSIZE, 0, old)))
+        return false;
+    raised = (struct rlimit64){old->rlim_max, old->rlim_max};
+    return old->rlim_cur >= FILE_BYTES ||
+           (old->rlim_max >= FILE_BYTES &&
+            !sp_is_err(sp_sys(__NR_prlimit64, 0, RLIMIT_FSIZE, &raised, 0)));
+}
+
+static void lower_file_limit(const struct rlimit64 *old)
+{
+    if (old->rlim_cur < FILE_BYTES)
+        sp_sys(__NR_prlimit64, 0, RLIMIT_FSIZE, old, 0);
 }
 
 static int set_up(char *why, size_t why_size)
@@ -453,6 +490,8 @@ static bool is_preloaded(char **env)
 __attribute__((constructor, used)) static void sp_start(int argc, char **argv, char **env)
 {
     static char why[300];
+    struct rlimit64 limit;
+    bool failed;
 
     if (!is_glibc()) {
         sp_sys(__NR_prctl, PR_GET_NAME, sp_agent.comm);
@@ -481,7 +520,13 @@ __attribute__((constructor, used)) static void sp_start(int argc, char **argv, c
         say_why("all that it maps is locked (mlockall(MCL_FUTURE)) since before samepage could see it");
         return;
     }
-    if (set_up(why, sizeof(why))) {
+    if (!raise_file_limit(&limit)) {
+        say_why("RLIMIT_FSIZE (ulimit -f) leaves no room for what samepage makes: 16 MiB");
+        return;
+    }
+    failed = set_up(why, sizeof(why)) != 0;
+    lower_file_limit(&limit);
+    if (failed) {
         undo();
         say_why(why);
         return;

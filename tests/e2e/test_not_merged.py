@@ -4,6 +4,7 @@ its own, and samepage says why in one line on stderr."""
 
 import os
 import pathlib
+import resource
 
 import pytest
 
@@ -54,6 +55,27 @@ def test_no_place_for_the_socket(make_daemon, compiled):
     daemon = make_daemon()
     program = daemon.run(compiled("exit_7"), 0.5, env={"SAMEPAGE_SOCKET": "/proc/samepage/s.sock"})
     must_say_why_and_exit_7(program)
+
+
+def test_x_no_room_in_files(daemon, compiled):
+    """RLIMIT_FSIZE, which kills who goes beyond it: a program that may not raise it runs to its end, also where
+    what samepage says does not go into stderr; one that may has it as it was."""
+    limited = ["prlimit", "--fsize=0:0", "--", place.BUILD / "samepage", "run", "--all", "--", compiled("exit_7"), 0.1]
+    program = daemon.plain(*limited)
+    program.must_finish(7)
+    assert program.stderr() == ""
+    program = daemon.plain("sh", "-c", 'exec "$@" 2>&1', "sh", *limited)
+    line = program.line()
+    assert line.startswith("samepage:") and "RLIMIT_FSIZE" in line, line
+    program.must_finish(7)
+    program = daemon.plain("prlimit", "--fsize=4096:unlimited", "--", place.BUILD / "samepage", "run", "--all", "--",
+                           compiled("x_rows"), "hold")
+    program.region()
+    assert resource.prlimit(program.pid, resource.RLIMIT_FSIZE) == (4096, resource.RLIM_INFINITY)
+    wait_for(lambda: f"{daemon.ps(program.pid)} {program.stderr()}",
+             lambda: (daemon.ps(program.pid) or {}).get("state") == "merging")
+    program.say()
+    program.must_finish(0)
 
 
 def test_program_not_found(daemon):
