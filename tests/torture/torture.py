@@ -59,7 +59,8 @@ def parse(argv):
         parser.error("minutes above 0, workers 1 to 64, threads 1 to 16, mib 8 to 4096")
     options.build = options.build.resolve()
     options.some = bool(options.only or options.without or options.calm)
-    for name in ("samepage", "samepaged", "libsamepage-agent.so", "tests/torture/torture-worker"):
+    for name in ("samepage", "samepaged", "libsamepage-agent.so", "tests/torture/torture-worker",
+                 "tests/torture/torture-linked"):
         if not (options.build / name).exists():
             parser.error(f"{options.build / name} is not built: \"make torture\" builds it")
     if options.seed is None:
@@ -71,9 +72,11 @@ def tell(options, text):
     print(text, file=sys.stderr if options.json else sys.stdout, flush=True)
 
 
-def goes_on(options, chaos, passed, seconds):
-    """A short run goes on until every action was done once: which can be when is the machine's luck."""
-    return passed < seconds or (passed < LONGER * seconds and not options.calm and not chaos.all_done())
+def goes_on(options, world, chaos, passed, seconds):
+    """A short run goes on until everything was done once: which can be when is the machine's luck."""
+    if passed < seconds or options.calm:
+        return passed < seconds
+    return passed < LONGER * seconds and not (chaos.all_done() and (options.some or world.all_done()))
 
 
 def torture(options, world, chaos, seconds):
@@ -83,7 +86,7 @@ def torture(options, world, chaos, seconds):
     world.start_daemon()
     world.cli("set", "pages_to_scan=100000")
     world.cli("set", "sleep_millisecs=0")
-    while goes_on(options, chaos, time.monotonic() - began, seconds):
+    while goes_on(options, world, chaos, time.monotonic() - began, seconds):
         chaos.fill()
         if not options.calm:
             chaos.act()

@@ -57,7 +57,7 @@ class Chaos:
         self.began, self.flooded = None, 0
         self.cgroup, self.why_no_cgroup = self._make_cgroup()
         self.files = files.Files(world)
-        self.zeros, self.sharing = False, SHARING  # use_zero_pages, max_page_sharing as they are now
+        self.zeros, self.sharing = False, SHARING  # use_zero_pages, max_page_sharing: the next daemon keeps them
 
     @staticmethod
     def _make_cgroup():
@@ -83,7 +83,8 @@ class Chaos:
 
     def how(self, **fixed):
         chance = self.random.random
-        return {"advise": chance() < 0.15, "domain": "other" if chance() < 0.15 else None,
+        linked = chance() < 0.15 or not any(w.how["linked"] for w in self.world.workers)
+        return {"linked": linked, "advise": chance() < (0.4 if linked else 0.15), "domain": "other" if chance() < 0.15 else None,
                 "fault": None, "mappings": 0, "short": False, "cgroup": None, **fixed}
 
     def fill(self):
@@ -306,7 +307,6 @@ class Chaos:
     def _daemon_again(self):
         time.sleep(self.random.random() * 0.5)
         self.world.start_daemon()
-        self.zeros, self.sharing = False, SHARING
         self._fast(*FAST)
         self._run_1()
 

@@ -44,7 +44,10 @@ class Worker:
         flags = ["run"] + ([] if how["advise"] else ["--all"])
         if how["domain"]:
             flags += ["--domain", how["domain"]]
-        argv = [world.samepage, *flags, "--", world.worker, "--seed", world.seed, "--id", number,
+        program = [world.samepage, *flags, "--", world.linked if how["linked"] else world.worker]
+        if how["linked"] and how["advise"]:  # nothing but the library brings the agent in
+            program = [world.linked]
+        argv = [*program, "--seed", world.seed, "--id", number,
                 "--threads", world.options.threads, "--mib", world.options.mib, "--directory",
                 self.directory, "--stats", self.stats.path]
         argv += ["--advise"] if how["advise"] else []
@@ -53,6 +56,8 @@ class Worker:
         argv += ["--only", world.options.only] if world.options.only else []
         argv += ["--without", world.options.without] if world.options.without else []
         env = dict(world.env)
+        if how["domain"]:
+            env["SAMEPAGE_DOMAIN"] = how["domain"]
         if how["fault"]:
             env["SAMEPAGE_FAULT"] = how["fault"]
         if world.options.hold:
@@ -178,6 +183,7 @@ class World:
         self.samepage = options.build / "samepage"
         self.samepaged = options.build / "samepaged"
         self.worker = options.build / "tests" / "torture" / "torture-worker"
+        self.linked = options.build / "tests" / "torture" / "torture-linked"
         self.env = {**os.environ, "SAMEPAGE_SOCKET": str(directory / "s.sock")}
         self.ops = run_quietly([self.worker, "--ops"], self.env).stdout.split()
         self.daemon, self.workers, self.made = None, [], 0
@@ -294,6 +300,10 @@ class World:
             for mine, its in zip(sums, worker.stats.counts(len(self.ops))):
                 mine[:] = [a + b for a, b in zip(mine, its)]
         return dict(zip(self.ops, zip(*sums)))
+
+    def all_done(self):
+        """Was every operation of the workers done that can be?"""
+        return all(done or not_here for done, _, not_here in self.counts().values())
 
     def checked(self):
         return self.pages_checked + sum(w.stats.pages_checked for w in self.workers)

@@ -18,7 +18,11 @@
 #define TITLE    0x215245524f525254ull
 #define COUNTING 4u
 #define LAST     (WORDS - 1)
-#define ODD      0xd6e8feb86659fd93ull
+/* Documentation/admin-guide/mm/pagemap.rst */
+#define PAGE_PRESENT (1ull << 63)
+#define PAGE_SWAPPED (1ull << 62)
+#define PAGE_OF_FILE (1ull << 61)
+#define ODD          0xd6e8feb86659fd93ull
 
 static uint64_t owner_of(const struct page *page)
 {
@@ -159,6 +163,13 @@ static uint64_t pagemap_entry(const void *at)
     if (fd >= 0)
         close(fd);
     return entry;
+}
+
+bool page_is_merged(const void *at)
+{
+    uint64_t entry = pagemap_entry(at);
+
+    return (entry & PAGE_OF_FILE) || !(entry & (PAGE_PRESENT | PAGE_SWAPPED));
 }
 
 static const char *name_of_op(uint64_t i)

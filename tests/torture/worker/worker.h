@@ -49,7 +49,7 @@ struct block {
     uint32_t npages, max_pages;
     uint32_t number; /* of page 0, where the block is filled so that others have it too */
     uint32_t pins; /* rings and pipes that refer to its pages: these must stay the pages they are */
-    uint32_t stays; /* children left by fork-stay that look at its pages; atomically */
+    uint32_t stays;    /* children left by fork-stay that look at its pages; atomically */
     struct page *page; /* max_pages of them */
 };
 
@@ -86,6 +86,13 @@ struct options {
     bool enomem_ok;             /* memory or mappings are kept short from outside */
 };
 
+/* Memory of a thread's own that is advised, and locked or bound: ops_advised.c. */
+struct advised {
+    char *base;  /* NULL: not now */
+    bool merged; /* at the last look */
+    struct page *page;
+};
+
 /* One thread, or a child in the place of one. */
 struct actor {
     uint32_t index;
@@ -99,6 +106,7 @@ struct actor {
     struct spliced *spliced;
     pid_t child[4];
     struct block *stayed[4]; /* the block of each */
+    struct advised locked, bound;
 };
 #define BUFFER_PAGES 64u
 
@@ -133,6 +141,9 @@ void page_check_zero(const void *at, const char *when);
 /* The same for a copy of the page, which came the way that `when` says. */
 bool page_is(const void *at, const struct page *page);
 void page_add(void *at, struct page *page);
+/* Does a frame of the pool lie there? Of a page that was written: such a frame has no entry until
+ * it is touched. */
+bool page_is_merged(const void *at);
 /* Something else than a byte is not as it must be. */
 void wrong(const char *what, const char *when) __attribute__((noreturn));
 void fatal(const char *what) __attribute__((noreturn));
@@ -224,6 +235,9 @@ OP(op_mbind);
 OP(op_home_node);
 OP(op_name);
 bool protect_init(void);
+/* ops_advised.c */
+OP(op_mlock_advised);
+OP(op_mbind_advised);
 /* ops_advise.c */
 OP(op_dontneed);
 OP(op_dontneed_locked);
@@ -282,6 +296,10 @@ OP(op_child_mseal);
 OP(op_child_userfaultfd);
 OP(op_child_undumpable);
 OP(op_child_locks_future);
+/* ops_library.c: what libsamepage does, where the worker is linked with it. */
+OP(op_library_merge_now);
+OP(op_library_advise);
+OP(op_library_statistics);
 /* ops_trace.c: looked at by another process. */
 OP(op_ptrace);
 OP(op_vm_child);
