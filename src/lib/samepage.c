@@ -179,6 +179,21 @@ int samepage_merge_now(void *address, size_t length, int timeout_ms, struct same
     return ret;
 }
 
+/* Pages that have an equal, and no mapping was spent on: as `samepage explain` counts them. */
+static uint64_t pages_left(const struct sp_linked *linked, const char *self)
+{
+    char request[64], answer[SP_ANSWER_MAX + 1];
+    const char *pages;
+
+    snprintf(request, sizeof(request), "{\"op\":\"explain\",\"pid\":%u}",
+             (unsigned)sp_lib_number(self, "pid")); /* as the daemon numbers processes */
+    if (ask(linked, request, PATIENCE_MS, answer) != SAMEPAGE_DONE)
+        return 0;
+    pages = strstr(answer, "\"pages\":{");
+    return pages ? (uint64_t)(sp_lib_number(pages, "mappings") + sp_lib_number(pages, "short_run"))
+                 : 0;
+}
+
 int samepage_statistics(struct samepage_statistics *statistics)
 {
     struct samepage_statistics s = {.size = statistics->size};
@@ -194,6 +209,11 @@ int samepage_statistics(struct samepage_statistics *statistics)
         s.frames = (uint64_t)sp_lib_number(answer, "pages_shared");
         s.frames_sites = s.frames + (uint64_t)sp_lib_number(answer, "pages_sharing");
         s.cpu_seconds = sp_lib_number(answer, "cpu_seconds");
+        s.mappings = (uint64_t)sp_lib_number(answer, "mappings");
+        s.mappings_budget = (uint64_t)sp_lib_number(answer, "mappings_budget");
+        if (s.size >= sizeof(s)) /* it takes a look at all pages: not for who cannot be told */
+            s.pages_left = pages_left(linked, answer);
+        why[0] = 0;
     }
     memcpy(statistics, &s, s.size < sizeof(s) ? s.size : sizeof(s));
     errno = err;

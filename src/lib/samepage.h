@@ -80,6 +80,11 @@ struct samepage_statistics {
                         domain's */
     uint64_t frames_sites; /* pages that they take the place of, in all those programs */
     double cpu_seconds;    /* that merging has used in this program */
+    /* A page whose neighbours do not go on as its like's do needs a mapping for itself alone. */
+    uint64_t mappings;        /* that merging uses in this program, */
+    uint64_t mappings_budget; /* of so many that it may use */
+    uint64_t pages_left;      /* equal to others, and left alone to save mappings; 0 also if it
+                                 cannot be told now */
 };
 
 /* How this process is merged. All zeros with SAMEPAGE_NOT_MERGED. */

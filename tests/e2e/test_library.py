@@ -45,11 +45,24 @@ def test_library_merges_now(daemon):
     assert merged(program.line()) == (2048, 2048)
     assert re.fullmatch(r"statistics done: tracked 2048 merged 2048 frames 2048 sites 4096 cpu some",
                         program.line())
+    assert re.fullmatch(r"mappings [1-9]\d* of [1-9]\d*, 0 pages left", program.line())
     merged(program.line())
     assert program.line() == "dont done: "
     finish(program)
     other.say()
     finish(other)
+
+
+def test_library_tells_what_the_mappings_do_not_suffice_for(daemon):
+    """All has been decided when samepage_merge_now() returns, but for what a partner refused."""
+    daemon.set(max_mappings=100)
+    program = start(daemon, "apart", 4)
+    pages, _ = merged(program.line())
+    program.line()
+    told = re.fullmatch(r"mappings (\d+) of 100, (\d+) pages left", line := program.line())
+    assert told, line
+    assert 0 < pages < 100 and 0 < int(told[1]) <= 100 and 256 <= int(told[2]) <= 512 - pages, (pages, line)
+    finish(program)
 
 
 @pytest.mark.parametrize("mode", ["threads", "fork", "constant"])
@@ -88,6 +101,7 @@ def test_library_without_daemon(make_daemon):
     assert program.line().startswith("init not-merged: no samepaged answers at ")
     assert merged(program.line(), "not-merged") == (0, 1024)
     assert program.line() == "statistics not-merged: tracked 0 merged 0 frames 0 sites 0 cpu none"
+    assert program.line() == "mappings 0 of 0, 0 pages left"
     assert merged(program.line(), "not-merged") == (0, 1024)
     assert program.line() == "dont done: "
     finish(program)

@@ -8,6 +8,7 @@
  *   constant says that its memory will not change; on a line changes it
  *   threads  merges now while four threads write in the range
  *   fork     a child merges what it inherits
+ *   apart    merges now pages that need a mapping each; prints the statistics
  *   wrong    arguments that are wrong in any program
  *   late     merges with a limit of 50 milliseconds
  */
@@ -54,6 +55,9 @@ static void statistics(void)
            (unsigned long long)s.pages_tracked, (unsigned long long)s.pages_merged,
            (unsigned long long)s.frames, (unsigned long long)s.frames_sites,
            s.cpu_seconds > 0 ? "some" : "none");
+    printf("mappings %llu of %llu, %llu pages left\n", (unsigned long long)s.mappings,
+           (unsigned long long)s.mappings_budget, (unsigned long long)s.pages_left);
+    fflush(stdout);
 }
 
 static int wait_line(void)
@@ -134,6 +138,18 @@ static void wrong_uses(void)
     say("nothing", samepage_advise(region, 0, SAMEPAGE_DONT_MERGE));
 }
 
+/* Every second page is like others, alone. */
+static void merge_apart(void)
+{
+    for (size_t i = 0; i < npages; i++)
+        pattern_fill(region + i * PAGE, i % 2 ? i / 32 % 8 : i + (uint64_t)getpid() * npages, 0);
+    merge(-1);
+    statistics();
+    for (size_t i = 0; i < npages; i++)
+        pattern_check(region + i * PAGE, i % 2 ? i / 32 % 8 : i + (uint64_t)getpid() * npages, 0,
+                      "apart");
+}
+
 int main(int argc, char **argv)
 {
     const char *mode = argc > 1 ? argv[1] : "merge";
@@ -159,6 +175,8 @@ int main(int argc, char **argv)
         merge_beside_threads();
     } else if (!strcmp(mode, "fork")) {
         return merge_in_child();
+    } else if (!strcmp(mode, "apart")) {
+        merge_apart();
     } else if (!strcmp(mode, "wrong")) {
         wrong_uses();
     } else if (!strcmp(mode, "late")) {
