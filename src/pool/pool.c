@@ -144,6 +144,7 @@ static struct sp_pool_record record_of(const struct sp_pool_segment *segment)
         .set = segment->set->id,
         .segment = segment->id,
         .npages = segment->npages,
+        .node = (uint64_t)(segment->node + 1),
     };
 }
 
@@ -192,7 +193,7 @@ static uint32_t pick_id(struct sp_pool *pool)
 }
 
 /* Room first, then the file: whatever fails, the limit is again what the segments need. */
-static int open_segment(struct sp_pool_set *set, struct sp_pool_segment **out)
+static int open_segment(struct sp_pool_set *set, int node, struct sp_pool_segment **out)
 {
     struct sp_pool *pool = set->pool;
     uint32_t id = pick_id(pool);
@@ -203,7 +204,7 @@ static int open_segment(struct sp_pool_set *set, struct sp_pool_segment **out)
     err = set_limit(pool, SP_POOL_SEGMENT_PAGES);
     if (err)
         return err == -ENOMEM ? -ENOMEM : -ENOSPC;
-    err = sp_pool_segment_create(out, &pool->mount, id, SP_POOL_SEGMENT_PAGES);
+    err = sp_pool_segment_create(out, &pool->mount, id, SP_POOL_SEGMENT_PAGES, node);
     if (err) {
         set_limit(pool, 0);
         return err == -ENOMEM ? -ENOMEM : -ENOSPC;
@@ -213,15 +214,16 @@ static int open_segment(struct sp_pool_set *set, struct sp_pool_segment **out)
     return 0;
 }
 
-/* Of the segments with the most room, up to want, the one that is fullest, so that others become
+/* Of the node's segments with the most room, up to want, the one that is fullest, so that others become
  * free. NULL: none has room. */
-static struct sp_pool_segment *best_segment(struct sp_pool_set *set, unsigned want, unsigned *room)
+static struct sp_pool_segment *best_segment(struct sp_pool_set *set, int node, unsigned want,
+                                            unsigned *room)
 {
     struct sp_pool_segment *best = NULL;
 
     *room = 0;
     for (struct sp_pool_segment *s = set->segments; s; s = s->next) {
-        unsigned r = sp_pool_segment_room(s, want);
+        unsigned r = s->node == node ? sp_pool_segment_room(s, want) : 0;
 
         if (r > *room || (r && r == *room && s->used > best->used)) {
             best = s;
@@ -234,6 +236,12 @@ static struct sp_pool_segment *best_segment(struct sp_pool_set *set, unsigned wa
 int sp_pool_alloc(struct sp_pool_set *set, unsigned want, uint32_t *segment, uint32_t *index,
                   unsigned *got)
 {
+    return sp_pool_alloc_on(set, -1, want, segment, index, got);
+}
+
+int sp_pool_alloc_on(struct sp_pool_set *set, int node, unsigned want, uint32_t *segment,
+                     uint32_t *index, unsigned *got)
+{
     struct sp_pool_segment *best, *fresh;
     unsigned room;
 
@@ -241,9 +249,9 @@ int sp_pool_alloc(struct sp_pool_set *set, unsigned want, uint32_t *segment, uin
         return -EINVAL;
     if (want > SP_POOL_SEGMENT_PAGES)
         want = SP_POOL_SEGMENT_PAGES;
-    best = best_segment(set, want, &room);
+    best = best_segment(set, node, want, &room);
     if (room < want) {
-        int err = open_segment(set, &fresh);
+        int err = open_segment(set, node, &fresh);
 
         if (!err)
             best = fresh;
@@ -253,6 +261,28 @@ int sp_pool_alloc(struct sp_pool_set *set, unsigned want, uint32_t *segment, uin
     *got = sp_pool_segment_take(best, want, index);
     *segment = best->id;
     return 0;
+}
+
+int sp_pool_segment_node(struct sp_pool_set *set, uint32_t segment)
+{
+    struct sp_pool_segment *s = find_segment(set, segment);
+
+    return s ? s->node : -1;
+}
+
+int sp_pool_nodes(struct sp_pool_set *set, uint32_t segment, uint32_t index, unsigned n, int *node)
+{
+    struct sp_pool_segment *s = find_segment(set, segment);
+
+    return s ? sp_pool_segment_nodes(s, index, n, node) : -ENOENT;
+}
+
+void sp_pool_empty(struct sp_pool_set *set, uint32_t segment, uint32_t index, unsigned n)
+{
+    struct sp_pool_segment *s = find_segment(set, segment);
+
+    if (s)
+        sp_pool_segment_empty(s, index, n);
 }
 
 void sp_pool_unalloc(struct sp_pool_set *set, uint32_t segment, uint32_t index, unsigned n)
@@ -454,7 +484,8 @@ static int import_segment(struct sp_pool *pool, const struct sp_pool_record *rec
     int err;
 
     if (!record->segment || record->segment >= SP_POOL_IDS || !record->npages ||
-        record->npages > SP_POOL_SEGMENT_PAGES_LIMIT || pool->segment[record->segment])
+        record->npages > SP_POOL_SEGMENT_PAGES_LIMIT || record->node > SP_POOL_NODES ||
+        pool->segment[record->segment])
         return -EINVAL;
     set = sp_pool_set_new(pool, record->set);
     if (!set)
@@ -462,6 +493,7 @@ static int import_segment(struct sp_pool *pool, const struct sp_pool_record *rec
     err = sp_pool_segment_adopt(&segment, &pool->mount, record->segment, record->npages, fd);
     if (err)
         return err;
+    segment->node = (int)record->node - 1;
     add_segment(set, segment);
     if (record->segment >= pool->next_id)
         pool->next_id = (record->segment + 1) % SP_POOL_IDS;

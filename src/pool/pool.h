@@ -60,6 +60,18 @@ void sp_pool_set_retire(struct sp_pool_set *set);
  */
 int sp_pool_alloc(struct sp_pool_set *set, unsigned want, uint32_t *segment, uint32_t *index,
                   unsigned *got);
+/* The same, in segments whose memory is taken from that node as long as it has some (N1); -1: any. */
+int sp_pool_alloc_on(struct sp_pool_set *set, int node, unsigned want, uint32_t *segment,
+                     uint32_t *index, unsigned *got);
+/* The node that a segment's memory is wanted from, -1: any, or no such segment. */
+int sp_pool_segment_node(struct sp_pool_set *set, uint32_t segment);
+/*
+ * On which node each of n neighbouring frames lies (N3), as far as this process has looked at it; -1
+ * where that is not known. n at most 128. 0, or a negative errno.
+ */
+int sp_pool_nodes(struct sp_pool_set *set, uint32_t segment, uint32_t index, unsigned n, int *node);
+/* Gives the memory of frames back that no client ever mapped; they may be written again. */
+void sp_pool_empty(struct sp_pool_set *set, uint32_t segment, uint32_t index, unsigned n);
 /* Gives back frames that no client ever mapped. */
 void sp_pool_unalloc(struct sp_pool_set *set, uint32_t segment, uint32_t index, unsigned n);
 /* The frame has no site left that the engine knows. Its bytes stay. */
@@ -119,7 +131,8 @@ void sp_pool_set_counters(const struct sp_pool_set *set, struct sp_pool_counters
 struct sp_pool_record {
     uint32_t kind; /* 1: rw mount, 2: ro mount, 3: segment */
     uint32_t set, segment, npages;
-    uint64_t reserved[6];
+    uint64_t node; /* of a segment: that it is wanted from, and one; 0: any */
+    uint64_t reserved[5];
 };
 typedef void (*sp_pool_export_fn)(void *arg, const struct sp_pool_record *record, int fd);
 void sp_pool_export(struct sp_pool *pool, sp_pool_export_fn fn, void *arg);

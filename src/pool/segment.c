@@ -45,13 +45,14 @@ static struct sp_pool_segment *segment_alloc(uint32_t id, uint32_t npages)
     segment->id = id;
     segment->npages = npages;
     segment->fd = -1;
+    segment->node = -1;
     segment->used_map = (uint64_t *)(segment + 1);
     segment->returned_map = segment->used_map + words;
     return segment;
 }
 
 int sp_pool_segment_create(struct sp_pool_segment **out, const struct sp_pool_mount *mount,
-                           uint32_t id, uint32_t npages)
+                           uint32_t id, uint32_t npages, int node)
 {
     struct sp_pool_segment *segment = segment_alloc(id, npages);
     char name[16];
@@ -67,11 +68,16 @@ int sp_pool_segment_create(struct sp_pool_segment **out, const struct sp_pool_mo
     }
     if (ftruncate(segment->fd, (off_t)(npages * page_size()))) {
         err = -errno;
-        unlinkat(mount->rw, name, 0);
-        goto fail;
+        goto unlink;
     }
+    segment->node = node;
+    err = node < 0 ? 0 : sp_pool_segment_prefer(segment);
+    if (err)
+        goto unlink;
     *out = segment;
     return 0;
+unlink:
+    unlinkat(mount->rw, name, 0);
 fail:
     sp_pool_segment_close(segment);
     return err;
@@ -254,7 +260,7 @@ int sp_pool_segment_claim(struct sp_pool_segment *segment, uint32_t index)
     return 0;
 }
 
-static int map_view(struct sp_pool_segment *segment)
+int sp_pool_segment_map(struct sp_pool_segment *segment)
 {
     size_t size = segment->npages * page_size();
     void *view = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, segment->fd, 0);
@@ -297,7 +303,7 @@ void *sp_pool_segment_at(struct sp_pool_segment *segment, uint32_t index)
 {
     if (index >= segment->bump)
         return NULL;
-    if (!segment->view && map_view(segment))
+    if (!segment->view && sp_pool_segment_map(segment))
         return NULL;
     return (char *)segment->view + index * page_size();
 }

@@ -19,6 +19,7 @@ struct sp_pool_segment {
     struct sp_pool_segment *next; /* in its set */
     struct sp_pool_set *set;
     uint32_t id, npages;
+    int node;       /* that its memory is wanted from, -1: any (nodes.c) */
     uint32_t bump, used, returned;
     int fd;         /* the one descriptor for writing; the keeper's is a dup of it */
     void *view;     /* NULL until a frame is asked for, and after a try to free */
@@ -29,9 +30,9 @@ struct sp_pool_segment {
     uint64_t *used_map, *returned_map;
 };
 
-/* Makes the file of npages pages, empty. 0 or a negative errno. */
+/* Makes the file of npages pages, empty, with memory of that node (-1: any). 0 or a negative errno. */
 int sp_pool_segment_create(struct sp_pool_segment **out, const struct sp_pool_mount *mount,
-                           uint32_t id, uint32_t npages);
+                           uint32_t id, uint32_t npages, int node);
 /* Takes over fd, the descriptor that another process made: it is the segment's if 0 is returned.
  * Frames that hold memory count as handed out. -ENOENT: the file was being freed when its daemon
  * was killed. -EINVAL: not such a file. */
@@ -56,11 +57,23 @@ int sp_pool_segment_write(struct sp_pool_segment *segment, uint32_t index, unsig
                           const void *bytes);
 /* The daemon's view, mapped when first asked for. NULL: no such frame, or no memory. */
 void *sp_pool_segment_at(struct sp_pool_segment *segment, uint32_t index);
+/* Maps it. 0 or a negative errno. */
+int sp_pool_segment_map(struct sp_pool_segment *segment);
 /*
  * Frees the file's memory and name if no other open description and no mapping of it exists (K9);
  * the caller closes the segment then. The view is gone in any case. -EBUSY: something is left.
  */
 int sp_pool_segment_destroy(struct sp_pool_segment *segment, const struct sp_pool_mount *mount);
+
+/* nodes.c */
+#define SP_POOL_NODES      64 /* numbers below it are nodes (N1) */
+#define SP_POOL_NODES_MOST 128u
+/* Has the kernel take the file's memory from segment->node for as long as that has some. Errors of mbind(2). */
+int sp_pool_segment_prefer(struct sp_pool_segment *segment);
+/* Where n frames, at most SP_POOL_NODES_MOST, lie as far as they are in the view: else -1. */
+int sp_pool_segment_nodes(struct sp_pool_segment *segment, uint32_t index, unsigned n, int *node);
+/* Gives back the memory of frames that no client ever mapped. */
+void sp_pool_segment_empty(struct sp_pool_segment *segment, uint32_t index, unsigned n);
 
 /* The file's name in the tmpfs; name has room for 16. */
 void sp_pool_segment_name(uint32_t id, char name[16]);

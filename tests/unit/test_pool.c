@@ -532,6 +532,82 @@ static void d1_import_after_a_kill_in_between(void **state)
     close(mapped);
 }
 
+static void n1_frames_are_taken_from_the_node_that_is_wanted(void **state)
+{
+    struct fixture *f = *state;
+    struct sp_pool_counters before, after;
+    uint32_t s, any, index, first;
+    char bytes[4 * 65536] = {1};
+    int node[4], other;
+    unsigned got;
+
+    if (sp_pool_alloc_on(f->set, 0, 4, &s, &first, &got)) {
+        print_message("no memory policy can be set here\n");
+        skip();
+    }
+    assert_int_equal(got, 4);
+    assert_int_equal(sp_pool_segment_node(f->set, s), 0);
+    assert_int_equal(sp_pool_alloc(f->set, 1, &any, &index, &got), 0);
+    assert_int_not_equal(any, s);
+    assert_int_equal(sp_pool_segment_node(f->set, any), -1);
+    assert_int_equal(sp_pool_segment_node(f->set, 999), -1);
+    assert_int_equal(sp_pool_write(f->set, s, first, 4, bytes), 0);
+    for (unsigned i = 0; i < 4; i++)
+        assert_int_equal(((char *)sp_pool_frame(f->set, s, first + i))[0], i == 0);
+    assert_int_equal(sp_pool_nodes(f->set, s, first, 4, node), 0);
+    for (unsigned i = 0; i < 4; i++)
+        assert_int_equal(node[i], 0);
+    assert_int_equal(sp_pool_nodes(f->set, s, SP_POOL_SEGMENT_PAGES - 1, 2, node), -EINVAL);
+    assert_int_equal(sp_pool_nodes(f->set, s, 0, 129, node), -EINVAL);
+    assert_int_equal(sp_pool_nodes(f->set, 999, 0, 1, &other), -ENOENT);
+    /* What was never given to a client can be emptied, and filled again. */
+    sp_pool_set_counters(f->set, &before);
+    sp_pool_empty(f->set, s, first + 1, 2);
+    sp_pool_set_counters(f->set, &after);
+    assert_int_equal(before.bytes - after.bytes, 2 * PAGE);
+    assert_int_equal(sp_pool_nodes(f->set, s, first, 4, node), 0);
+    assert_int_equal(node[1], -1);
+    assert_int_equal(node[3], 0);
+    assert_int_equal(sp_pool_write(f->set, s, first + 1, 2, bytes), 0);
+    /* There is no such node here, or number. */
+    assert_true(sp_pool_alloc_on(f->set, 63, 1, &any, &index, &got) < 0);
+    assert_true(sp_pool_alloc_on(f->set, 64, 1, &any, &index, &got) < 0);
+    assert_int_equal(segments(f), 2);
+}
+
+static void d1_n1_import_knows_of_which_node_segments_are(void **state)
+{
+    struct fixture *f = *state;
+    struct kept k = {.n = 0};
+    struct sp_pool *next;
+    uint32_t s, i, again;
+    unsigned got;
+    char why[200] = "";
+
+    if (sp_pool_alloc_on(f->set, 0, 1, &s, &i, &got)) {
+        print_message("no memory policy can be set here\n");
+        skip();
+    }
+    memset(sp_pool_frame(f->set, s, i), 1, PAGE);
+    sp_pool_export(f->pool, keep, &k);
+    assert_int_equal(k.n, 3);
+    k.record[2].node = 65;
+    assert_int_equal(sp_pool_import(&next, k.record, k.fd, k.n, why, sizeof(why)), -EINVAL);
+    k.record[2].node = 1;
+    sp_pool_free(f->pool);
+    f->pool = NULL;
+    assert_int_equal(sp_pool_import(&next, k.record, k.fd, k.n, why, sizeof(why)), 0);
+    f->pool = next;
+    f->set = sp_pool_set_find(next, 7);
+    assert_int_equal(sp_pool_claim(f->set, s, i), 0);
+    sp_pool_import_end(next);
+    assert_int_equal(sp_pool_segment_node(f->set, s), 0);
+    assert_int_equal(sp_pool_alloc_on(f->set, 0, 1, &again, &i, &got), 0);
+    assert_int_equal(again, s);
+    assert_int_equal(sp_pool_alloc(f->set, 1, &again, &i, &got), 0);
+    assert_int_not_equal(again, s);
+}
+
 static void import_refuses_what_is_not_a_pool(void **state)
 {
     struct fixture *f = *state;
@@ -579,6 +655,8 @@ int main(void)
         T(size_limit_follows_the_segments),
         T(d1_export_import_keeps_claimed_frames),
         T(d1_import_after_a_kill_in_between),
+        T(n1_frames_are_taken_from_the_node_that_is_wanted),
+        T(d1_n1_import_knows_of_which_node_segments_are),
         T(import_refuses_what_is_not_a_pool),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
