@@ -106,6 +106,7 @@ struct sp_agent {
     bool test_features; /* test builds: the kernel is to look too old */
     bool test_no_mseal; /* test builds: ... older than 6.10 */
     bool test_no_ksm;   /* test builds: the kernel is to look as one without KSM to the gate */
+    uint64_t test_nodes; /* test builds: see nodes.c; 0: pages lie where the kernel says */
     bool test_hasty;    /* test builds: pages rest for a 64th of the time (lasting.c) */
 };
 
@@ -346,6 +347,14 @@ struct sp_robust {
 /* Finds those of all threads. Who takes one afterwards writes to it. */
 void sp_robust_find(struct sp_robust *robust);
 bool sp_robust_in(const struct sp_robust *robust, uint64_t addr, uint64_t end);
+
+/* nodes.c: on which node of the machine's memory pages lie (N1). */
+/* Puts it into the addresses of n pages, at most SP_REPORT_PAGES. */
+void sp_nodes_tell(struct sp_page_hash *page, uint32_t n);
+/* Looks where the pages of a run that names a node lie, for sp_nodes_differ(); not with pages in the air. */
+void sp_nodes_look(const struct sp_merge_run *run);
+/* Does page k of the run that was looked at last lie on another node than it names, or is that not known? */
+bool sp_nodes_differ(const struct sp_merge_run *run, uint32_t k);
 
 /* lift.c */
 /* Merges the runs of ask; result gets one enum sp_result a page. */

@@ -101,6 +101,16 @@ static struct sock_filter filter[] = {
     BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, PR_GET_DUMPABLE, 0, 1),
     ALLOW,
     DENY,
+    /* move_pages: only asking where pages of one's own lie, moving none. */
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_move_pages, 0, 8),
+    LOAD(ARG(0)),
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 5),
+    LOAD(ARG(3)),
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 3),
+    LOAD(ARG(3) + 4),
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 1),
+    ALLOW,
+    DENY,
     /* msync: only asking whether memory is locked. */
     BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_msync, 0, 4),
     LOAD(ARG(2)),

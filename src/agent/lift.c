@@ -623,6 +623,7 @@ void sp_lift_merge(const struct sp_merge_ask *ask, uint8_t *result)
     for (uint32_t r = 0; r < ask->nruns; r++) {
         const struct sp_merge_run *run = &ask->run[r];
 
+        sp_nodes_look(run);
         for (uint32_t k = 0; k < run->npages; k++, slot++) {
             uint64_t addr = page_at(run->addr, k);
             bool zeros = run->segment == SP_SEGMENT_ZEROS;
@@ -640,6 +641,10 @@ void sp_lift_merge(const struct sp_merge_ask *ask, uint8_t *result)
             }
             if (sp_spliced_any(addr, addr + sp_agent.page_size)) {
                 result[slot] = SP_PINNED;
+                continue;
+            }
+            if (sp_nodes_differ(run, k)) {
+                result[slot] = SP_OTHER_NODE;
                 continue;
             }
             if (sp_sitemap_any(addr, addr + sp_agent.page_size)) {

@@ -32,6 +32,8 @@ static void serve_scan(const struct sp_msg *msg, const struct sp_scan_ask *ask)
         checked.budget = SP_REPORT_PAGES;
     sp_agent.max_mappings = checked.max_mappings;
     sp_track_scan(&checked, &found);
+    if (checked.flags & SP_SCAN_NODES)
+        sp_nodes_tell(found.page, found.head.npages);
     memcpy(packet, &found.head, n);
     memcpy(packet + n, found.page, found.head.npages * sizeof(found.page[0]));
     n += found.head.npages * sizeof(found.page[0]);

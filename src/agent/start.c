@@ -463,6 +463,11 @@ static bool read_settings(char **env)
     sp_agent.test_features = env_get(env, "SAMEPAGE_TEST_FEATURES") != NULL;
     sp_agent.test_no_mseal = env_get(env, "SAMEPAGE_TEST_NO_MSEAL") != NULL;
     sp_agent.test_no_ksm = env_get(env, "SAMEPAGE_TEST_NO_KSM") != NULL;
+    if (env_get(env, "SAMEPAGE_TEST_NODES_AT")) {
+        const char *number = env_get(env, "SAMEPAGE_TEST_NODES_AT");
+
+        sp_agent.test_nodes = sp_parse_dec(&number, number + sp_strlen(number));
+    }
     sp_agent.test_hasty = env_get(env, "SAMEPAGE_TEST_HASTY") != NULL;
 #endif
     return true;

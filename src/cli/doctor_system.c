@@ -136,7 +136,7 @@ static void check_numa(struct sp_checks *checks)
     unsigned nodes = count_nodes();
 
     sp_checks_add(checks, "NUMA", nodes > 1 ? SP_STATE_WARNING : SP_STATE_OK,
-                  "a --domain for the programs of each node, if distance matters",
+                  "samepage set merge_across_nodes=0, while nothing is merged, if distance matters",
                   nodes > 1 ? "%u nodes: a frame lies on one of them" : "%u node",
                   nodes ? nodes : 1);
 }

@@ -132,6 +132,7 @@ struct sp_zeroed {
 #define SP_SCAN_RESTART 0x1u /* forget what was hashed: report every quiet page again */
 #define SP_SCAN_WRITTEN 0x2u /* report pages too that were written after their merge: the daemon saw
                                 nothing that could have them pinned */
+#define SP_SCAN_NODES 0x8u /* say on which node of memory each page lies (SP_PAGE_NODE) */
 
 #define SP_SCAN_NOW 0x4u /* read the mappings, however short ago that was: somebody waits for this pass */
 
@@ -148,6 +149,11 @@ struct sp_scan_ask {
 };
 
 #define SP_PAGE_KEPT 0x1u /* in addr: it was merged before; a mapping of the pool held it, or holds it yet */
+
+/* In addr, where SP_SCAN_NODES asked for it: the node that the page lies on, and one; 0: that is not known. */
+#define SP_WIRE_NODES 64u
+#define SP_PAGE_NODE_SHIFT 1u
+#define SP_PAGE_NODE (0x7full << SP_PAGE_NODE_SHIFT)
 
 struct sp_page_hash {
     uint64_t addr;
@@ -202,6 +208,9 @@ struct sp_filled {
 #define SP_MERGE_BREAK_FORK 0x1u /* take a page that fork still shares, by copying it first (K8) */
 #define SP_MERGE_WRITTEN 0x2u    /* a page written after its merge is to be held */
 #define SP_MERGE_LOOKED 0x4u     /* it was, and nothing has it pinned: now merge it */
+/* The node, and one, that all pages of the run must lie on, else they get SP_OTHER_NODE; 0: any. */
+#define SP_MERGE_NODE_SHIFT 8u
+#define SP_MERGE_NODE (0x7fu << SP_MERGE_NODE_SHIFT)
 #define SP_RESULT_HELD 0x80u     /* beside those of enum sp_result: the page is held */
 #define SP_SEGMENT_ZEROS 0u /* of a run: no frames, but the kernel's own page of zeros (K15) */
 #define SP_HOLD_MSECS 500u /* the daemon looks for 400 at most, where the machine is busy */

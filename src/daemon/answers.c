@@ -81,19 +81,21 @@ static int check_runs(const struct sp_run *run, uint32_t nruns, uint32_t page_si
     return 0;
 }
 
-static int check_pages(const struct sp_page_hash *page, uint32_t npages, uint32_t page_size)
+static int check_pages(const struct sp_page_hash *page, uint32_t npages, uint32_t page_size,
+                       bool nodes)
 {
-    const uint64_t kept = SP_PAGE_KEPT;
+    const uint64_t said = SP_PAGE_KEPT | (nodes ? SP_PAGE_NODE : 0);
 
     for (uint32_t i = 0; i < npages; i++) {
-        if (!range_ok(page[i].addr & ~kept, 1, page_size) ||
-            (i && (page[i].addr & ~kept) <= (page[i - 1].addr & ~kept)))
+        if (!range_ok(page[i].addr & ~said, 1, page_size) ||
+            (page[i].addr & said) >> SP_PAGE_NODE_SHIFT > SP_WIRE_NODES ||
+            (i && (page[i].addr & ~said) <= (page[i - 1].addr & ~said)))
             return -EPROTO;
     }
     return 0;
 }
 
-int sp_check_report(const void *body, size_t length, uint32_t page_size, uint64_t from,
+int sp_check_report(const void *body, size_t length, uint32_t page_size, uint64_t from, bool nodes,
                     struct sp_report_view *out)
 {
     const struct sp_report *head = body;
@@ -112,7 +114,7 @@ int sp_check_report(const void *body, size_t length, uint32_t page_size, uint64_
     out->page = (const struct sp_page_hash *)(head + 1);
     out->changed = (const struct sp_run *)(out->page + head->npages);
     out->gone = out->changed + head->nchanged;
-    if (check_pages(out->page, head->npages, page_size) ||
+    if (check_pages(out->page, head->npages, page_size, nodes) ||
         check_runs(out->changed, head->nchanged, page_size) ||
         check_runs(out->gone, head->ngone, page_size))
         return -EPROTO;
@@ -156,7 +158,13 @@ int sp_check_zeroed(const void *body, size_t length, uint32_t page_size, uint64_
     return 0;
 }
 
-int sp_check_merged(const void *body, size_t length, uint32_t npages, bool may_hold,
+static bool result_ok(uint8_t result, uint32_t flags)
+{
+    return result <= SP_OUT_OF_MEMORY || (result == SP_RESULT_HELD && (flags & SP_MERGE_WRITTEN)) ||
+           (result == SP_OTHER_NODE && (flags & SP_MERGE_NODE));
+}
+
+int sp_check_merged(const void *body, size_t length, uint32_t npages, uint32_t flags,
                     const struct sp_merged **out)
 {
     const struct sp_merged *merged = body;
@@ -165,7 +173,7 @@ int sp_check_merged(const void *body, size_t length, uint32_t npages, bool may_h
         length != sizeof(*merged) + npages)
         return -EPROTO;
     for (uint32_t i = 0; i < npages; i++) {
-        if (merged->result[i] > SP_OUT_OF_MEMORY && !(may_hold && merged->result[i] == SP_RESULT_HELD))
+        if (!result_ok(merged->result[i], flags))
             return -EPROTO;
     }
     *out = merged;

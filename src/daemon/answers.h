@@ -28,8 +28,8 @@ struct sp_report_view {
     const struct sp_page_hash *page;
     const struct sp_run *changed, *gone;
 };
-/* Ascending pages and runs, none overlapping, next beyond from. */
-int sp_check_report(const void *body, size_t length, uint32_t page_size, uint64_t from,
+/* Ascending pages and runs, none overlapping, next beyond from; nodes only where they were asked for. */
+int sp_check_report(const void *body, size_t length, uint32_t page_size, uint64_t from, bool nodes,
                     struct sp_report_view *out);
 /* Ascending runs, next beyond from; whether the frames exist is the caller's matter. */
 int sp_check_sites(const void *body, size_t length, uint32_t page_size, uint64_t from,
@@ -37,8 +37,8 @@ int sp_check_sites(const void *body, size_t length, uint32_t page_size, uint64_t
 /* Ascending runs, next beyond from. */
 int sp_check_zeroed(const void *body, size_t length, uint32_t page_size, uint64_t from,
                     const struct sp_zeroed **out);
-/* One known result for each of the npages asked; SP_RESULT_HELD only where pages may be held. */
-int sp_check_merged(const void *body, size_t length, uint32_t npages, bool may_hold,
+/* One known result for each of the npages asked, that what is in flags, of SP_MERGE_, allows. */
+int sp_check_merged(const void *body, size_t length, uint32_t npages, uint32_t flags,
                     const struct sp_merged **out);
 int sp_check_filled(const void *body, size_t length, uint32_t npages, struct sp_filled *out);
 int sp_check_unmerged(const void *body, size_t length, uint32_t page_size, uint64_t from,

@@ -75,6 +75,7 @@ struct sp_client {
 
     struct sp_mm *mm; /* in the engine, or NULL */
     bool adopt;       /* may have sites that the engine does not know: ask (K8, D1) */
+    uint64_t nodes_due; /* us: its pages are reported again (nodes.c) */
     bool restart;     /* the next scan reports every quiet page again */
     bool held;        /* was un-merged on request: not scanned until run is set to 1 */
     bool offered;     /* the offer buffer holds memory */
@@ -147,6 +148,7 @@ struct sp_domain {
     struct sp_thin thin[SP_THIN_SEGMENTS]; /* thin.h */
     unsigned nthin;
     uint64_t thin_due; /* us */
+    uint32_t nodes_segment; /* whose frames were looked at last (nodes.c) */
     bool brakes; /* so much lingers in the pool that what was written is not merged again now: each such
                     page takes a new frame, and leaves an old one behind */
 };
@@ -201,6 +203,8 @@ struct sp_daemon {
     uint64_t unmerge_at, unmerge_took; /* us: when unmerge may go on; what the present request has taken */
     uint64_t serial;     /* of this go of the event loop */
     unsigned sweep_tries; /* in a row, for domains without clients */
+    uint64_t nodes_said_at; /* us; nodes.c */
+    bool several_nodes;
     uint64_t swept_at;    /* us: domains with clients */
     bool run2_open;      /* run 2 of all is not over yet */
     bool run2_left;      /* one domain's run was set to another value, before it was un-merged */

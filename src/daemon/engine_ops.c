@@ -16,6 +16,7 @@
 #include "hurry.h"
 #include "notice.h"
 #include "log.h"
+#include "nodes.h"
 #include "thin.h"
 #include "written.h"
 
@@ -45,18 +46,36 @@ static void copy_runs(struct sp_scan_run *to, const struct sp_run *from, uint32_
         to[i] = (struct sp_scan_run){from[i].addr, from[i].npages};
 }
 
+/* Where nodes matter pages whose node is not known are left out. They are reported again later (nodes.h). */
+static uint32_t take_pages(struct sp_client *client, struct sp_scan_page *to,
+                           const struct sp_report_view *view, bool nodes)
+{
+    uint32_t n = 0;
+
+    for (uint32_t i = 0; i < view->head->npages; i++) {
+        const struct sp_page_hash *page = &view->page[i];
+        uint64_t node = (page->addr & SP_PAGE_NODE) >> SP_PAGE_NODE_SHIFT;
+
+        if (nodes && !node)
+            continue;
+        to[n++] = (struct sp_scan_page){.addr = page->addr & ~(SP_PAGE_KEPT | SP_PAGE_NODE),
+                                        .hash = {page->lo, page->hi},
+                                        .node = (uint8_t)(node ? node - 1 : 0),
+                                        .kept = page->addr & SP_PAGE_KEPT};
+    }
+    if (!n && view->head->npages)
+        sp_notice_nodes(client);
+    return n;
+}
+
 static void take_report(struct sp_client *client, struct sp_scan *scan,
-                        const struct sp_report_view *view)
+                        const struct sp_report_view *view, bool nodes)
 {
     const struct sp_report *head = view->head;
 
-    for (uint32_t i = 0; i < head->npages; i++)
-        scan->page[i] = (struct sp_scan_page){.addr = view->page[i].addr & ~(uint64_t)SP_PAGE_KEPT,
-                                              .hash = {view->page[i].lo, view->page[i].hi},
-                                              .kept = view->page[i].addr & SP_PAGE_KEPT};
+    scan->npages = take_pages(client, scan->page, view, nodes);
     copy_runs(scan->changed, view->changed, head->nchanged);
     copy_runs(scan->gone, view->gone, head->ngone);
-    scan->npages = head->npages;
     scan->nchanged = head->nchanged;
     scan->ngone = head->ngone;
     scan->next = head->next;
@@ -90,6 +109,7 @@ static int ops_scan(void *ctx, void *mm, struct sp_scan *scan)
         .from = scan->from,
         .budget = budget,
         .max_mappings = (uint32_t)domain->value[SP_KEY_MAX_MAPPINGS]};
+    bool nodes = sp_nodes_matter(domain);
     struct sp_report_view view;
     const void *body;
     size_t size;
@@ -97,6 +117,10 @@ static int ops_scan(void *ctx, void *mm, struct sp_scan *scan)
 
     if (ask.budget > SP_REPORT_PAGES)
         ask.budget = SP_REPORT_PAGES;
+    if (nodes)
+        ask.flags |= SP_SCAN_NODES;
+    if (nodes && !scan->from)
+        sp_nodes_pass_begins(client);
     if (scan->restart || client->restart)
         ask.flags |= SP_SCAN_RESTART;
     if (sp_written_may_report(client, scan->from == 0) && !domain->brakes)
@@ -107,12 +131,12 @@ static int ops_scan(void *ctx, void *mm, struct sp_scan *scan)
     err = sp_ask(client, SP_MSG_SCAN, &ask, sizeof(ask), -1, SP_MSG_SCAN, &body, &size);
     if (err)
         return err;
-    if (sp_check_report(body, size, domain->daemon->page_size, scan->from, &view) ||
+    if (sp_check_report(body, size, domain->daemon->page_size, scan->from, nodes, &view) ||
         view.head->npages > scan->max_pages || view.head->nchanged > scan->max_runs ||
         view.head->ngone > scan->max_runs)
         return sp_ask_malformed(client);
     client->restart = false;
-    take_report(client, scan, &view);
+    take_report(client, scan, &view, nodes);
     sp_written_want_look(client);
     if (!scan->next)
         sp_written_give_back(client); /* an error marks the client; what was reported is good */
@@ -137,6 +161,7 @@ static void fill_frames(struct sp_domain *domain, const char *offer, struct sp_f
 
         page[i].ok = hash.lo == page[i].want.lo && hash.hi == page[i].want.hi;
     }
+    sp_nodes_check_filled(domain, page, n);
 }
 
 static bool offered(const struct sp_filled *filled, unsigned i)
@@ -229,23 +254,36 @@ void sp_engine_call_done(struct sp_domain *domain)
 }
 
 static bool run_goes_on(const struct sp_merge_run *run, const struct sp_merge_page *page,
-                        uint32_t page_size)
+                        uint32_t page_size, uint32_t flags)
 {
     return page->addr == run->addr + (uint64_t)run->npages * page_size &&
            SP_FRAME_SEGMENT(page->frame) == run->segment &&
            (run->segment == SP_SEGMENT_ZEROS ||
             SP_FRAME_INDEX(page->frame) == run->index + run->npages) &&
-           !page->break_fork == !(run->flags & SP_MERGE_BREAK_FORK);
+           flags == run->flags;
+}
+
+/* What one page's run must have. N1: where the engine names no node, any will do. */
+static uint32_t run_flags(const struct sp_merge_page *page, uint32_t flags, bool nodes)
+{
+    if (page->break_fork)
+        flags |= SP_MERGE_BREAK_FORK;
+    if (nodes && page->node < SP_NODES_MAX)
+        flags |= (page->node + 1u) << SP_MERGE_NODE_SHIFT;
+    return flags;
 }
 
 /* Groups neighbouring pages with neighbouring frames: each run will be one mapping. */
-static uint32_t group_runs(struct sp_merge_run *run, const struct sp_merge_page *page, unsigned n,
-                           uint32_t page_size, uint32_t flags)
+static uint32_t group_runs(struct sp_domain *domain, struct sp_merge_run *run,
+                           const struct sp_merge_page *page, unsigned n, uint32_t flags)
 {
-    uint32_t nruns = 0;
+    uint32_t nruns = 0, page_size = domain->daemon->page_size;
+    bool nodes = sp_nodes_matter(domain);
 
     for (unsigned i = 0; i < n; i++) {
-        if (nruns && run_goes_on(&run[nruns - 1], &page[i], page_size)) {
+        uint32_t own = run_flags(&page[i], flags, nodes);
+
+        if (nruns && run_goes_on(&run[nruns - 1], &page[i], page_size, own)) {
             run[nruns - 1].npages++;
             continue;
         }
@@ -254,7 +292,7 @@ static uint32_t group_runs(struct sp_merge_run *run, const struct sp_merge_page 
             .segment = SP_FRAME_SEGMENT(page[i].frame),
             .index = SP_FRAME_INDEX(page[i].frame),
             .npages = 1,
-            .flags = flags | (page[i].break_fork ? SP_MERGE_BREAK_FORK : 0),
+            .flags = own,
         };
     }
     return nruns;
@@ -269,6 +307,15 @@ static int send_segments(struct sp_client *client, const struct sp_merge_run *ru
             return err;
     }
     return 0;
+}
+
+static uint32_t named_nodes(const struct sp_merge_ask *ask)
+{
+    uint32_t named = 0;
+
+    for (uint32_t i = 0; i < ask->nruns; i++)
+        named |= ask->run[i].flags & SP_MERGE_NODE;
+    return named;
 }
 
 static void set_results(struct sp_merge_page *page, unsigned n, const uint8_t *result)
@@ -290,7 +337,7 @@ int sp_engine_ask_merge(struct sp_client *client, struct sp_merge_page *page, un
     int err;
 
     ask->npages = n;
-    ask->nruns = group_runs(ask->run, page, n, domain->daemon->page_size, flags);
+    ask->nruns = group_runs(domain, ask->run, page, n, flags);
     err = send_segments(client, ask->run, ask->nruns);
     if (err && !client->failed && err != -EHOSTDOWN) {
         set_results(page, n, NULL); /* it has no room for the segment: its pages stay */
@@ -300,7 +347,7 @@ int sp_engine_ask_merge(struct sp_client *client, struct sp_merge_page *page, un
         return err;
     err = sp_ask(client, SP_MSG_MERGE, ask, sizeof(*ask) + ask->nruns * sizeof(ask->run[0]), -1,
                  SP_MSG_MERGE, &body, &size);
-    if (!err && sp_check_merged(body, size, n, flags & SP_MERGE_WRITTEN, &merged))
+    if (!err && sp_check_merged(body, size, n, flags | named_nodes(ask), &merged))
         err = sp_ask_malformed(client);
     if (err)
         return err;
@@ -389,11 +436,12 @@ static unsigned within_limit(const struct sp_daemon *daemon, unsigned want)
 static sp_frame ops_frame_alloc(void *ctx, unsigned *node, unsigned want, unsigned *got)
 {
     struct sp_domain *domain = ctx;
+    int wanted = *node < SP_NODES_MAX && sp_nodes_matter(domain) ? (int)*node : -1;
     uint32_t segment, index;
 
     *got = 0;
     want = within_limit(domain->daemon, want);
-    if (want == 0 || sp_pool_alloc(domain->set, want, &segment, &index, got) || *got == 0)
+    if (want == 0 || sp_pool_alloc_on(domain->set, wanted, want, &segment, &index, got) || *got == 0)
         return 0;
     return SP_FRAME(segment, index);
 }

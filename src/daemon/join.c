@@ -12,6 +12,7 @@
 #include "client.h"
 #include "engine_ops.h"
 #include "log.h"
+#include "nodes.h"
 #include "turns.h"
 
 #define SITES_ANSWERS_MAX 1024u /* of one client: two million runs */
@@ -46,7 +47,9 @@ static void adopt_frames(struct sp_client *client, uint64_t addr, uint32_t segme
     while (known < n && frame_hash(domain, segment, index + known, &hash[known]))
         known++;
     if (known && sp_engine_adopt(domain->engine, client->mm, addr, SP_FRAME(segment, index), known,
-                                 hash))
+                                 hash) == 0)
+        sp_nodes_adopted(domain, segment, index, known);
+    else if (known)
         sp_log(SP_LOG_WARNING, "memory is short: sites of pid %d are not counted",
                (int)client->program);
 }

@@ -64,3 +64,9 @@ void sp_notice_raw_calls(struct sp_client *client)
     notice(client, "it makes system calls of its own that samepage cannot see",
            "what was merged is its own again");
 }
+
+void sp_notice_nodes(struct sp_client *client)
+{
+    notice(client, "the kernel does not say on which node its memory lies",
+           "allow move_pages(2) in its seccomp profile, or set merge_across_nodes to 1");
+}

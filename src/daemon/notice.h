@@ -12,6 +12,8 @@ struct sp_client;
  * Where that is not possible the log alone has it.
  */
 void sp_notice_mappings(struct sp_client *client);
+/* The kernel does not tell its agent on which node its pages lie, as in containers that forbid move_pages. */
+void sp_notice_nodes(struct sp_client *client);
 /* The same of one whose system calls go round the gate, when that is found while it runs. */
 void sp_notice_raw_calls(struct sp_client *client);
 

@@ -14,6 +14,7 @@
 #include "explain.h"
 #include "hurry.h"
 #include "log.h"
+#include "nodes.h"
 #include "status.h"
 #include "thin.h"
 #include "turns.h"
@@ -188,6 +189,7 @@ static void end_round(struct sp_daemon *daemon)
         any = true;
     }
     sp_advise_round_done(daemon);
+    sp_nodes_look(daemon);
     if (round_complete(daemon))
         daemon->full_scans++;
     sp_turns_new_round(daemon);

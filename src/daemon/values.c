@@ -2,36 +2,20 @@
 #include "values.h"
 
 #include <errno.h>
-#include <stdio.h>
-#include <string.h>
 
 #include "advise.h"
 #include "log.h"
+#include "nodes.h"
 #include "passes.h"
 
 #define ENGINE_SHARING_MAX (1u << 20) /* sites of one frame (engine.h) */
-
-/* Memory lies on several nodes. The agents do not say on which a page does, so that pages of one node
- * could not be told from those of another (N1). Where it cannot be read there is one. */
-static bool has_nodes(void)
-{
-    char nodes[64] = "";
-    FILE *f = fopen("/sys/devices/system/node/has_memory", "re");
-
-    if (!f)
-        return false;
-    if (!fgets(nodes, sizeof(nodes), f))
-        nodes[0] = 0;
-    fclose(f);
-    return strpbrk(nodes, "-,") != NULL;
-}
 
 /* Tells the engine. 0, or what it says against it. */
 static int tell_engine(struct sp_engine *engine, enum sp_key key, uint64_t value)
 {
     switch (key) {
     case SP_KEY_MERGE_ACROSS_NODES:
-        if (!value && has_nodes())
+        if (!value && sp_nodes_too_many())
             return -EOPNOTSUPP;
         return sp_engine_set_merge_across_nodes(engine, value);
     case SP_KEY_MAX_PAGE_SHARING:

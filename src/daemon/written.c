@@ -107,7 +107,7 @@ static int let_go(struct sp_client *client)
     size_t size;
     int err = sp_ask(client, SP_MSG_MERGE, &ask, sizeof(ask), -1, SP_MSG_MERGE, &body, &size);
 
-    if (!err && sp_check_merged(body, size, 0, false, &merged))
+    if (!err && sp_check_merged(body, size, 0, 0, &merged))
         err = sp_ask_malformed(client);
     return err;
 }

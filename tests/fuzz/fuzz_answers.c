@@ -11,13 +11,12 @@
 
 #define PAGE 4096u
 
-static void expect_report(const struct sp_report_view *view)
+static void expect_report(const struct sp_report_view *view, uint64_t said)
 {
-    const uint64_t kept = SP_PAGE_KEPT;
     uint64_t last = 0;
 
     for (uint32_t i = 0; i < view->head->npages; i++) {
-        uint64_t addr = view->page[i].addr & ~kept;
+        uint64_t addr = view->page[i].addr & ~said;
 
         expect(addr % PAGE == 0 && (i == 0 || addr > last));
         last = addr;
@@ -59,17 +58,21 @@ static void check(unsigned which, const void *body, size_t size)
             expect(strlen(hello.domain) < sizeof(hello.domain));
         break;
     case 2:
-        if (!sp_check_report(body, size, PAGE, 0x1000, &view))
-            expect_report(&view);
+        if (!sp_check_report(body, size, PAGE, 0x1000, false, &view))
+            expect_report(&view, SP_PAGE_KEPT);
+        if (!sp_check_report(body, size, PAGE, 0x1000, true, &view))
+            expect_report(&view, SP_PAGE_KEPT | SP_PAGE_NODE);
         break;
     case 3:
         if (!sp_check_sites(body, size, PAGE, 0, &sites))
             expect_sites(sites);
         break;
     case 4:
-        if (!sp_check_merged(body, size, 5, false, &merged))
+        if (!sp_check_merged(body, size, 5, 0, &merged))
             expect(merged->result[4] <= SP_OUT_OF_MEMORY);
-        if (!sp_check_merged(body, size, 5, true, &merged))
+        if (!sp_check_merged(body, size, 5, SP_MERGE_NODE, &merged))
+            expect(merged->result[4] <= SP_OTHER_NODE);
+        if (!sp_check_merged(body, size, 5, SP_MERGE_WRITTEN, &merged))
             expect(merged->result[4] <= SP_OUT_OF_MEMORY || merged->result[4] == SP_RESULT_HELD);
         break;
     case 5:

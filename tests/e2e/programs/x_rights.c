@@ -113,6 +113,8 @@ static void try_processes(void)
     try("tgkill", SYS_tgkill, parent, parent, 0, 0, 0);
     try("ptrace", SYS_ptrace, 0x4206, parent, -1, 0, 0);
     try("process_vm_readv", SYS_process_vm_readv, parent, (long)&mine, 1, (long)&theirs, 1);
+    try("move_pages", SYS_move_pages, 0, 0, (long)&region, (long)&limit, (long)&limit);
+    try("move_pages of another", SYS_move_pages, parent, 0, (long)&region, 0, (long)&limit);
     try("pidfd_open", SYS_pidfd_open, parent, 0, 0, 0, 0);
     try("clone", SYS_clone, CLONE_SIGHAND, 0, 0, 0, 0);
     try("unshare", SYS_unshare, 1, 0, 0, 0, 0);
