@@ -20,7 +20,7 @@
 
 #define THREADS_MAX      32 /* that may wait for the daemon at once */
 #define THREADS_IDLE_MAX 4
-#define LOCK_SECONDS     30 /* that another one may take to mount */
+#define LOCK_SECONDS     30 /* that another one may take to mount, or to unmount */
 #define COULD_NOT        1
 #define WRONG_USE        2
 
@@ -48,15 +48,45 @@ static int remove_dead(const char *path)
     return 0;
 }
 
-static int do_umount(const char *dir)
+static void on_interrupt(int sig)
+{
+}
+
+/* flock(), for so long. Whether it got the lock is not told: any user who may read the folder can
+ * hold it for ever, and keeps nobody from mounting by that. */
+static void lock_in_time(int fd)
+{
+    struct sigaction action = {.sa_handler = on_interrupt}, before;
+    struct itimerval timer = {.it_value.tv_sec = LOCK_SECONDS, .it_interval.tv_sec = 1}, off = {0};
+
+    if (sigaction(SIGALRM, &action, &before) < 0)
+        return;
+    if (setitimer(ITIMER_REAL, &timer, NULL) == 0)
+        flock(fd, LOCK_EX);
+    setitimer(ITIMER_REAL, &off, NULL);
+    sigaction(SIGALRM, &before, NULL);
+}
+
+/* Keeps others who mount, or unmount, out until it is closed. It is the folder above that is locked, for a dead
+ * mount cannot be opened. -1: it cannot either, so nobody is kept out. */
+static int lock_above(const char *path)
+{
+    char above[PATH_MAX];
+    int length = (int)(strrchr(path, '/') - path);
+    int fd;
+
+    snprintf(above, sizeof(above), "%.*s", length ? length : 1, path);
+    fd = open(above, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd >= 0)
+        lock_in_time(fd);
+    return fd;
+}
+
+static int umount_once(const char *path)
 {
     struct ksmfs_mount mount;
-    char path[PATH_MAX];
-    int err = ksmfs_mount_path(dir, path, sizeof(path));
+    int err = ksmfs_mount_find(path, &mount);
 
-    if (err)
-        return say("cannot find", dir, err);
-    err = ksmfs_mount_find(path, &mount);
     if (err == -ENOENT || (!err && !mount.ours)) {
         fprintf(stderr,
                 "samepage: no ksmfs is mounted at %s; \"findmnt -t fuse.ksmfs\" lists them\n",
@@ -66,6 +96,22 @@ static int do_umount(const char *dir)
     if (!err)
         err = ksmfs_mount_remove(path);
     return err ? say("cannot unmount", path, err) : 0;
+}
+
+/* What it finds is what it takes away: nobody mounts in between. */
+static int do_umount(const char *dir)
+{
+    char path[PATH_MAX];
+    int err = ksmfs_mount_path(dir, path, sizeof(path));
+    int lock;
+
+    if (err)
+        return say("cannot find", dir, err);
+    lock = lock_above(path);
+    err = umount_once(path);
+    if (lock >= 0)
+        close(lock);
+    return err;
 }
 
 /* The background: the parent ends at once, for the mount stands already; who uses it before we
@@ -85,10 +131,6 @@ static int go_to_background(void)
     dup2(null_fd, STDERR_FILENO);
     close(null_fd);
     return 0;
-}
-
-static void on_interrupt(int sig)
-{
 }
 
 /* libfuse sends this to a thread whose caller was interrupted, so that it stops waiting; it sees to
@@ -121,36 +163,6 @@ static void unmount_own(const char *path, unsigned id)
 
     if (ksmfs_mount_find(path, &mount) == 0 && mount.ours && mount.id == id)
         ksmfs_mount_remove(path);
-}
-
-/* flock(), for so long. Whether it got the lock is not told: any user who may read the folder can
- * hold it for ever, and keeps nobody from mounting by that. */
-static void lock_in_time(int fd)
-{
-    struct sigaction action = {.sa_handler = on_interrupt}, before;
-    struct itimerval timer = {.it_value.tv_sec = LOCK_SECONDS, .it_interval.tv_sec = 1}, off = {0};
-
-    if (sigaction(SIGALRM, &action, &before) < 0)
-        return;
-    if (setitimer(ITIMER_REAL, &timer, NULL) == 0)
-        flock(fd, LOCK_EX);
-    setitimer(ITIMER_REAL, &off, NULL);
-    sigaction(SIGALRM, &before, NULL);
-}
-
-/* Keeps others who mount out until it is closed. It is the folder above that is locked, for a dead
- * mount cannot be opened. -1: it cannot either, so nobody is kept out. */
-static int lock_above(const char *path)
-{
-    char above[PATH_MAX];
-    int length = (int)(strrchr(path, '/') - path);
-    int fd;
-
-    snprintf(above, sizeof(above), "%.*s", length ? length : 1, path);
-    fd = open(above, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd >= 0)
-        lock_in_time(fd);
-    return fd;
 }
 
 /* One at a time: of two that begin at once the second one finds what the first one mounted, and

@@ -49,11 +49,15 @@ def waiting_for_lock(pid):
         return any(line.split()[1:3] == ["->", "FLOCK"] and line.split()[5] == str(pid) for line in locks)
 
 
+def begin(daemon, command):
+    """`samepage mount` or `samepage umount` of the daemon's folder, which goes on."""
+    return subprocess.Popen([daemon.build / "samepage", command, daemon.directory / "ksm"], text=True,
+                            env={**os.environ, **daemon.env}, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
 def mount_while_locked(daemon, many):
     """That many `samepage mount` of one folder, which all wait for the one that mounts there."""
-    begun = [subprocess.Popen([daemon.build / "samepage", "mount", daemon.directory / "ksm"], text=True,
-                              env={**os.environ, **daemon.env}, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
-             for _ in range(many)]
+    begun = [begin(daemon, "mount") for _ in range(many)]
     for mount in begun:
         wait_for("does not wait", lambda m=mount: waiting_for_lock(m.pid) or m.poll() is not None)
     assert [mount.poll() for mount in begun] == [None] * many, "mounted while another one does"
@@ -93,6 +97,20 @@ def test_who_holds_the_folders_lock_keeps_nobody_from_mounting(ksmfs):
         mount.send_signal(signal.SIGALRM)
         assert mount.communicate()[1] == "" and mount.returncode == 0
         assert ksmfs.get("run") == "1"
+    finally:
+        os.close(above)
+
+
+def test_umount_waits_for_who_mounts(ksmfs):
+    """What it finds mounted is what it takes away, and half a minute is waited for that at most, too."""
+    above = os.open(ksmfs.path.parent, os.O_RDONLY)
+    fcntl.flock(above, fcntl.LOCK_EX)
+    try:
+        umount = begin(ksmfs.daemon, "umount")
+        wait_for("does not wait", lambda: waiting_for_lock(umount.pid) or umount.poll() is not None)
+        assert umount.poll() is None and is_mounted(ksmfs.path)
+        fcntl.flock(above, fcntl.LOCK_UN)
+        assert umount.communicate()[1] == "" and umount.returncode == 0 and not is_mounted(ksmfs.path)
     finally:
         os.close(above)
 
