@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +19,7 @@
 
 #define ANSWER_MAX     65536 /* bytes of a packet */
 #define PACKETS_MAX    1024  /* a daemon that never ends must not fill our memory */
-#define PATIENCE       30    /* seconds between packets, where the answer is not that of run 2 */
+#define PATIENCE       30    /* seconds between packets; so often a daemon that un-merges is asked whether it lives */
 #define LOOK_MILLISECS 500
 
 static struct sockaddr_un daemon_at = {.sun_family = AF_UNIX};
@@ -57,17 +58,31 @@ static time_t seconds(void)
     return now.tv_sec;
 }
 
-/* Until there is a packet. 0, -EINTR or -EIO. */
-static int wait_for_packet(int fd, bool however_long)
+/* Does the daemon answer anybody? 0, -EINTR or -EIO. */
+static int ask_whether_it_lives(void)
 {
-    const time_t end = seconds() + PATIENCE;
+    char text[SP_SETTING_TEXT_SIZE];
+
+    return ksmfs_get(geteuid(), "", "run", text, sizeof(text));
+}
+
+/* Until there is a packet. 0, -EINTR or -EIO. */
+static int wait_for_packet(int fd, bool while_it_lives)
+{
+    time_t end = seconds() + PATIENCE;
     struct pollfd in = {.fd = fd, .events = POLLIN};
 
     while (poll(&in, 1, LOOK_MILLISECS) <= 0) {
+        int err = 0;
+
         if (fuse_interrupted() || fuse_session_exited(fuse_get_session(server)))
             return -EINTR;
-        if (!however_long && seconds() > end)
-            return -EIO;
+        if (seconds() <= end)
+            continue;
+        err = while_it_lives ? ask_whether_it_lives() : -EIO;
+        if (err)
+            return err;
+        end = seconds() + PATIENCE;
     }
     return 0;
 }
@@ -105,7 +120,7 @@ static json_object *receive_packet(int fd, char *buf)
     return NULL;
 }
 
-static int receive_answer(int fd, bool however_long, json_object **answer)
+static int receive_answer(int fd, bool while_it_lives, json_object **answer)
 {
     char *buf = malloc(ANSWER_MAX + 1);
     json_object *packet = NULL;
@@ -114,7 +129,7 @@ static int receive_answer(int fd, bool however_long, json_object **answer)
 
     *answer = NULL;
     for (unsigned i = 0; more && !err; i++) {
-        err = i < PACKETS_MAX ? wait_for_packet(fd, however_long) : -EIO;
+        err = i < PACKETS_MAX ? wait_for_packet(fd, while_it_lives) : -EIO;
         packet = err ? NULL : receive_packet(fd, buf);
         if (!err && !packet)
             err = -EIO;
@@ -153,7 +168,7 @@ static int error_of(json_object *answer)
 }
 
 /* Takes the request, NULL if there was no memory for it. */
-static int ask(json_object *request, bool however_long, json_object **answer)
+static int ask(json_object *request, bool while_it_lives, json_object **answer)
 {
     const char *text =
         request ? json_object_to_json_string_ext(request, JSON_C_TO_STRING_PLAIN) : NULL;
@@ -167,7 +182,7 @@ static int ask(json_object *request, bool however_long, json_object **answer)
     if (!err && send(fd, text, strlen(text), MSG_NOSIGNAL) < 0)
         err = -EIO;
     if (!err)
-        err = receive_answer(fd, however_long, answer);
+        err = receive_answer(fd, while_it_lives, answer);
     if (!err)
         err = error_of(*answer);
     if (err) {
@@ -230,9 +245,14 @@ int ksmfs_get(uid_t uid, const char *domain, const char *key, char *text, size_t
 
 int ksmfs_set(uid_t uid, const char *domain, const char *key, const char *text)
 {
-    json_object *answer;
-    int err = ask(key_request("set", uid, domain, key, text), true, &answer);
+    static atomic_uint writers;
+    bool run2 = !strcmp(key, "run") && !strcmp(text, "2");
+    json_object *answer = NULL;
+    int err = -EAGAIN;
 
+    if (atomic_fetch_add(&writers, 1) < KSMFS_WRITERS_MAX)
+        err = ask(key_request("set", uid, domain, key, text), run2, &answer);
+    atomic_fetch_sub(&writers, 1);
     json_object_put(answer);
     return err;
 }

@@ -184,44 +184,66 @@ static int gone(const struct ksmfs_place *place, int err)
     return err == -ENOENT && *place->domain ? -ENODEV : err;
 }
 
-static int refresh(struct open_file *file)
+/* The present text of a file, from the daemon: without the lock, for that may take long. */
+static int ask_text(const struct open_file *file, char text[KSMFS_TEXT_MAX])
 {
-    char text[KSMFS_TEXT_MAX];
     int err;
 
     if (file->place.kind == KSMFS_SETTING)
         err = ksmfs_get(file->uid, file->place.domain, file->place.setting->key, text,
-                        sizeof(text) - 1);
+                        KSMFS_TEXT_MAX - 1);
     else
         err = show_process(file, text);
     if (err)
         return gone(&file->place, err);
     if (file->place.kind == KSMFS_SETTING)
         strcat(text, "\n");
+    return 0;
+}
+
+static void take_text(struct open_file *file, const char *text)
+{
     file->size = strlen(text);
     memcpy(file->text, text, file->size);
-    return 0;
+}
+
+static size_t copy_text(struct open_file *file, char *buf, size_t size, off_t offset)
+{
+    size_t n = 0;
+
+    if (offset < (off_t)file->size) {
+        n = file->size - (size_t)offset;
+        n = n < size ? n : size;
+        memcpy(buf, file->text + offset, n);
+    }
+    file->next = offset + (off_t)n;
+    return n;
 }
 
 static int ksmfs_read(const char *path, char *buf, size_t size, off_t offset,
                       struct fuse_file_info *fi)
 {
     struct open_file *file = file_of(fi);
+    char text[KSMFS_TEXT_MAX];
     size_t n = 0;
-    int err = 0;
+    bool goes_on;
+    int err;
 
     pthread_mutex_lock(&file->lock);
-    if (offset == 0 || offset != file->next)
-        err = refresh(file);
-    if (!err && offset < (off_t)file->size) {
-        n = file->size - (size_t)offset;
-        n = n < size ? n : size;
-        memcpy(buf, file->text + offset, n);
-    }
-    if (!err)
-        file->next = offset + (off_t)n;
+    goes_on = offset && offset == file->next;
+    if (goes_on)
+        n = copy_text(file, buf, size, offset);
     pthread_mutex_unlock(&file->lock);
-    return err ? err : (int)n;
+    if (goes_on)
+        return (int)n;
+    err = ask_text(file, text);
+    if (err)
+        return err;
+    pthread_mutex_lock(&file->lock);
+    take_text(file, text);
+    n = copy_text(file, buf, size, offset);
+    pthread_mutex_unlock(&file->lock);
+    return (int)n;
 }
 
 /* The offset means nothing, as in sysfs. */

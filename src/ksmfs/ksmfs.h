@@ -16,8 +16,9 @@
  * neither (no timeouts, direct I/O), so no user finds what another one looked up.
  *
  * Threads. libfuse calls in here from several at once; only an open file's text is shared, under
- * its lock. A request that waits (run 2) holds one thread; it ends early when the one who waits is
- * interrupted, or the server told to end.
+ * its lock, with which nobody waits. A request that waits holds one thread: at most half a minute, or, for run 2, as
+ * long as the daemon answers others. It ends early when the one who waits is interrupted, or the server
+ * told to end. So that writers never take all threads from the readers, there is a most of them.
  */
 #ifndef SP_KSMFS_KSMFS_H
 #define SP_KSMFS_KSMFS_H
@@ -40,6 +41,8 @@
 #define KSMFS_TEXT_MAX    512                  /* what a file says, at most */
 #define KSMFS_INTERRUPT   SIGUSR1
 #define KSMFS_WRITE_MAX   4096 /* bytes that one write takes, as sysfs */
+#define KSMFS_THREADS_MAX 64 /* that may wait for the daemon at once */
+#define KSMFS_WRITERS_MAX (KSMFS_THREADS_MAX / 2) /* of them */
 
 enum ksmfs_kind {
     KSMFS_ROOT,
@@ -83,6 +86,7 @@ int ksmfs_written(const struct sp_setting *setting, const char *data, size_t siz
 void ksmfs_ask_init(const char *socket_path, struct fuse *fuse);
 /* The value of a setting or counter, of a domain where that is not empty, without newline. */
 int ksmfs_get(uid_t uid, const char *domain, const char *key, char *text, size_t size);
+/* Also -EAGAIN: too many others wait for theirs. Of run 2 it waits for the end of it. */
 int ksmfs_set(uid_t uid, const char *domain, const char *key, const char *text);
 /* The answers to domains, ps and process; the caller's: json_object_put(). Process: -ESRCH where it
  * is not merged, or not that user's. */

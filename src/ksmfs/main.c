@@ -18,7 +18,6 @@
 #include <sys/un.h>
 #include <unistd.h>
 
-#define THREADS_MAX      32 /* that may wait for the daemon at once */
 #define THREADS_IDLE_MAX 4
 #define LOCK_SECONDS     30 /* that another one may take to mount, or to unmount */
 #define COULD_NOT        1
@@ -149,7 +148,7 @@ static int serve(struct fuse *fuse)
 
     if (!config)
         return -ENOMEM;
-    fuse_loop_cfg_set_max_threads(config, THREADS_MAX);
+    fuse_loop_cfg_set_max_threads(config, KSMFS_THREADS_MAX);
     fuse_loop_cfg_set_idle_threads(config, THREADS_IDLE_MAX);
     err = fuse_loop_mt(fuse, config);
     fuse_loop_cfg_destroy(config);
