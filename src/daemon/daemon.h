@@ -168,6 +168,16 @@ struct sp_past {
         merge_mappings, merge_memory, count[SP_COUNTS];
 };
 
+#define SP_STRANGERS     64u /* users of whom it is known what was told of them */
+#define SP_STRANGE_KINDS 3u
+
+/* strangers.h: when it was told of a user that a process of theirs does not speak as ours do. */
+struct sp_strangers {
+    uid_t uid;
+    uint64_t told_at;              /* us; the last of what follows, 0: there is none */
+    uint64_t at[SP_STRANGE_KINDS]; /* us; 0: never */
+};
+
 struct sp_daemon {
     struct sp_config config;
     uint32_t page_size;
@@ -217,6 +227,7 @@ struct sp_daemon {
     struct sp_past past; /* sums of domains that are gone */
 
     uint64_t repairs, takeovers, malformed;
+    struct sp_strangers strangers[SP_STRANGERS];
     _Alignas(8) uint8_t packet[SP_WIRE_MAX]; /* answers; valid until the next question */
 };
 

@@ -23,6 +23,7 @@
 #include "ask.h"
 #include "domain.h"
 #include "log.h"
+#include "strangers.h"
 
 int sp_pidfd_open(pid_t pid)
 {
@@ -77,6 +78,7 @@ const char *sp_hello_check(struct sp_daemon *daemon, const struct sp_hello_packe
     if (sp_check_header(packet->packet, packet->size, &msg) || msg.type != SP_MSG_HELLO ||
         sp_check_hello(body, msg.length, daemon->page_size, hello)) {
         daemon->malformed++;
+        sp_strangers_note(daemon, SP_STRANGE_MESSAGE, packet->uid, packet->sender);
         return "the daemon does not understand this agent: install both from one version";
     }
     if (packet->fd < 0 || !is_userfaultfd(packet->fd))

@@ -23,6 +23,7 @@
 #include "control.h"
 #include "log.h"
 #include "status.h"
+#include "strangers.h"
 
 #define BACKLOG      512
 #define ACCEPT_BATCH 64
@@ -189,8 +190,10 @@ static int on_conn(sd_event_source *source, int fd, uint32_t events, void *arg)
     err = sp_receive(fd, conn->daemon->packet, &packet);
     if (err == -EAGAIN)
         return 0;
-    if (err == -EPROTO)
+    if (err == -EPROTO) {
         conn->daemon->malformed++;
+        sp_strangers_note(conn->daemon, SP_STRANGE_PACKET, conn->uid, conn->peer);
+    }
     if (err || packet.size == 0) {
         if (packet.fd >= 0)
             close(packet.fd);
@@ -305,8 +308,11 @@ void sp_server_expire(struct sp_daemon *daemon)
         uint64_t limit = (conn->control ? SP_CONTROL_SECONDS : SP_HELLO_SECONDS) * 1000000ull;
 
         next = TAILQ_NEXT(conn, link);
-        if (conn->wait == SP_WAIT_NOTHING && now - conn->heard_at > limit && !has_spoken(conn))
-            conn_free(conn);
+        if (conn->wait != SP_WAIT_NOTHING || now - conn->heard_at <= limit || has_spoken(conn))
+            continue;
+        if (!conn->control)
+            sp_strangers_note(daemon, SP_STRANGE_SILENT, conn->uid, conn->peer);
+        conn_free(conn);
     }
 }
 

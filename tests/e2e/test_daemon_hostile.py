@@ -98,6 +98,76 @@ def test_wrong_descriptors_in_hello(daemon):
     still_answers(daemon)
 
 
+def told(daemon):
+    """How often the log says what, of connections that were cut."""
+    log = (daemon.directory / "samepaged.log").read_text(errors="replace")
+    return {what: sum(what in line for line in log.splitlines())
+            for what in ("said nothing", "more than one descriptor", "no message that", "a malformed message")}
+
+
+def send_descriptors(sock, data, n=5):
+    null = os.open("/dev/null", os.O_RDWR)
+    sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack(f"<{n}i", *[null] * n))])
+    os.close(null)
+
+
+def new_connection(daemon):
+    return fa.connect(daemon.socket)
+
+
+def of_a_command(daemon):
+    sock = fa.connect(daemon.socket)
+    sock.send(b'{"op":"status"}')
+    assert json.loads(sock.recv(65536))["ok"]
+    return sock
+
+
+def of_an_agent(daemon):
+    return fa.FakeAgent(daemon.socket).sock
+
+
+SENDS = {"random bytes": lambda sock: sock.send(random.Random(7).randbytes(300)),
+         "descriptors": lambda sock: send_descriptors(sock, b"{}"),
+         "as many as there may be": lambda sock: send_descriptors(sock, b"x" * 200, 253),
+         "a large packet": lambda sock: sock.send(b"{" * 150000),
+         "end": lambda sock: sock.shutdown(socket.SHUT_WR)}
+
+
+@pytest.mark.parametrize("sender", [new_connection, of_a_command, of_an_agent])
+def test_strangers_are_cut_and_told_of_once(daemon, sender):
+    """Random bytes and too many descriptors, on a connection of each kind, again and again: refused, and told once
+    of a connection that never was an agent's; two others are merged meanwhile."""
+    def merged():
+        wait_for(lambda: f"not merged: {ask(daemon, {'op': 'status'})}",
+                 lambda: ask(daemon, {"op": "status"})["pages_sharing"] == 8, 10)
+
+    def descriptors():
+        return len(os.listdir(f"/proc/{daemon.pid}/fd"))
+
+    children = two_equal(daemon)
+    merged()
+    before = descriptors()
+    for name, send in SENDS.items():
+        for _ in range(4):
+            sock = sender(daemon)
+            send(sock)
+            sock.settimeout(patient(9))
+            said = sock.recv(65536)
+            refused = said and (b'"ok":false' in said or said[6:8] == fa.REFUSE.to_bytes(2, "little"))
+            # An agent is asked before it is cut.
+            assert not said or refused or sender is of_an_agent, f"{name}: {said}"
+            sock.close()
+    for run in ("2", "1"):
+        assert ask(daemon, {"op": "set", "key": "run", "value": run})["ok"]
+    merged()
+    times = told(daemon)
+    assert times["more than one descriptor"] <= 1 and times["no message that"] <= 1, daemon.log()
+    if sender is new_connection:
+        assert times["more than one descriptor"] == times["no message that"] == 1, daemon.log()
+    wait_for(lambda: f"descriptors leak: {descriptors()}, and were {before}", lambda: descriptors() <= before + 1)
+    end(children)
+
+
 def test_json_garbage(daemon):
     """Commands that make no sense get exit 2 and change nothing."""
     before = ask(daemon, {"op": "status"})
@@ -125,6 +195,7 @@ def test_300_connections_that_say_nothing(daemon):
     for sock in silent:
         sock.settimeout(patient(9))
         assert sock.recv(16) == b""
+    assert told(daemon)["said nothing"] == 1, daemon.log()
 
 
 def test_request_that_waited_while_the_daemon_was_away(daemon):
