@@ -11,6 +11,12 @@
 #include "ask.h"
 #include "hello.h"
 #include "log.h"
+#include "strangers.h"
+
+void sp_strangers_note(struct sp_daemon *daemon, enum sp_strange kind, uid_t uid, pid_t pid)
+{
+    (void)daemon, (void)kind, (void)uid, (void)pid;
+}
 
 int sp_send(int sock, uint16_t type, uint32_t seq, const void *body, size_t length, int fd)
 {
