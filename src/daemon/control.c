@@ -485,7 +485,7 @@ void sp_control_request(struct sp_conn *conn, const void *data, size_t size)
         do_domains(conn);
         break;
     case SP_OP_PROCESS:
-        do_process(conn, request.pid);
+        do_process(conn, request.has_pid ? request.pid : conn->peer);
         break;
     case SP_OPS:
         break;

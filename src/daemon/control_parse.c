@@ -237,7 +237,7 @@ int sp_control_parse(const void *data, size_t size, struct sp_request *out, char
         ret = parse_domain(&p, root, out);
     if (!ret && key_known(out->op, "pid"))
         ret = parse_pid(&p, root, out);
-    if (!ret && (out->op == SP_OP_EXPLAIN || out->op == SP_OP_PROCESS) && !out->has_pid)
+    if (!ret && out->op == SP_OP_EXPLAIN && !out->has_pid)
         ret = wrong(&p, "\"pid\" is missing: name the process");
     if (ret && !out->error)
         out->error = -EINVAL;

@@ -30,7 +30,7 @@ struct sp_request {
     char key[48];    /* get, set */
     uint64_t value;  /* set */
     char domain[64]; /* get, set; "": the daemon */
-    bool has_pid;    /* unmerge, explain, process */
+    bool has_pid;    /* unmerge, explain, process (without: the asker) */
     pid_t pid;
     bool has_uid; /* on whose behalf root asks */
     uid_t uid;
