@@ -45,7 +45,7 @@
  * The gate's state is private memory of the program: a forked child has its own copy, which the
  * forking thread resets before fork returns. No system call of ours is made in the program's
  * threads, but for those that replace the program's own (madvise, mremap on merged pages), a look
- * whether vmsplice's vector can be read, the blocking of signals while the agent replaces what this
+ * whether vmsplice's vector can be read, what it takes to show the program its own KSM files (own_file.h), the blocking of signals while the agent replaces what this
  * thread asked for, and, in the child of a fork, those that start its agent.
  */
 #ifndef SP_AGENT_GATE_H
@@ -106,6 +106,7 @@ enum sp_gate_request_kind {
     SP_GATE_UNMERGE_INTO = 8, /* UNMERGE_WRITTEN, by moving the mapping `copy` there, if what is there
                                  has these attributes; else, or if it fails, copy stays where it is */
     SP_GATE_OWN_ZEROS = 9, /* give what is the kernel's page of zeros in [addr, end) pages of their own (K15) */
+    SP_GATE_OWN_NAME = 10, /* 1 if the path at addr ends in the name of a file of the program's own (own_file.h) */
 };
 
 enum sp_gate_request_state { SP_REQUEST_FREE = 0, SP_REQUEST_TAKEN, SP_REQUEST_POSTED,
@@ -156,6 +157,7 @@ struct sp_gate {
     struct sp_gate_request request[SP_GATE_REQUESTS];
     uint64_t advise_seq; /* words seen so far; entry n at n % SP_GATE_ADVICE */
     struct sp_gate_advice advice[SP_GATE_ADVICE];
+    __attribute__((aligned(64))) uint32_t removals; /* counts calls that may take memory away, or the right to read it */
 };
 
 /* The one gate of this address space (a deliberate singleton: patched code needs its address). */

@@ -577,6 +577,7 @@ long sp_gate_call(struct sp_gate_pass *pass, long nr, const long *a)
     nr = (int)nr;
     if (nr == __NR_mmap && !mmap_replaces(a) && !maps_code(a) && !locks(a))
         return call_mmap_free(pass, a);
+    __atomic_fetch_add(&sp_gate.removals, 1, __ATOMIC_RELAXED);
     sp_gate_enter(pass);
     if (nr == __NR_mmap && maps_code(a))
         __atomic_fetch_add(&sp_gate.code, 1, __ATOMIC_SEQ_CST);

@@ -163,6 +163,12 @@ long sp_gate_dispatch(struct sp_gate_frame *frame)
     case __NR_execveat:
         __atomic_fetch_add(&sp_gate.execs, 1, __ATOMIC_SEQ_CST);
         return SP_STUB_NATIVE;
+    case __NR_open:
+    case __NR_openat:
+        if (!sp_gate_may_open_own(frame->nr, frame->a))
+            return SP_STUB_NATIVE;
+        frame->nr = sp_gate_open_file(&frame->pass, frame->nr, frame->a);
+        return SP_STUB_DONE;
     case __NR_io_uring_register:
         return sp_gate_ring_register(&frame->pass, frame->a, &frame->nr) ? SP_STUB_DONE
                                                                          : SP_STUB_NATIVE;

@@ -12,6 +12,7 @@
  * gate_replace.c un-merging of what only the program can replace (X)
  * gate_splice.c what comes before a vmsplice
  * gate_ring.c   before buffers are registered with an io_uring
+ * gate_own.c    opening what may be a file of the program's own (own_file.c, own_ask.c)
  * gate_entry.c  the assembly between a patched site and C; clone and fork
  * gate_install.c, site_check.c, patch.c, elf_objects.c, x86_length.c: putting the gate into libc,
  * once
@@ -68,6 +69,11 @@ long sp_gate_ask_into(struct sp_gate_pass *pass, uint64_t addr, uint64_t end, ui
 bool sp_gate_is_gated(long nr, const long *a);
 /* Does one gated call (never a clone or execve), as the kernel would: its result. */
 long sp_gate_call(struct sp_gate_pass *pass, long nr, const long *a);
+
+/* Can this open, nr being openat or open, be of a file of the program's own (own_file.h)? Cheap. */
+bool sp_gate_may_open_own(long nr, const long *a);
+/* Does such an open: its result. Outside the gate. */
+long sp_gate_open_file(struct sp_gate_pass *pass, long nr, const long *a);
 
 /* Before a vmsplice with the arguments a, which is then done natively: its pages are the program's own
  * and stay so. Outside the gate, which it enters and leaves. */

@@ -113,8 +113,10 @@ static int find_sites(struct install *in, const struct sp_elf_object *object)
     struct sp_site_scan scan;
 
     sp_site_scan_init(&scan, object->text, object->text_end);
-    if (is_libc(object))
+    if (is_libc(object)) {
         sp_elf_function(object, "syscall", &scan.function, &scan.function_end);
+        scan.opens = true;
+    }
     while ((found = sp_site_scan_next(&scan, &site)) == SP_SITE_FOUND) {
         if (in->sites == SITES)
             return refuse(in, object, "it has too many system calls of its own");
@@ -125,19 +127,33 @@ static int find_sites(struct install *in, const struct sp_elf_object *object)
                : 0;
 }
 
+static void drop_site(struct install *in, unsigned i)
+{
+    for (in->sites--; i < in->sites; i++)
+        in->site[i] = in->site[i + 1];
+}
+
+/* Of sites that are optional those stay that pass. */
 static int check_sites(struct install *in, const struct sp_elf_object *object, unsigned first)
 {
     const struct sp_patch_site *bad;
 
-    if (first == in->sites)
-        return 0;
-    for (unsigned i = first; i < in->sites; i++)
-        if (!sp_site_is_code(&in->site[i], object->text_end))
+    for (unsigned i = first; i < in->sites;) {
+        if (sp_site_is_code(&in->site[i], object->text_end))
+            i++;
+        else if (in->site[i].optional)
+            drop_site(in, i);
+        else
             return refuse_address(in, object, "no whole system call stands at ",
                                   in->site[i].address);
-    bad = sp_site_jump_into(&in->site[first], in->sites - first, object->text_end);
-    return bad ? refuse_address(in, object, "a jump leads into the system call at ", bad->address)
-               : 0;
+    }
+    while (first < in->sites &&
+           (bad = sp_site_jump_into(&in->site[first], in->sites - first, object->text_end))) {
+        if (!bad->optional)
+            return refuse_address(in, object, "a jump leads into the system call at ", bad->address);
+        drop_site(in, (unsigned)(bad - in->site));
+    }
+    return 0;
 }
 
 static bool has_site_in(const struct install *in, uint64_t start, uint64_t end)

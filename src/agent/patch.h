@@ -6,6 +6,7 @@
 #ifndef SP_AGENT_PATCH_H
 #define SP_AGENT_PATCH_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /*
@@ -23,6 +24,7 @@ struct sp_patch_site {
     uint32_t head; /* bytes: SP_SITE_SHORT_HEAD to SP_SITE_LONG_HEAD */
     uint64_t text; /* start of the mapping that holds it, all of which is code */
     uint64_t stub; /* set by sp_patch_sites() */
+    bool optional; /* the gate is right without it */
 };
 
 /* Behind the site. */

@@ -7,6 +7,7 @@
 #include "kernel.h"
 #include "mem.h"
 #include "ops.h"
+#include "own_file.h"
 #include "sitemap.h"
 #include "sys.h"
 
@@ -261,6 +262,8 @@ static int64_t serve_request(const struct sp_gate_request *r)
 {
     uint64_t next = 0, npages;
 
+    if (r->kind == SP_GATE_OWN_NAME)
+        return sp_own_is_named(r->addr, sp_peek_word);
     sp_again_release(); /* another userfaultfd may be needed there */
     if (r->kind == SP_GATE_GIVE_BACK)
         return give_back();

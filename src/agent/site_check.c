@@ -173,16 +173,22 @@ static bool is_wanted(uint32_t nr)
     return sp_site_is_gated(nr) || nr == __NR_io_uring_register;
 }
 
-/* Looks for the load of a gated number that ends in the system call at call, from near to far. */
+/* What may open a file of the program's own (gate_own.c). */
+static bool is_open(uint32_t nr)
+{
+    return nr == __NR_openat || nr == __NR_open;
+}
+
+/* Looks for the load of a number that is wanted, and ends in the system call at call, from near to far. */
 static enum sp_site_found by_load(const uint8_t *call, uint64_t text, uint64_t text_end,
-                                  struct sp_patch_site *site)
+                                  bool (*wanted)(uint32_t nr), struct sp_patch_site *site)
 {
     const uint8_t *p = call - SP_SITE_HEAD, *before;
 
     for (unsigned i = 0; i < LOAD_BEFORE && (uint64_t)p >= text; i++, p--) {
-        struct sp_patch_site load = {(uint64_t)p, SP_SITE_HEAD, text, 0};
+        struct sp_patch_site load = {.address = (uint64_t)p, .head = SP_SITE_HEAD, .text = text};
 
-        if (*p != MOV_EAX || !is_wanted(load32(p + 1)) || !load_reaches(p, call, &before))
+        if (*p != MOV_EAX || !wanted(load32(p + 1)) || !load_reaches(p, call, &before))
             continue;
         if (before == p) {
             *site = load;
@@ -190,7 +196,8 @@ static enum sp_site_found by_load(const uint8_t *call, uint64_t text, uint64_t t
         }
         if (!sp_site_is_code(&load, text_end))
             continue;
-        *site = (struct sp_patch_site){(uint64_t)before, (uint32_t)(call - before), text, 0};
+        *site = (struct sp_patch_site){
+            .address = (uint64_t)before, .head = (uint32_t)(call - before), .text = text};
         if (may_stand_elsewhere(before, site->head))
             return SP_SITE_FOUND;
         site->address = (uint64_t)call;
@@ -204,7 +211,7 @@ bool sp_site_is_patched(uint64_t call, uint64_t text, uint64_t text_end)
     struct sp_patch_site site;
 
     return call - text >= SP_SITE_HEAD &&
-           by_load((const uint8_t *)call, text, text_end, &site) == SP_SITE_FOUND;
+           by_load((const uint8_t *)call, text, text_end, is_wanted, &site) == SP_SITE_FOUND;
 }
 
 /* The end of libc's syscall(). */
@@ -224,11 +231,15 @@ enum sp_site_found sp_site_scan_next(struct sp_site_scan *scan, struct sp_patch_
     while ((call = sp_site_find_call((const uint8_t *)scan->at, (const uint8_t *)scan->end))) {
         scan->at = (uint64_t)call + 2;
         if (in_function(scan, call)) {
-            *site =
-                (struct sp_patch_site){(uint64_t)call - SP_SITE_HEAD, SP_SITE_HEAD, scan->text, 0};
+            *site = (struct sp_patch_site){
+                .address = (uint64_t)call - SP_SITE_HEAD, .head = SP_SITE_HEAD, .text = scan->text};
             return SP_SITE_FOUND;
         }
-        found = by_load(call, scan->text, scan->end, site);
+        found = by_load(call, scan->text, scan->end, is_wanted, site);
+        if (found == SP_SITE_NONE && scan->opens) {
+            found = by_load(call, scan->text, scan->end, is_open, site);
+            site->optional = true;
+        }
         if (found != SP_SITE_NONE)
             return found;
     }

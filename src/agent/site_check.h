@@ -15,6 +15,7 @@ struct sp_site_scan {
     uint64_t text, at, end;
     uint64_t function,
         function_end; /* where the end of libc's syscall() counts too; 0, 0: nowhere */
+    bool opens;       /* calls that open files are sites, too, optional ones */
 };
 
 enum sp_site_found {

@@ -18,6 +18,7 @@
 #include "linked.h"
 #include "linked_start.h"
 #include "mem.h"
+#include "own_file.h"
 #include "sitemap.h"
 #include "socket_path.h"
 #include "sys.h"
@@ -543,5 +544,6 @@ __attribute__((constructor, used)) static void sp_start(int argc, char **argv, c
         return;
     }
     close_programs_copies();
+    sp_own_socket = sp_agent.socket_path;
     linked.page_size = sp_agent.page_size;
 }

@@ -27,6 +27,7 @@
 #include <unistd.h>
 
 #include "gate.h"
+#include "own_file.h"
 #include "sitemap.h"
 #include "wire.h"
 
@@ -739,6 +740,48 @@ static double cost_of_call(void)
     return (nanoseconds() - start) / 1e6;
 }
 
+static bool read_word(uint64_t addr, uint64_t *word)
+{
+    *word = *(const uint64_t *)addr;
+    return true;
+}
+
+static bool read_nothing(uint64_t addr, uint64_t *word)
+{
+    (void)addr;
+    (void)word;
+    return false;
+}
+
+/* Wherever the path begins and ends, with whatever behind it. */
+static void own_names_are_found(void)
+{
+    static const struct {
+        const char *path;
+        bool named;
+    } paths[] = {
+        {"ksm_stat", true},         {"ksm_merging_pages", true},  {"/proc/self/ksm_stat", true},
+        {"x/ksm_merging_pages", true}, {"/ksm_stat", true},       {"", false},
+        {"k", false},               {"/", false},                 {"sm_stat", false},
+        {"xksm_stat", false},       {"ksm_stats", false},         {"ksm_stat/", false},
+        {"xksm_merging_pages", false}, {"ksm_merging_page", false}, {"/ksm_stat/status", false},
+        {"/proc/self/stat", false}, {"/some/longer/path/of/another/file", false},
+    };
+    char *page = map_pages(2);
+
+    for (unsigned i = 0; i < sizeof(paths) / sizeof(paths[0]); i++)
+        for (unsigned at_byte = 8; at_byte < 24; at_byte++)
+            for (int filler = 0; filler < 256; filler++) {
+                memset(page, filler, 128);
+                strcpy(page + at_byte, paths[i].path);
+                CHECK(sp_own_is_named(at(page) + at_byte, read_word) == paths[i].named);
+            }
+    CHECK(!sp_own_is_named(at(page) + 8, read_nothing));
+    memset(page, 'x', 2 * PAGE); /* no end: not read on for ever */
+    CHECK(!sp_own_is_named(at(page), read_word));
+    CHECK(munmap(page, 2 * PAGE) == 0);
+}
+
 int main(void)
 {
     char why[256] = "";
@@ -762,6 +805,7 @@ int main(void)
     printf("installed in %.1f ms\n", (nanoseconds() - start) / 1e6);
     printf("munmap of nothing: %.0f ns without the gate, %.0f ns with it\n", before,
            cost_of_call());
+    own_names_are_found();
     calls_work_and_are_noted();
     changes_are_told_apart();
     allocation_works();

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""K13: a merged program that opens its own /proc/self/ksm_stat or ksm_merging_pages reads samepage's
+figures, those that ksmfs shows; and whoever else opens one, or cannot be told, the kernel's."""
+
+import json
+import os
+
+import pytest
+
+from lib.control import ask
+from lib.ksmfs import Ksmfs, need_ksmfs
+from lib.place import wait_for
+
+NAMES = ["ksm_stat", "ksm_merging_pages"]
+WAYS = ["open", "openat", "fopen", "syscall", "syscall-open", "folder", "chdir", "edge", "thread"]
+
+pytestmark = pytest.mark.skipif(not os.path.exists("/proc/self/ksm_stat"), reason="a kernel without KSM's files")
+
+
+def figures(daemon, pid, name):
+    """What the file must hold, as the daemon tells the figures, in one line."""
+    told = ask(daemon, "process", pid=pid)
+    if name == "ksm_merging_pages":
+        return f"{told['ksm_merging_pages']}|"
+    lines = [f"{key} {told[key]}" for key in
+             ("ksm_rmap_items", "ksm_zero_pages", "ksm_merging_pages", "ksm_process_profit")]
+    lines += [f"{key}: {'yes' if told[key] else 'no'}" for key in ("ksm_merge_any", "ksm_mergeable")]
+    return "".join(f"{line}|" for line in lines)
+
+
+def kernels(pid, name):
+    with open(f"/proc/{pid}/{name}", encoding="ascii") as file:
+        return file.read().replace("\n", "|")
+
+
+class Reader:
+    def __init__(self, program):
+        self.program, self.area = program, program.region()
+
+    @property
+    def pid(self):
+        return self.program.pid
+
+    def read(self, how, path):
+        self.program.say(f"{how} {path}")
+        return self.program.line()
+
+    def end(self):
+        self.program.say("end")
+        assert self.program.line() == "ok"
+        self.program.must_finish(0)
+        assert self.program.samepage_lines() == []
+
+
+@pytest.fixture
+def reader(daemon, compiled):
+    """A merged program whose figures do not move any more."""
+    both = [Reader(daemon.run(compiled("own_files"))) for _ in range(2)]
+    for one in both:
+        daemon.wait_merged(one.program, one.area, share=1)
+    daemon.set(run=0)
+    return both[0]
+
+
+def must_read(daemon, reader, how, path, name, pid=None):
+    """The agents may still report what they did before merging stopped."""
+    got = {}
+
+    def same():
+        before = figures(daemon, pid or reader.pid, name)
+        got["text"] = reader.read(how, path)
+        got["told"] = figures(daemon, pid or reader.pid, name)
+        return before == got["told"] == got["text"]
+
+    wait_for(lambda: f"{how} {path}: {got}", same)
+    assert int(ask(daemon, "process", pid=pid or reader.pid)["ksm_merging_pages"]) >= 512
+
+
+def test_own_files_hold_samepages_figures(daemon, reader):
+    """However they are opened, whatever the path is."""
+    for name in NAMES:
+        for how in WAYS:
+            must_read(daemon, reader, how, f"/proc/self/{name}", name)
+        for folder in ("thread-self", str(reader.pid), f"{reader.pid}/task/{reader.pid}", "self/task/../",
+                       f"self/root/proc/{reader.pid}"):
+            must_read(daemon, reader, "open", f"/proc/{folder}/{name}", name)
+        must_read(daemon, reader, "thread", f"/proc/thread-self/{name}", name)
+        assert kernels(reader.pid, name) != figures(daemon, reader.pid, name)
+    must_read(daemon, reader, "nature", "/proc/self/ksm_stat", "ksm_stat")
+    must_read(daemon, reader, "nature", "/proc/self/ksm_merging_pages", "ksm_merging_pages")
+    must_read(daemon, reader, "flood", "/proc/self/ksm_stat", "ksm_stat")
+    reader.end()
+
+
+def test_own_files_are_those_of_ksmfs(daemon, reader):
+    need_ksmfs(daemon.build)
+    ksmfs = Ksmfs(daemon)
+    try:
+        for name in NAMES:
+            must_read(daemon, reader, "open", f"/proc/self/{name}", name)
+            assert reader.read("open", f"/proc/self/{name}") == reader.read("open", ksmfs / f"proc/{reader.pid}/{name}")
+    finally:
+        ksmfs.close()
+    reader.end()
+
+
+def test_own_file_of_advised_memory(daemon, compiled):
+    """Of a program that is not merged whole, and has advised nothing."""
+    one = Reader(daemon.run(compiled("own_files"), all=False))
+    wait_for("not known", lambda: "ksm_mergeable" in ask(daemon, "process", pid=one.pid))
+    text = one.read("open", "/proc/self/ksm_stat")
+    assert "ksm_merging_pages 0|" in text and text.endswith("ksm_merge_any: no|ksm_mergeable: no|")
+    one.end()
+
+
+def test_process_without_pid_is_the_asker(daemon):
+    """docs/control.md; what the test itself asks is not merged."""
+    assert ask(daemon, "process") == {"ok": True, "pid": os.getpid(), "state": "unknown"}
+
+
+def test_others_files_are_the_kernels(daemon, compiled, reader):
+    """What is not of this very process, or is no file of /proc."""
+    plain = Reader(daemon.plain(compiled("own_files")))
+    mine = daemon.directory / "ksm_stat"
+    mine.write_text("mine\n")
+    for name in NAMES:
+        assert reader.read("open", f"/proc/{plain.pid}/{name}") == kernels(plain.pid, name)
+        assert plain.read("open", f"/proc/self/{name}") == kernels(plain.pid, name)
+        assert plain.read("open", f"/proc/{reader.pid}/{name}") == kernels(reader.pid, name)
+    assert reader.read("open", mine) == "mine|"
+    assert reader.read("open", "/proc/self/no_ksm_stat") == "error 2"
+    plain.end()
+    reader.end()
+
+
+def test_forked_child_has_its_own(daemon, reader):
+    """A child's are those of the child, once the daemon knows it."""
+    reader.program.say("fork /proc/self/ksm_stat")
+    word, pid = reader.program.line().split()
+    assert word == "child"
+    wait_for("the child is not known", lambda: "ksm_mergeable" in ask(daemon, "process", pid=int(pid)))
+    got = {}
+
+    def same():
+        reader.program.say("again")
+        got["text"] = reader.program.line()
+        got["told"] = figures(daemon, int(pid), "ksm_stat")
+        return got["text"] == got["told"]
+
+    wait_for(lambda: f"the child reads {got}", same)
+    reader.program.say("enough")
+    assert reader.program.line() == "done"
+    must_read(daemon, reader, "open", "/proc/self/ksm_stat", "ksm_stat")
+    reader.end()
+
+
+@pytest.mark.parametrize("how", ["filtered-thread", "filtered"])
+def test_under_a_filter_it_is_the_kernels(daemon, reader, how):
+    """X, seccomp: not one call that the filter might punish; at once, before the agent can know of it."""
+    assert reader.read(how, "/proc/self/ksm_stat") == kernels(reader.pid, "ksm_stat")
+    assert reader.program.alive()
+    if how == "filtered-thread":
+        must_read(daemon, reader, "open", "/proc/self/ksm_stat", "ksm_stat")
+    else:
+        assert reader.read("open", "/proc/self/ksm_merging_pages") == kernels(reader.pid, "ksm_merging_pages")
+    reader.end()
+
+
+def test_without_a_daemon_it_is_the_kernels(daemon, reader):
+    must_read(daemon, reader, "open", "/proc/self/ksm_stat", "ksm_stat")
+    daemon.kill()
+    assert reader.read("open", "/proc/self/ksm_stat") == kernels(reader.pid, "ksm_stat")
+    daemon.start()
+    wait_for("not known again", lambda: ask(daemon, "process", pid=reader.pid).get("ksm_merging_pages", 0) >= 512)
+    must_read(daemon, reader, "open", "/proc/self/ksm_stat", "ksm_stat")
+    reader.end()
+
+
+def test_without_room_in_files_it_is_the_kernels(daemon, reader):
+    """X: RLIMIT_FSIZE, which kills who goes beyond it."""
+    assert reader.read("limited", "/proc/self/ksm_stat") == kernels(reader.pid, "ksm_stat")
+    must_read(daemon, reader, "open", "/proc/self/ksm_stat", "ksm_stat")
+    reader.end()
+
+
+def test_paths_that_vanish(daemon, reader):
+    """X: what open does with a path that cannot be read, or not any more, is what the kernel does."""
+    assert reader.read("bad-path", "/proc/self/no_file") == "error 2"
+    assert reader.read("unmapped-path", daemon.directory / "ksm_stat") == "opened"
+    reader.end()
+
+
+def test_open_can_be_cancelled(daemon, reader):
+    assert reader.read("cancelled", daemon.directory / "ksm_stat") == "cancelled"
+    must_read(daemon, reader, "open", "/proc/self/ksm_stat", "ksm_stat")
+    daemon.set(run=1)
+    fresh = Reader(daemon.run(reader.program.popen.args[-1]))
+    daemon.wait_merged(fresh.program, fresh.area, share=1)  # the gate still closes
+    fresh.end()
+    reader.end()
+
+
+def test_python_reads_its_own(daemon):
+    code = "import mmap\n" \
+           "m = mmap.mmap(-1, 8 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)\n" \
+           "m[:] = b''.join(i.to_bytes(8, 'little') * 512 for i in range(2048))\n" \
+           "print('ready', flush=True)\n" \
+           "while input() == 'go': print(open('/proc/self/ksm_stat').read().replace('\\n', '|'), flush=True)\n"
+    programs = [daemon.run("/usr/bin/python3", "-c", code) for _ in range(2)]
+    for program in programs:
+        assert program.line(60) == "ready"
+    wait_for(lambda: f"not merged: {daemon.ps(programs[0].pid)}",
+             lambda: ask(daemon, "process", pid=programs[0].pid).get("ksm_merging_pages", 0) >= 2048)
+    daemon.set(run=0)
+
+    def same():
+        before = figures(daemon, programs[0].pid, "ksm_stat")
+        programs[0].say()
+        return programs[0].line() == before
+
+    wait_for("not the figures", same)
+    for program in programs:
+        program.say("end")
+        program.must_finish(0)
