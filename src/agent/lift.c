@@ -322,17 +322,22 @@ static uint32_t put_back(struct lift *l, uint32_t i, uint32_t n, enum sp_result 
 static uint32_t give_zeros(struct lift *l, uint32_t i, uint32_t n)
 {
     uint64_t at = page_at(l->addr, i), end = page_at(l->addr, i + n);
-    uint32_t done = 0;
+    uint32_t done = 0, most = n;
 
     for (uint32_t tries = 0; !sp_zeroed_set(at, end) && done < n && tries < ZERO_TRIES; tries++) {
+        uint32_t count = n - done < most ? n - done : most;
         struct uffdio_zeropage zero = {
-            .range = {page_at(at, done), (uint64_t)(n - done) << sp_agent.page_shift}};
+            .range = {page_at(at, done), (uint64_t)count << sp_agent.page_shift}};
         long ret = sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_ZEROPAGE, &zero);
 
-        if (zero.zeropage > 0)
+        if (zero.zeropage > 0) {
             done += (uint32_t)((uint64_t)zero.zeropage >> sp_agent.page_shift);
-        if (ret != -EAGAIN)
+            most = n;
+        } else if (ret == -ENOENT && count > 1) {
+            most = count / 2; /* one call gives them to one mapping only */
+        } else if (ret != -EAGAIN) {
             break;
+        }
     }
     sp_zeroed_clear(page_at(at, done), end);
     i = accept(l, i, done);

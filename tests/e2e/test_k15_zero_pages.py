@@ -85,6 +85,17 @@ def test_k15_zeros_are_given_back(daemon, compiled):
     finish(program)
 
 
+def test_k15_side_by_side_in_many_mappings(daemon, compiled):
+    """The kernel gives zeros to one mapping at a time: none is put back because its neighbour is in the next."""
+    daemon.set(run=0)
+    program = start(use_zero_pages(daemon), compiled, orders=["pieces"])
+    daemon.set(run=1)
+    wait_zeros(daemon, program)
+    assert daemon.status("merge_memory") == 0
+    tell(program, "check")
+    finish(program)
+
+
 def test_k15_not_without(daemon, compiled):
     """With 0 zeros are a page as any other: a frame; and stay what they were when it is set."""
     program = start(daemon, compiled)

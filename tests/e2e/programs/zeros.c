@@ -14,6 +14,7 @@
  *   drop     MADV_DONTNEED of the last quarter
  *   unmap    the last quarter goes
  *   move     the last quarter is moved elsewhere by mremap, read there, and moved back
+ *   pieces   the last quarter becomes many mappings side by side, which the kernel cannot make one
  *   advise, unadvise   MADV_MERGEABLE and MADV_UNMERGEABLE of all of it
  *   filtered   PR_SET_MEMORY_MERGE 0 at once after a filter that lets no madvise pass
  *   forkall  forks; the child checks, writes its first page of zeros, checks again, and stays until
@@ -90,6 +91,25 @@ static void move_away_and_back(char *last, size_t length)
         die("mremap back");
 }
 
+static void move_to(char *from, char *to, size_t length)
+{
+    if (mremap(from, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, to) != to)
+        die("mremap");
+}
+
+/* Neighbours change places: what they hold is the same, zeros. */
+static void make_pieces(char *last, size_t length)
+{
+    const size_t piece = 13 * PAGE;
+    char *elsewhere = region + npages * PAGE + length;
+
+    for (char *at = last; at + 2 * piece <= last + length; at += 2 * piece) {
+        move_to(at, elsewhere, piece);
+        move_to(at + piece, at, piece);
+        move_to(elsewhere, at + piece, piece);
+    }
+}
+
 /* The agent has no time to see the filter. */
 static void call_filtered(void)
 {
@@ -136,6 +156,8 @@ static void follow(const char *order)
     } else if (!strcmp(order, "unmap\n")) {
         munmap(last, length);
         mapped = npages - npages / 4;
+    } else if (!strcmp(order, "pieces\n")) {
+        make_pieces(last, length);
     } else if (!strcmp(order, "move\n")) {
         move_away_and_back(last, length);
     } else if (!strcmp(order, "advise\n")) {
