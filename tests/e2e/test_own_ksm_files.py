@@ -4,12 +4,13 @@ figures, those that ksmfs shows; and whoever else opens one, or cannot be told, 
 
 import json
 import os
+import subprocess
 
 import pytest
 
 from lib.control import ask
 from lib.ksmfs import Ksmfs, need_ksmfs
-from lib.place import wait_for
+from lib.place import BUILD, HERE, patient, wait_for
 
 NAMES = ["ksm_stat", "ksm_merging_pages"]
 WAYS = ["open", "openat", "fopen", "syscall", "syscall-open", "folder", "chdir", "edge", "thread"]
@@ -111,6 +112,31 @@ def test_own_file_of_advised_memory(daemon, compiled):
     text = one.read("open", "/proc/self/ksm_stat")
     assert "ksm_merging_pages 0|" in text and text.endswith("ksm_merge_any: no|ksm_mergeable: no|")
     one.end()
+
+
+@pytest.fixture
+def linked(tmp_path_factory):
+    """The program, linked with libsamepage: nothing is preloaded."""
+    target = tmp_path_factory.mktemp("linked") / "own_files"
+    subprocess.run(["gcc", "-std=gnu17", "-D_GNU_SOURCE", "-O2", "-pthread", "-Wl,--no-as-needed", f"-L{BUILD}",
+                    "-lsamepage", f"-Wl,-rpath,{BUILD}", "-o", target, HERE / "programs" / "own_files.c"],
+                   check=True, timeout=patient(60))
+    return target
+
+
+@pytest.mark.parametrize("how", ["run", "linked"])
+def test_own_file_of_a_program_that_advised(daemon, compiled, linked, how):
+    start = {"run": lambda: daemon.run(compiled("own_files"), "advise", all=False),
+             "linked": lambda: daemon.plain(linked, "advise")}[how]
+    both = [Reader(start()) for _ in range(2)]
+    for one in both:
+        daemon.wait_merged(one.program, one.area, share=1)
+    daemon.set(run=0)
+    for name in NAMES:
+        must_read(daemon, both[0], "open", f"/proc/self/{name}", name)
+    assert both[0].read("open", "/proc/self/ksm_stat").endswith("ksm_merge_any: no|ksm_mergeable: yes|")
+    for one in both:
+        one.end()
 
 
 def test_process_without_pid_is_the_asker(daemon):
