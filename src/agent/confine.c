@@ -15,9 +15,9 @@
 #include "gate.h"
 #include "kernel.h"
 #include "mem.h"
+#include "status.h"
 #include "sys.h"
 
-#define STATUS_BYTES 4096u
 #define SIG_SEGV_BUS ((1ull << 10) | (1ull << 6))
 
 #if defined(__x86_64__)
@@ -224,32 +224,30 @@ int sp_confine(void)
     return ret ? ret : install_filter();
 }
 
+struct rights {
+    uint64_t sum;
+    bool told; /* any line of them was there */
+};
+
+static void add_right(void *arg, unsigned which, char c)
+{
+    struct rights *r = arg;
+
+    (void)which;
+    r->sum = (r->sum ^ (unsigned char)c) * 0x100000001b3ull;
+    r->told = true;
+}
+
 /* A number that changes when one of the lines of /proc/PID/status that tell of rights does. */
 static uint64_t rights(int status, bool *ok)
 {
-    static char buf[STATUS_BYTES];
-    static const char *const lines[] = {"Uid:",    "Gid:",    "Groups:", "CapInh:", "CapPrm:",
-                                        "CapEff:", "CapBnd:", "Seccomp:", "Seccomp_filters:"};
-    long n = sp_sys(__NR_pread64, status, buf, STATUS_BYTES - 1, 0);
-    uint64_t sum = 0xcbf29ce484222325ull;
+    static const char *const lines[] = {"Uid",    "Gid",    "Groups",  "CapInh",         "CapPrm",
+                                        "CapEff", "CapBnd", "Seccomp", "Seccomp_filters"};
+    struct rights r = {.sum = 0xcbf29ce484222325ull};
+    int ret = sp_status_read(status, lines, sizeof(lines) / sizeof(lines[0]), add_right, &r);
 
-    *ok = n > 0;
-    if (!*ok)
-        return 0;
-    buf[n] = 0;
-    for (char *p = buf; *p;) {
-        char *eol = p;
-        bool told = false;
-
-        while (*eol && *eol != '\n')
-            eol++;
-        for (unsigned i = 0; i < sizeof(lines) / sizeof(lines[0]); i++)
-            told |= sp_starts(p, lines[i]);
-        for (; told && p < eol; p++)
-            sum = (sum ^ (unsigned char)*p) * 0x100000001b3ull;
-        p = *eol ? eol + 1 : eol;
-    }
-    return sum;
+    *ok = !ret && r.told;
+    return *ok ? r.sum : 0;
 }
 
 void sp_note_rights(void)
@@ -281,38 +279,36 @@ bool sp_program_forbids(void)
     return sp_sys(__NR_prctl, PR_GET_DUMPABLE, 0, 0, 0, 0) != 1;
 }
 
-/* The number in the line that begins so, 0 if it cannot be read. */
-static uint64_t status_number(const char *key)
+static void add_digit(void *arg, unsigned which, char c)
 {
-    char buf[STATUS_BYTES];
-    long n = sp_sys(__NR_pread64, sp_agent.program_status, buf, sizeof(buf) - 1, 0);
+    uint64_t *number = arg;
 
-    buf[n > 0 ? n : 0] = 0;
-    for (const char *line = buf; *line; line++) {
-        if (sp_starts(line, key)) {
-            const char *number = line + sp_strlen(key);
+    (void)which;
+    if (c >= '0' && c <= '9')
+        *number = *number * 10 + (uint64_t)(c - '0');
+}
 
-            return sp_parse_dec(&number, buf + n);
-        }
-        while (*line != '\n' && line[1])
-            line++;
-    }
-    return 0;
+/* The number in the line of that name, 0 if it cannot be read. */
+static uint64_t status_number(const char *name)
+{
+    uint64_t number = 0;
+
+    return sp_status_read(sp_agent.program_status, &name, 1, add_digit, &number) ? 0 : number;
 }
 
 uint32_t sp_program_threads(void)
 {
-    return (uint32_t)status_number("Threads:\t");
+    return (uint32_t)status_number("Threads");
 }
 
 bool sp_program_traced(void)
 {
-    return status_number("TracerPid:\t") != 0;
+    return status_number("TracerPid") != 0;
 }
 
 bool sp_program_dumps(void)
 {
-    return status_number("CoreDumping:\t") != 0;
+    return status_number("CoreDumping") != 0;
 }
 
 static uint64_t first_number(int fd)

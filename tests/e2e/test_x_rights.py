@@ -110,7 +110,17 @@ def devices(pid, area=None):
 def test_x_rights_given_up_no_frame_is_left(daemon, compiled, what):
     """What was merged before is the program's own afterwards, and no frame stays mapped: through a
     mapping of one frame a program could look at its neighbours, which are its former user's."""
-    program, partner = [daemon.run(compiled("x_drop"), what) for _ in range(2)]
+    gives_up_all(daemon, *[daemon.run(compiled("x_drop"), what) for _ in range(2)])
+
+
+def test_x_rights_given_up_in_many_groups(daemon, compiled):
+    """The kernel tells of a filter behind the groups, which may be hundreds of thousands of bytes."""
+    groups = ",".join(str(100000 + i) for i in range(3000))
+    gives_up_all(daemon, *[daemon.run("setpriv", "--groups", groups, compiled("x_drop"), "filter")
+                                     for _ in range(2)])
+
+
+def gives_up_all(daemon, program, partner):
     areas = [one.region() for one in (program, partner)]
     for one, area in zip((program, partner), areas):
         daemon.wait_merged(one, area)
