@@ -4,6 +4,7 @@
 #include <linux/mman.h>
 
 #include "gate.h"
+#include "policy.h"
 #include "sys.h"
 
 #define DONTFORK_TRIES 100u
@@ -71,7 +72,8 @@ long sp_map_with(uint64_t addr, uint64_t length, int flags, uint32_t attributes)
 
     if (sp_is_err(ret))
         return ret;
-    if ((attributes & SP_RANGE_DONTFORK) && sp_is_err(sp_keep_from_fork((uint64_t)ret, length))) {
+    if (((attributes & SP_RANGE_DONTFORK) && sp_is_err(sp_keep_from_fork((uint64_t)ret, length))) ||
+        sp_is_err(sp_policy_give((uint64_t)ret, length, attributes))) {
         sp_sys(__NR_munmap, ret, length);
         return -ENOMEM;
     }

@@ -15,8 +15,9 @@
 #define SP_RANGE_HUGE      0x4u
 #define SP_RANGE_DONTFORK  0x8u
 #define SP_RANGE_ADVISED   0x10u /* MADV_MERGEABLE */
-#define SP_RANGE_MERGES    0x21fu
-#define SP_RANGE_OF_POOL   0x20eu /* of these, what a frame's mapping is given too */
+#define SP_RANGE_POLICY    0xf0000u /* of nodes, where the program advised it: its number (policy.h) */
+#define SP_RANGE_MERGES    (0x21fu | SP_RANGE_POLICY)
+#define SP_RANGE_OF_POOL   (0x20eu | SP_RANGE_POLICY) /* of these, what is known of a frame's mapping, too */
 /* With these it is left alone (K17), but a page that was merged, and written, stays in its mapping of
  * the pool, and may be given them there. */
 #define SP_RANGE_DONTDUMP   0x20u
@@ -37,7 +38,7 @@ uint32_t sp_attribute_of(const char *f);
 
 /*
  * Maps private anonymous memory with these attributes: mmap's flags are added, addr is as for mmap.
- * The address, or a negative errno; if it could not be kept from fork, it is unmapped again. Advice
+ * The address, or a negative errno; if it could not be kept from fork, or bound, it is unmapped again. Advice
  * that the kernel refuses is left out. Raw system calls only: for the program's threads too.
  */
 long sp_map_with(uint64_t addr, uint64_t length, int flags, uint32_t attributes);

@@ -74,6 +74,7 @@ static struct sock_filter filter[] = {
     ALLOW_NR(__NR_sched_yield),
     ALLOW_NR(__NR_futex), /* sp_agent_spawned() */
     ALLOW_NR(__NR_get_mempolicy),
+    ALLOW_NR(__NR_mbind),
     ALLOW_NR(__NR_exit),
     ALLOW_NR(__NR_exit_group),
     ALLOW_NR(__NR_rt_sigreturn),

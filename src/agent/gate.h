@@ -129,6 +129,7 @@ struct sp_gate {
     uint32_t execs;    /* counts execve calls begun: the agent then looks whether to end */
     uint32_t advise_all;      /* the program called prctl(PR_SET_MEMORY_MERGE, 1) */
     uint32_t locks_future;    /* the program called mlockall(MCL_FUTURE): no merging meanwhile */
+    uint32_t home_nodes; /* the program gave memory a home node, which nobody can ask for */
     uint32_t page_size;
     uint32_t counted; /* inside without a slot: forks, and who found none */
     uint32_t shares_tls; /* threads may have one thread pointer together */

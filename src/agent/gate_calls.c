@@ -15,6 +15,8 @@
 #include <linux/userfaultfd.h>
 
 #include "gate_inside.h"
+#include "kernel.h"
+#include "policy.h"
 #include "sitemap.h"
 #include "sys.h"
 
@@ -71,6 +73,8 @@ bool sp_gate_is_gated(long nr, const long *a)
         return true;
     case __NR_brk:
         return a[0] != 0;
+    case __NR_get_mempolicy:
+        return a[4] == SP_MPOL_F_ADDR && sp_sitemap_pages();
     case __NR_ioctl:
         return (uint32_t)a[1] == (uint32_t)UFFDIO_REGISTER;
     case __NR_prctl:
@@ -347,9 +351,23 @@ static long call_policy(struct sp_gate_pass *pass, long nr, const long *a)
 {
     uint64_t addr = (uint64_t)a[0], end = range_end(addr, (uint64_t)a[1]);
 
+    long ret;
+
     sp_merged_unmerge(pass, SP_GATE_UNMERGE_WRITTEN, addr, end);
     sp_gate_note(addr, end);
-    return with_mappings(pass, nr, a);
+    ret = with_mappings(pass, nr, a);
+    if (ret == 0 && nr == __NR_set_mempolicy_home_node)
+        __atomic_store_n(&sp_gate.home_nodes, 1, __ATOMIC_SEQ_CST);
+    return ret;
+}
+
+/* Of a merged page the kernel knows the policy of the pool. It is asked for memory of ours that has the page's. */
+static long call_get_policy(const long *a)
+{
+    uint64_t sample = sp_policy_sample((uint64_t)a[3]);
+    const long other[6] = {a[0], a[1], a[2], (long)sample, a[4]};
+
+    return native(__NR_get_mempolicy, sample ? other : a);
 }
 
 /* Locks are in force on whole pages, whatever the call names. */
@@ -546,6 +564,8 @@ static long call_inside(struct sp_gate_pass *pass, long nr, const long *a)
     case __NR_mbind:
     case __NR_set_mempolicy_home_node:
         return call_policy(pass, nr, a);
+    case __NR_get_mempolicy:
+        return call_get_policy(a);
     case __NR_mseal:
         return call_unmerged(pass, nr, a);
     case __NR_mlock:

@@ -16,6 +16,7 @@
 
 #include "attributes.h"
 #include "gate_inside.h"
+#include "policy.h"
 #include "sitemap.h"
 #include "sys.h"
 
@@ -283,7 +284,10 @@ static void prepare(struct remap *r)
 {
     long attributes;
 
-    if (r->flags & MREMAP_DONTUNMAP)
+    /* What policy a site has is known by its address. */
+    if (sp_policy_any(r->addr, r->end))
+        sp_merged_unmerge(r->pass, SP_GATE_UNMERGE_WRITTEN, r->addr, r->end);
+    else if (r->flags & MREMAP_DONTUNMAP)
         sp_merged_unmerge(r->pass, SP_GATE_UNMERGE, r->addr, r->end);
     attributes = sp_gate_ask(r->pass, SP_GATE_ATTRIBUTES, r->addr, r->end);
     if (attributes == -ESRCH)

@@ -16,6 +16,7 @@
 #include "kernel.h"
 #include "mem.h"
 #include "ops.h"
+#include "policy.h"
 #include "rings.h"
 #include "sitemap.h"
 #include "sys.h"
@@ -259,6 +260,13 @@ static void lock_frames(uint64_t at, uint64_t length)
     sp_sys(__NR_madvise, at, length, SP_MADV_POPULATE_READ);
 }
 
+/* All of a range has one, what is merged of it, too. */
+static bool remember_policy(const struct sp_range *range, uint64_t at, uint64_t end)
+{
+    return range ? sp_policy_set_sites(range->start, range->end, (uint32_t)range->flags & SP_RANGE_POLICY)
+                 : sp_policy_set_sites(at, end, 0);
+}
+
 /* The site map comes first: should we die in between, a bit too many harms nobody, one too few
  * would. */
 bool sp_lift_map(uint64_t at, uint32_t n, uint32_t segment, uint32_t index)
@@ -269,7 +277,8 @@ bool sp_lift_map(uint64_t at, uint32_t n, uint32_t segment, uint32_t index)
     bool locked = range && (range->flags & SP_RANGE_LOCKED);
     long ret;
 
-    if (!sp_mappings_left() || (locked && !may_lock_more()) || sp_sitemap_set(at, end))
+    if (!sp_mappings_left() || (locked && !may_lock_more()) || !remember_policy(range, at, end) ||
+        sp_sitemap_set(at, end))
         return false;
     sp_gate_tell_attributes(range ? (uint32_t)range->flags & ~SP_RANGE_LOCKED : 0);
     if (locked)

@@ -16,6 +16,7 @@
 #include "kernel.h"
 #include "maps.h"
 #include "mem.h"
+#include "policy.h"
 #include "rings.h"
 #include "sitemap.h"
 #include "sys.h"
@@ -90,20 +91,6 @@ static uint64_t behind_stacks(const struct sp_mapping *m)
     return at > m->start ? at : m->end;
 }
 
-/*
- * Has the program bound this memory to nodes (K17)? A frame's mapping would have no policy. What a
- * call of mbind() does from now on the gate notes. The policy of the whole process (set_mempolicy)
- * is no matter: a private page that a write to a site makes follows it, and where frames lie is the
- * daemon's choice. A kernel without NUMA does not know the call, and has no policies.
- */
-static bool is_bound(const struct sp_mapping *m)
-{
-    int mode = 0;
-    long ret = sp_sys(__NR_get_mempolicy, &mode, 0, 0, m->start, SP_MPOL_F_ADDR);
-
-    return !sp_is_err(ret) && mode != SP_MPOL_DEFAULT;
-}
-
 /* What kind of memory never is looked at, whatever its flags. */
 static enum sp_left why_not_plain(const struct sp_mapping *m)
 {
@@ -130,8 +117,23 @@ static bool may_merge_locked(const struct sp_mapping *m)
     return m->lock_alone && is_advised(m) && !sp_gate.locks_future;
 }
 
-/* Why a mapping is left alone (K17); SP_LEFT_NOT: it is not. */
-static enum sp_left why_left(const struct sp_mapping *m)
+/*
+ * K17: memory that the program bound to nodes is merged only if it advised it. What a call of mbind() does from now
+ * on the gate notes. The policy of the whole process (set_mempolicy) is no matter: a private page that a write to a
+ * site makes follows it, and where frames lie is the daemon's choice.
+ */
+static bool is_bound_and_left(struct sp_mapping *m)
+{
+    uint32_t policy;
+
+    if (!sp_policy_of(m->start, &policy))
+        return true;
+    m->given |= policy;
+    return policy && !is_advised(m);
+}
+
+/* Why a mapping is left alone (K17); SP_LEFT_NOT: it is not, and what it has is known whole. */
+static enum sp_left why_left(struct sp_mapping *m)
 {
     enum sp_left left = why_not_plain(m);
     bool released = sp_released_holds(m);
@@ -144,7 +146,7 @@ static enum sp_left why_left(const struct sp_mapping *m)
         return SP_LEFT_USERFAULTFD;
     if (!is_advised(m) && !is_for_all(m))
         return SP_LEFT_NOT_ADVISED;
-    return is_bound(m) ? SP_LEFT_BOUND : SP_LEFT_NOT;
+    return is_bound_and_left(m) ? SP_LEFT_BOUND : SP_LEFT_NOT;
 }
 
 static void finish_range(struct build *b)
@@ -180,8 +182,8 @@ static bool is_alike(const struct build *b, const struct sp_mapping *m, bool poo
     return !((m->given ^ b->flags) & (pool || !b->plain ? SP_RANGE_OF_POOL : SP_RANGE_MERGES));
 }
 
-/* A mapping, or a part of one about which the program has one word. */
-static void add_part(struct build *b, const struct sp_mapping *m, bool pool)
+/* A mapping, or a part of one about which the program has one word, or whose sites have one policy. */
+static void add_part(struct build *b, struct sp_mapping *m, bool pool)
 {
     enum sp_left left = SP_LEFT_NOT;
     bool eligible;
@@ -227,7 +229,11 @@ static bool add_mapping(void *arg, const struct sp_mapping *mapping)
     b->left[SP_LEFT_STACK] += part.start - mapping->start;
     do {
         part.end = mapping->end;
+        part.offset = mapping->offset + (part.start - mapping->start);
+        part.given = mapping->given;
         part.word = words && part.start < part.end ? sp_gate_advice_at(part.start, &part.end) : SP_WORD_NONE;
+        if (pool && part.start < part.end)
+            part.given |= sp_policy_of_sites(part.start, &part.end);
         add_part(b, &part, pool);
         part.start = part.end;
     } while (part.start < mapping->end);
@@ -403,17 +409,30 @@ struct alike {
 /* What the mapping of a frame has of its own, or has not. */
 #define NOT_OF_POOL (SP_RANGE_NORESERVE | SP_RANGE_NO_HUGE | SP_RANGE_HUGE | SP_RANGE_ADVISED)
 
+/* The policy of what a mapping has from `at` on: false if it cannot be told, or is not the same up to end. */
+static bool one_policy(const struct sp_mapping *m, bool pool, uint64_t at, uint64_t end, uint32_t *policy)
+{
+    uint64_t stop = m->end < end ? m->end : end, alike = stop;
+
+    if (!pool)
+        return sp_policy_of(m->start, policy);
+    *policy = sp_policy_of_sites(at, &alike);
+    return alike == stop;
+}
+
 static bool alike_mapping(void *arg, const struct sp_mapping *m)
 {
     bool pool = !m->shared && sp_view_is_pool(m);
-    uint32_t attributes = m->given & ~NOT_OF_POOL, anonymous = m->given & NOT_OF_POOL;
+    uint32_t attributes = m->given & ~NOT_OF_POOL, anonymous = m->given & NOT_OF_POOL, policy;
     struct alike *p = arg;
 
     if (m->end <= p->at)
         return true;
     if (m->start > p->at || p->at >= p->end || m->shared || m->special || m->stack ||
-        (m->given & SP_RANGE_OTHER) || (!pool && (m->named || m->inode)))
+        (m->given & SP_RANGE_OTHER) || (!pool && (m->named || m->inode)) ||
+        !one_policy(m, pool, p->at, p->end, &policy))
         return false;
+    attributes |= policy;
     if ((p->any && attributes != p->attributes) ||
         (p->any_anonymous && !pool && anonymous != p->anonymous))
         return false;

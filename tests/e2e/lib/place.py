@@ -110,6 +110,12 @@ def need_kernel_6_8():
         pytest.skip("no UFFDIO_MOVE before Linux 6.8")
 
 
+def need_policies():
+    """A kernel with NUMA, be it of one node."""
+    if not os.path.exists("/proc/self/numa_maps"):
+        pytest.skip("no memory policies in this kernel")
+
+
 def need_redis():
     for name in ("redis-server", "redis-cli"):
         if not shutil.which(name):

@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * A program that locks its future memory with its very first code, before any library's constructor. Maps some,
- * finds it locked, prints "ok" and exits 0.
+ * A program that locks its future memory with its very first code, before any library's
+ * constructor. Maps some, finds it locked, prints "ok" and exits 0.
  *
- * locks_first child: does it in main(), and forks a child, which does not have it: prints the child's pid, and
- * "ready", and where the child's memory is; when a line was read the child checks its bytes, and prints "ok".
+ * locks_first child: does it in main(), and forks a child, which does not have it: prints the
+ * child's pid, and "ready", and where the child's memory is; when a line was read the child checks
+ * its bytes, and prints "ok".
  */
 #include <sys/wait.h>
 
@@ -19,11 +20,13 @@ static void lock_first(int argc, char **argv, char **env)
         _exit(77);
 }
 
-__attribute__((section(".preinit_array"), used)) static void (*const first)(int, char **, char **) = lock_first;
+__attribute__((section(".preinit_array"), used)) static void (*const first)(int, char **,
+                                                                            char **) = lock_first;
 
 static int in_child(void)
 {
-    char *region = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    char *region =
+        mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     char line[16];
 
     if (region == MAP_FAILED)
