@@ -206,17 +206,27 @@ static void add_part(struct build *b, struct sp_mapping *m, bool pool)
     if (!b->end)
         b->start = m->start;
     if (!pool || !b->plain)
-        b->flags = m->given & (pool ? SP_RANGE_OF_POOL : SP_RANGE_MERGES);
+        b->flags = m->given & (pool ? SP_RANGE_OF_POOL | SP_RANGE_ADVISED : SP_RANGE_MERGES);
     b->end = m->end;
     b->plain |= !pool;
     b->keep |= pool || is_advised(m);
+}
+
+/* What sites have: what their mapping shows, and what is only known by address. */
+static uint32_t given_to_sites(struct sp_mapping *part)
+{
+    uint32_t given = part->given & ~(SP_RANGE_ADVISED | SP_RANGE_POLICY);
+
+    if (part->advised || part->word == SP_WORD_MERGEABLE)
+        given |= SP_RANGE_ADVISED;
+    return given | sp_policy_of_sites(part->start, &part->end);
 }
 
 static bool add_mapping(void *arg, const struct sp_mapping *mapping)
 {
     struct build *b = arg;
     struct sp_mapping part = *mapping;
-    bool pool = sp_view_is_pool(mapping), words = !pool && (sp_agent.all || sp_gate_no_ksm);
+    bool pool = sp_view_is_pool(mapping), words = pool || sp_agent.all || sp_gate_no_ksm;
 
     if (mapping->executable && mapping->inode)
         sp_code_seen(mapping);
@@ -233,7 +243,7 @@ static bool add_mapping(void *arg, const struct sp_mapping *mapping)
         part.given = mapping->given;
         part.word = words && part.start < part.end ? sp_gate_advice_at(part.start, &part.end) : SP_WORD_NONE;
         if (pool && part.start < part.end)
-            part.given |= sp_policy_of_sites(part.start, &part.end);
+            part.given = given_to_sites(&part);
         add_part(b, &part, pool);
         part.start = part.end;
     } while (part.start < mapping->end);

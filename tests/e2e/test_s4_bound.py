@@ -67,6 +67,22 @@ def test_s4_calls_on_it(daemon, compiled, call):
     assert ask(programs[1], "tell") == "policy 2 1"
 
 
+@pytest.mark.parametrize("mode", ["bind", "default"])
+def test_k1_advised_memory_of_which_all_was_merged_is_advised_when_unmerged(daemon, compiled, mode):
+    """The mapping of a frame does not show that; what is bound or locked would not be merged again."""
+    programs = [start(daemon, compiled, mode) for _ in range(2)]
+    had = ask(programs[0], "advised") # none on a kernel without KSM, which has no flag for it
+    for program in programs:
+        daemon.wait_merged(program, program.area, share=1)
+        assert ask(program, "map") == "map 0" # the mappings are read again
+    scans = daemon.status("full_scans")
+    place.wait_for("no passes", lambda: daemon.status("full_scans") > scans + 4)
+    daemon.cli("off")
+    for program in programs:
+        assert daemon.merged_pages(program, program.area) == 0
+        assert ask(program, "advised") == had
+
+
 def test_s4_bound_and_locked(daemon, compiled):
     programs = start_merged(daemon, compiled, "interleave")
     for program in programs:

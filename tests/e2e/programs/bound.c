@@ -1,19 +1,26 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Merged memory that is bound to nodes: bound MODE, where MODE is a mode of mbind ("bind",
- * "static", "preferred", "local", "interleave", "default"), and "left" after it if the program does
- * not advise it. "ready", and where it is; then by line of stdin:
+ * Merged memory that is bound to nodes: bound MODE, where MODE is a mode of mbind ("bind", "static",
+ * "preferred", "local", "interleave", "default"), and "left" after it if the program does not
+ * advise it. "ready", and where it is; then by line of stdin:
  *
- *   tell      "policy", the mode and the first nodes that get_mempolicy answers for every page,
- * "mixed" if not for all the same maps      "maps", and the policies that numa_maps names for the
- * area, without those of files check     all pages hold what they held: "ok" some      writes some
- * of the pages drop      MADV_DONTNEED of the first quarter, which reads zeros then, and fills it
- * again move      mremap of all to another place, and back grow      mremap to twice the size and
- * back protect   mprotect to read-only, looks, and back fork      a child finds the bytes and the
- * policy, writes, and finds the policy again other     mbind of the second quarter to another mode,
- * which is in force there, and back lock      mlock of all home      mbind, and
- * set_mempolicy_home_node, of all race      a thread calls mbind for the area, this one and another
- * mode, while others write and look, for 300 rounds
+ *   tell      "policy", the mode and the first nodes that get_mempolicy answers for every page;
+ *             "mixed" if not for all the same
+ *   maps      "maps", and the policies that numa_maps names for the area, without those of files
+ *   check     all pages hold what they held: "ok"
+ *   some      writes some of the pages
+ *   drop      MADV_DONTNEED of the first quarter, which reads zeros then, and fills it again
+ *   move      mremap of all to another place, and back
+ *   grow      mremap to twice the size and back
+ *   protect   mprotect to read-only, looks, and back
+ *   fork      a child finds the bytes and the policy, writes, and finds the policy again
+ *   other     mbind of the second quarter to another mode, which is in force there, and back
+ *   lock      mlock of all
+ *   map       maps a page somewhere else
+ *   advised   how many pages lie in mappings that are MADV_MERGEABLE
+ *   home      mbind, and set_mempolicy_home_node, of all
+ *   race      a thread calls mbind for the area, this one and another mode, while others write and
+ *             look, for 300 rounds
  *
  * All that has no word of its own answers with the word and 0, or the errno, or -1 where something
  * was wrong. Exit status 77: the kernel knows no policies, or not this one.
@@ -218,6 +225,32 @@ static int lock(void)
     return mlock(region, PAGES * PAGE) ? errno : have(0, PAGES, &mine) ? 0 : -1;
 }
 
+static int map_one(void)
+{
+    return mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED ? errno : 0;
+}
+
+static int advised(void)
+{
+    unsigned long start, end, from = 0, to = 0, low = (unsigned long)region, high = low + PAGES * PAGE;
+    FILE *smaps = fopen("/proc/self/smaps", "r");
+    int pages = 0;
+    char line[512];
+
+    if (!smaps)
+        die("smaps");
+    while (fgets(line, sizeof(line), smaps)) {
+        if (sscanf(line, "%lx-%lx ", &start, &end) == 2) {
+            from = start < low ? low : start;
+            to = end > high ? high : end;
+        } else if (!strncmp(line, "VmFlags:", 8) && to > from && strstr(line, " mg")) {
+            pages += (int)((to - from) / PAGE);
+        }
+    }
+    fclose(smaps);
+    return pages;
+}
+
 static int give_home(void)
 {
     struct policy p = {.mode = MPOL_BIND, .nodes = {1}};
@@ -294,6 +327,8 @@ static void obey(const char *word)
         {"home", give_home},
         {"race", race},
         {"lock", lock},
+        {"map", map_one},
+        {"advised", advised},
     };
 
     if (!strcmp(word, "tell")) {
