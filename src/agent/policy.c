@@ -191,5 +191,5 @@ uint64_t sp_policy_sample(uint64_t addr)
     if (!sp_sitemap_any(page, end))
         return 0;
     p = policy_in(sp_policy_of_sites(page, &end));
-    return p ? p->sample : 0;
+    return p ? p->sample : (uint64_t)&sp_gate; /* which has none */
 }

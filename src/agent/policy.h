@@ -36,8 +36,8 @@ uint32_t sp_policy_of_sites(uint64_t addr, uint64_t *end);
 /* Inside the gate: are there merged pages in [addr, end) that have one? */
 bool sp_policy_any(uint64_t addr, uint64_t end);
 
-/* Inside the gate: the address of a page of ours that has the same policy as the merged page at
- * addr, 0 if it has none. */
+/* Inside the gate: the address of memory of ours that has the same policy as the merged page at
+ * addr, or has none, too. 0: the page is not merged. */
 uint64_t sp_policy_sample(uint64_t addr);
 
 #endif

@@ -83,6 +83,25 @@ def test_k1_advised_memory_of_which_all_was_merged_is_advised_when_unmerged(daem
         assert ask(program, "advised") == had
 
 
+@pytest.mark.parametrize("mode", ["bind", "default"])
+def test_x_policy_of_the_pool_is_not_the_programs(make_daemon, compiled, mode):
+    """N1: the pool's files prefer their node, which nobody is told who asks for the policy of merged memory."""
+    place.need_root()
+    place.need_kernel_6_8()
+    place.need_userfaultfd()
+    daemon = make_daemon(build=place.BUILD_TEST)
+    daemon.prefix = ["env", "SAMEPAGE_TEST_NODES=2"]
+    daemon.start()
+    daemon.set_full_speed()
+    daemon.set(merge_across_nodes=0)
+    programs = start_merged(daemon, compiled, mode)
+    for program in programs:
+        shown = open(f"/proc/{program.pid}/numa_maps", encoding="ascii", errors="replace").read()
+        assert "prefer:0 file=" in shown # what the kernel thinks of the frames
+        assert ask(program, "tell") == ("policy 2 1" if mode == "bind" else "policy 0 0")
+        assert ask(program, "check") == "ok"
+
+
 def test_s4_bound_and_locked(daemon, compiled):
     programs = start_merged(daemon, compiled, "interleave")
     for program in programs:
