@@ -95,6 +95,7 @@ struct sp_agent {
     uint32_t max_mappings; /* as set; 0: the built-in budget */
     bool gave_back;        /* the program ran out of mappings once: no more merging here */
     bool stay_unmerged;
+    bool filtered; /* a thread is under a filter, or will be at once: gives all back, and ends */
     uint32_t raw_calls; /* why the program cannot be protected, of SP_EXPLAINED_RAW_, _RING_; 0: it can */
     bool raw_told;      /* the program was told so when it began */
     bool raw_done;      /* what was merged is its own again */
@@ -132,6 +133,12 @@ void sp_agent_spawned(void);
 /* process.c: runs in the agent process, never returns. forked: the agent of a forked child, which
  * opens all it needs itself. */
 void sp_agent_main(bool forked) __attribute__((noreturn));
+/*
+ * A thread of the program is about to put itself under a filter, and waits: gives everything back and ends, by which the
+ * thread is told that there is no agent any more. A negative errno: a thread stays in a call, or memory is short; the agent
+ * goes on trying, and ends. With the gate open and nothing in the air.
+ */
+int64_t sp_agent_before_filter(void);
 
 /* setup.c */
 int sp_setup_arena(void);

@@ -36,11 +36,15 @@ static bool died_alone(void)
  * gate is open for good. */
 static bool wait_a_little(void)
 {
+    uint32_t there = SP_GATE_AGENT;
+
     if (*sp_gate.wait_page != SP_WAIT_PAGE_ABANDONED && !died_alone()) {
         sp_relax();
         return true;
     }
-    sp_store(&sp_gate.agent, SP_GATE_NO_AGENT);
+    /* One that left because of a filter said so. */
+    __atomic_compare_exchange_n(&sp_gate.agent, &there, SP_GATE_NO_AGENT, false, __ATOMIC_SEQ_CST,
+                                __ATOMIC_SEQ_CST);
     sp_store(&sp_gate.closed, 0);
     return false;
 }

@@ -107,6 +107,7 @@ enum sp_gate_request_kind {
                                  has these attributes; else, or if it fails, copy stays where it is */
     SP_GATE_OWN_ZEROS = 9, /* give what is the kernel's page of zeros in [addr, end) pages of their own (K15) */
     SP_GATE_OWN_NAME = 10, /* 1 if the path at addr ends in the name of a file of the program's own (own_file.h) */
+    SP_GATE_FILTER = 11, /* a thread is about to put itself under a seccomp filter: give all back, and end */
 };
 
 enum sp_gate_request_state { SP_REQUEST_FREE = 0, SP_REQUEST_TAKEN, SP_REQUEST_POSTED,

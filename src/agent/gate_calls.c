@@ -543,6 +543,18 @@ static long call_prctl(struct sp_gate_pass *pass, const long *a)
     return ret == -EBADF && sp_sitemap_any(addr, end) ? 0 : ret;
 }
 
+void sp_gate_before_filter(struct sp_gate_pass *pass)
+{
+    uint32_t none = SP_GATE_NO_AGENT;
+
+    sp_gate_enter(pass);
+    sp_gate_ask(pass, SP_GATE_FILTER, 0, EVERYTHING);
+    sp_gate_leave(pass);
+    /* An agent that died left what it had merged. */
+    __atomic_compare_exchange_n(&sp_gate.agent, &none, SP_GATE_FILTERED, false, __ATOMIC_SEQ_CST,
+                                __ATOMIC_SEQ_CST);
+}
+
 static long call_inside(struct sp_gate_pass *pass, long nr, const long *a)
 {
     switch (nr) {

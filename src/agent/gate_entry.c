@@ -19,7 +19,9 @@
 
 #ifdef __x86_64__
 
+#include <linux/prctl.h>
 #include <linux/sched.h>
+#include <linux/seccomp.h>
 
 /* What the assembly pushes, from the lowest address. */
 struct sp_gate_frame {
@@ -149,9 +151,27 @@ static long on_clone3(struct sp_gate_frame *frame)
     return on_thread(&frame->pass, args->flags, args->tls, args->child_tid);
 }
 
+/* May it put the thread under a filter? Without one the kernel is only asked what it knows. */
+static bool sets_filter(const struct sp_gate_frame *frame)
+{
+    const long *a = frame->a;
+
+    if ((int)frame->nr == __NR_prctl)
+        return (int)a[0] == PR_SET_SECCOMP &&
+               (a[1] == SECCOMP_MODE_STRICT || (a[1] == SECCOMP_MODE_FILTER && a[2]));
+    if ((int)frame->nr != __NR_seccomp)
+        return false;
+    return (int)a[0] == SECCOMP_SET_MODE_STRICT ? !(int)a[1] && !a[2]
+                                                : (int)a[0] == SECCOMP_SET_MODE_FILTER && a[2];
+}
+
 /* Called by sp_gate_entry: one of the SP_STUB_ distances. */
 long sp_gate_dispatch(struct sp_gate_frame *frame)
 {
+    if (sets_filter(frame)) {
+        sp_gate_before_filter(&frame->pass);
+        return SP_STUB_NATIVE;
+    }
     switch ((int)frame->nr) {
     case __NR_clone:
         return on_clone(frame);

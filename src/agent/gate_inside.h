@@ -79,6 +79,14 @@ long sp_gate_open_file(struct sp_gate_pass *pass, long nr, const long *a);
  * and stay so. Outside the gate, which it enters and leaves. */
 void sp_gate_before_vmsplice(const long *a);
 
+/*
+ * Before a call that may put the thread under a seccomp filter, and is then done natively: everything is un-merged,
+ * and the agent ends, so that nothing is done for the program by calls that the filter may not let pass, nor in a child
+ * that it forks at once. The agent would see the filter of the first thread by itself, but later, and of others
+ * never. Outside the gate, which it enters and leaves.
+ */
+void sp_gate_before_filter(struct sp_gate_pass *pass);
+
 /* io_uring_register with the arguments a, if it names buffers: true, and it is done, its result in *ret;
  * their pages are the program's own before. Outside the gate, which it enters and leaves. */
 bool sp_gate_ring_register(struct sp_gate_pass *pass, const long *a, long *ret);

@@ -93,19 +93,25 @@ static void wait_ms(uint32_t ms)
     wait_for(-1, ms);
 }
 
-/* A thread that is in one call after another keeps the gate open for as long as it likes, and memory
- * may be short for a while: the program is left with frames only when all tries are used up. */
-static void unmerge_all(void)
+/* One try. 0, or a negative errno: something is merged still. */
+static int unmerge_once(void)
 {
     uint64_t next = 0, npages;
     int ret;
 
+    do
+        ret = sp_unmerge(next, ~0ull, ~0ull, &next, &npages);
+    while (!ret && next);
+    return ret ? ret : sp_unmerge_zeros(0, ~0ull, ~0ull, &next, &npages);
+}
+
+/* A thread that is in one call after another keeps the gate open for as long as it likes, and memory
+ * may be short for a while: the program is left with frames only when all tries are used up. */
+static void unmerge_all(void)
+{
     for (unsigned tries = 0; tries < LEAVE_TRIES; tries++) {
         sp_ranges_refresh(true);
-        do
-            ret = sp_unmerge(next, ~0ull, ~0ull, &next, &npages);
-        while (!ret && next);
-        if (!ret)
+        if (!unmerge_once())
             break;
         sp_serve_gate();
         wait_ms(LEAVE_WAIT_MS);
@@ -171,6 +177,23 @@ __attribute__((noreturn)) static void leave_changed(void)
     leave(SP_GATE_FILTERED);
 }
 
+/*
+ * Whoever waits for this is not kept waiting for a thread that stays inside: then the filter comes first, and what the
+ * gate does is from now on what it does under one.
+ */
+int64_t sp_agent_before_filter(void)
+{
+    int ret;
+
+    sp_ranges_refresh(true);
+    ret = unmerge_once();
+    if (!ret)
+        leave_changed();
+    sp_agent.stay_unmerged = sp_agent.filtered = true;
+    set_gate_agent(SP_GATE_FILTERED);
+    return ret;
+}
+
 /* A program whose calls go round the gate gets its pages back, as soon as there is memory for them. Its
  * ranges are those that were read last: what new memory is given stands in them. */
 static void give_back_unprotected(void)
@@ -223,6 +246,8 @@ __attribute__((noreturn)) static void loop(void)
             .tv_nsec = (sp_agent.arena_filled ? CLEAN_US : LOOK_US) * 1000ll};
         uint64_t now;
 
+        if (sp_agent.filtered)
+            leave_changed();
         sp_sys(__NR_ppoll, p, 4, &limit, 0, 8);
         if (p[0].revents)
             sp_sys(__NR_exit_group, 0); /* the program is dead (D4) */
@@ -351,7 +376,7 @@ static void forget_parent(void)
     sp_agent.ranges_at_us = 0;
     sp_agent.leave = false;
     sp_agent.arena_filled = false;
-    sp_agent.raw_done = false;
+    sp_agent.raw_done = sp_agent.filtered = false;
     sp_seeds_forget();
     sp_again_forget();
     sp_useless_forget();

@@ -279,6 +279,8 @@ static int64_t serve_request(const struct sp_gate_request *r)
         return sp_zero_sites(r->addr, r->end);
     if (r->kind == SP_GATE_OWN_ZEROS)
         return sp_unmerge_zeros(r->addr, r->end, ~0ull, &next, &npages);
+    if (r->kind == SP_GATE_FILTER)
+        return sp_agent_before_filter();
     if (r->kind == SP_GATE_RELEASE)
         return release(r->addr, r->end);
     return sp_unmerge(r->addr, r->end, ~0ull, &next, &npages);

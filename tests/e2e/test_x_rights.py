@@ -164,3 +164,22 @@ def wait_no_frames(program, pid, pool):
     wait_for(lambda: f"frames are left: {devices(pid)}, pool: {pool}, agents: {program.agents()} "
                      f"{program.stderr()} {pathlib.Path(f'/proc/{pid}/maps').read_text()}",
              lambda: not devices(pid) & pool)
+
+
+@pytest.mark.parametrize("call", ["prctl", "seccomp"])
+@pytest.mark.parametrize("row", ["fork", "drop", "thread", "refused"])
+def test_x_filter_meets_no_call_of_ours(daemon, compiled, row, call):
+    """What the program does at once after it put itself, or only a thread, under a filter is done by its own calls."""
+    programs = [daemon.run(compiled("filters"), row, call) for _ in range(2)]
+    for program in programs:
+        program.area = program.region()
+    for program in programs:
+        daemon.wait_merged(program, program.area)
+    programs[0].say()
+    assert programs[0].line() == "ok"
+    if row != "refused":
+        assert daemon.merged_pages(programs[0], programs[0].area) == 0
+    for program in programs:
+        program.popen.stdin.close()
+    programs[0].must_finish(0)
+    programs[1].must_finish(3)
