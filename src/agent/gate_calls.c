@@ -16,6 +16,7 @@
 
 #include "gate_inside.h"
 #include "kernel.h"
+#include "kernel.h"
 #include "policy.h"
 #include "sitemap.h"
 #include "sys.h"
@@ -76,7 +77,7 @@ bool sp_gate_is_gated(long nr, const long *a)
     case __NR_get_mempolicy:
         return a[4] == SP_MPOL_F_ADDR && sp_sitemap_pages();
     case __NR_ioctl:
-        return (uint32_t)a[1] == (uint32_t)UFFDIO_REGISTER;
+        return (uint32_t)a[1] == (uint32_t)UFFDIO_REGISTER || (uint32_t)a[1] == (uint32_t)SP_UFFDIO_MOVE;
     case __NR_prctl:
         return is_gated_prctl(a);
     }
@@ -503,6 +504,23 @@ static long call_uffd_register(struct sp_gate_pass *pass, const long *a)
     return native(__NR_ioctl, a);
 }
 
+/* A userfaultfd of the program's own moves pages from any memory into what is registered with it: only such as are
+ * no file's. */
+static long call_uffd_move(struct sp_gate_pass *pass, const long *a)
+{
+    const struct sp_uffdio_move *move = (const struct sp_uffdio_move *)a[2];
+    uint64_t addr, end;
+
+    if ((uint64_t)a[2] >= sp_gate.page_size) {
+        addr = move->src;
+        end = range_end(addr, move->len);
+        sp_merged_unmerge(pass, SP_GATE_UNMERGE_WRITTEN, addr, end);
+        sp_gate_note(addr, end);
+        sp_zeroed_clear(addr, end);
+    }
+    return native(__NR_ioctl, a);
+}
+
 /* Un-merged first: what takes the frames' place is advised as they were, and the kernel takes that back. */
 static long call_memory_merge(struct sp_gate_pass *pass, const long *a)
 {
@@ -591,7 +609,8 @@ static long call_inside(struct sp_gate_pass *pass, long nr, const long *a)
     case __NR_shmat:
         return call_shmat(pass, a);
     case __NR_ioctl:
-        return call_uffd_register(pass, a);
+        return (uint32_t)a[1] == (uint32_t)UFFDIO_REGISTER ? call_uffd_register(pass, a)
+                                                           : call_uffd_move(pass, a);
     case __NR_prctl:
         return call_prctl(pass, a);
     case __NR_mlockall:

@@ -24,3 +24,17 @@ def test_x_userfaultfd_keeps_only_its_own(daemon, compiled, mode):
         one.say()
         assert one.line() == "ok"
         one.must_finish(0)
+
+
+def test_x_userfaultfd_moves_merged_pages(daemon, compiled):
+    """UFFDIO_MOVE takes the program's pages into the memory of its own userfaultfd, merged or not."""
+    programs = [daemon.run(compiled("uffd_move")) for _ in range(2)]
+    for program in programs:
+        program.area = program.region()
+    for program in programs:
+        daemon.wait_merged(program, program.area)
+    programs[0].say()
+    assert programs[0].line() == "ok"
+    for program in programs:
+        program.popen.stdin.close()
+        program.must_finish(0)
