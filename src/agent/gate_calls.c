@@ -412,6 +412,34 @@ static bool is_remote_advice(long advice)
     return (int)advice == MADV_COLD || (int)advice == MADV_PAGEOUT || (int)advice == MADV_WILLNEED;
 }
 
+/* It is noted what the program said of this memory, merged or not. */
+static bool is_word(long advice)
+{
+    return (int)advice == MADV_MERGEABLE || (int)advice == MADV_UNMERGEABLE;
+}
+
+/* The same words by process_madvise about the caller's own memory: what is refused is the kernel's to say. */
+static long call_process_word(struct sp_gate_pass *pass, const long *a)
+{
+    const struct iovec *part = (const struct iovec *)a[1];
+    bool mergeable = (int)a[3] == MADV_MERGEABLE;
+    uint64_t parts = (uint64_t)a[2], left;
+    long ret;
+
+    for (uint64_t i = 0; i < parts && !mergeable; i++)
+        unmerge_all(pass, (uint64_t)part[i].iov_base,
+                    range_end((uint64_t)part[i].iov_base, part[i].iov_len));
+    ret = call_anywhere(pass, __NR_process_madvise, a);
+    left = ret > 0 ? (uint64_t)ret : 0;
+    for (uint64_t i = 0; i < parts && left && left >= part[i].iov_len; left -= part[i++].iov_len) {
+        uint64_t addr = (uint64_t)part[i].iov_base, end = range_end(addr, part[i].iov_len);
+
+        if (end > addr)
+            sp_gate_note_advice(addr, end, mergeable ? SP_WORD_MERGEABLE : SP_WORD_UNMERGEABLE);
+    }
+    return ret;
+}
+
 /*
  * process_madvise on merged pages. All but some advice is only for the caller's own memory: whether it
  * is this, the call says of no memory at all; then it is madvise, part by part. MADV_COLLAPSE is also
@@ -423,11 +451,13 @@ static long call_process_madvise(struct sp_gate_pass *pass, const long *a)
     uint64_t parts = (uint64_t)a[2], done = 0;
     long none[6] = {a[0], a[1], 0, a[3], a[4]}, ret = 0;
 
-    if (is_remote_advice(a[3]) || !sp_sitemap_pages() || !parts || parts > UIO_MAXIOV ||
+    if (is_remote_advice(a[3]) || !(sp_sitemap_pages() || is_word(a[3])) || !parts || parts > UIO_MAXIOV ||
         __atomic_load_n(&sp_gate.agent, __ATOMIC_SEQ_CST) == SP_GATE_FILTERED ||
         !sp_gate_can_read((uint64_t)part, (uint64_t)(part + parts)) ||
         native(__NR_process_madvise, none) != 0)
         return call_anywhere(pass, __NR_process_madvise, a);
+    if (is_word(a[3]) && !sp_gate_no_ksm)
+        return call_process_word(pass, a);
     for (uint64_t i = 0; i < parts && (int)a[3] == MADV_COLLAPSE; i++)
         sp_merged_unmerge(pass, SP_GATE_UNMERGE, (uint64_t)part[i].iov_base,
                           range_end((uint64_t)part[i].iov_base, part[i].iov_len));

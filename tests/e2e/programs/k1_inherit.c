@@ -8,7 +8,10 @@
  * except: as prctl; of twice as much memory, "all ADDRESS BYTES", one half, in the middle, is taken out by
  * MADV_UNMERGEABLE, and is what it tells of. anew: as prctl; the memory was taken out, unmapped, and mapped again.
  */
+#include <errno.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
 #include <sys/wait.h>
 
 #include "pattern.h"
@@ -16,6 +19,25 @@
 #ifndef PR_SET_MEMORY_MERGE
 #define PR_SET_MEMORY_MERGE 67
 #endif
+
+/* Takes memory out, by either call that can. */
+static int take_out(char *at, size_t bytes)
+{
+#ifdef BY_PROCESS
+    struct iovec part = {at, bytes};
+    int pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
+    long ret = syscall(SYS_process_madvise, pidfd, &part, 1, MADV_UNMERGEABLE, 0);
+
+    close(pidfd);
+    if (ret < 0 && errno == EINVAL) {
+        puts("skip this kernel's process_madvise is for others only");
+        exit(0);
+    }
+    return ret != (long)bytes;
+#else
+    return madvise(at, bytes, MADV_UNMERGEABLE);
+#endif
+}
 
 static int has_line(void)
 {
@@ -57,7 +79,7 @@ int main(int argc, char **argv)
         region_fill(region, 2 * npages, 0);
         printf("all %p %zu\n", (void *)region, 2 * npages * PAGE);
         region += npages / 2 * PAGE;
-        if (madvise(region, npages * PAGE, MADV_UNMERGEABLE))
+        if (take_out(region, npages * PAGE))
             die("to take it out");
         return hold(region, npages, 1);
     }
