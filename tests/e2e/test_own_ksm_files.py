@@ -190,6 +190,17 @@ def test_under_a_filter_it_is_the_kernels(daemon, reader, how):
     reader.end()
 
 
+def test_under_a_filter_from_the_start_it_is_the_kernels(daemon, compiled):
+    """As in a container: merged, and not one call more for this."""
+    both = [Reader(daemon.run(compiled("own_files"), "filtered")) for _ in range(2)]
+    for one in both:
+        daemon.wait_merged(one.program, one.area, share=1)
+    for name in NAMES:
+        assert both[0].read("open", f"/proc/self/{name}") == kernels(both[0].pid, name)
+    for one in both:
+        one.end()
+
+
 def test_without_a_daemon_it_is_the_kernels(daemon, reader):
     must_read(daemon, reader, "open", "/proc/self/ksm_stat", "ksm_stat")
     daemon.kill()

@@ -3,7 +3,8 @@
  * Reads files in the ways that programs open them. Fills a region that is equal in every own_files,
  * prints "ready ADDRESS BYTES", then for every line "HOW PATH" on stdin prints the file's text, a |
  * for each end of a line, or "error NUMBER". "end" checks the region. With the
- * argument "advise" it advises its region.
+ * argument "advise" it advises its region, with "filtered" it begins anew
+ * under a filter.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -279,6 +280,30 @@ static void filter(unsigned flags)
          "seccomp");
 }
 
+#define KILL(name)                                                                                 \
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_##name, 0, 1),                                        \
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_KILL_PROCESS)
+
+/* A filter that was there before the program, and lets all pass but what nobody but samepage calls.
+ */
+static void begin_filtered(char **argv)
+{
+    struct sock_filter code[] = {
+        BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        KILL(readlinkat),
+        KILL(setsockopt),
+        KILL(fchmod),
+        BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+    };
+    struct sock_fprog program = {sizeof(code) / sizeof(*code), code};
+
+    must(!prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) &&
+             !syscall(__NR_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program),
+         "seccomp");
+    execl("/proc/self/exe", argv[0], NULL);
+    must(false, "exec");
+}
+
 static void *run_filtered(void *arg)
 {
     (void)arg;
@@ -445,6 +470,8 @@ int main(int argc, char **argv)
 {
     char line[512];
 
+    if (argc > 1 && !strcmp(argv[1], "filtered"))
+        begin_filtered(argv);
     region = region_map(NPAGES);
     if (argc > 1 && !strcmp(argv[1], "advise"))
         must(madvise(region, NPAGES * PAGE, MADV_MERGEABLE) == 0, "madvise");
