@@ -272,6 +272,8 @@ bool sp_code_is_known(void);
  */
 /* Before the program's call: [start, end) is not tracked from now on. */
 void sp_released_add(uint64_t start, uint64_t end);
+/* Is anything kept? No call of the program tells when that ends: the mappings are to be read to know. */
+bool sp_released_any(void);
 /* With the gate closed and nobody inside: what nobody waits for is registered now, or will not be. */
 void sp_released_calls_done(void);
 /* Around a reading of all mappings, and for each of them: is part of it kept? What turned out not to be

@@ -68,6 +68,8 @@ static void read_flags(struct sp_mapping *m, const char *p, const char *end)
             m->advised = true;
         if (p[0] == 'u' && p[1] == 'w')
             m->tracked = true;
+        if (p[0] == 'u' && (p[1] == 'm' || p[1] == 'i'))
+            m->awaited = true;
         p += 2;
     }
 }

@@ -20,6 +20,7 @@ struct sp_mapping {
     bool advised;    /* MADV_MERGEABLE */
     bool dontfork;   /* MADV_DONTFORK, which merge_keeps says nothing of */
     bool tracked;    /* registered for write tracking: ours, as far as we know */
+    bool awaited;    /* registered for missing or minor faults: the program's */
     uint8_t word;    /* enum sp_gate_word; ranges.c, where the flag does not tell */
     uint32_t given; /* SP_RANGE_ attributes, its protection among them */
 };

@@ -344,6 +344,16 @@ static bool begin_epoch(bool now)
     return true;
 }
 
+static bool is_as_before(const struct sp_range *old, uint32_t nold)
+{
+    uint32_t i = 0;
+
+    while (i < nold && i < sp_agent.nranges && old[i].start == sp_agent.range[i].start &&
+           old[i].end == sp_agent.range[i].end && old[i].flags == sp_agent.range[i].flags)
+        i++;
+    return i == nold && i == sp_agent.nranges;
+}
+
 bool sp_ranges_refresh(bool force)
 {
     struct sp_range *old = sp_agent.range + SP_AGENT_RANGES;
@@ -354,7 +364,7 @@ bool sp_ranges_refresh(bool force)
     struct build b = {0};
 
     if (!force && sp_agent.ranges_at_us &&
-        ((!changed && vm == sp_agent.ranges_vm && sp_code_is_known()) ||
+        ((!changed && vm == sp_agent.ranges_vm && sp_code_is_known() && !sp_released_any()) ||
          too_soon(now)))
         return !changed;
     if (!begin_epoch(force))
@@ -384,7 +394,8 @@ bool sp_ranges_refresh(bool force)
     else if (!sp_agent.raw_calls)
         sp_code_look_end(epoch, old, nold);
     note_gone(old, nold);
-    sp_quiet_disturb(); /* there may be memory that was never looked at */
+    if (changed || vm != sp_agent.ranges_vm || !is_as_before(old, nold))
+        sp_quiet_disturb(); /* there may be memory that was never looked at */
     for (uint32_t i = 0; i < sp_agent.nranges; i++)
         track_range(&sp_agent.range[i]);
     sp_agent.ranges_vm = is_moving() ? 0 : vm;

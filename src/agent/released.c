@@ -55,6 +55,11 @@ void sp_released_add(uint64_t start, uint64_t end)
     add(kept, &nkept, (struct kept){start, end, false});
 }
 
+bool sp_released_any(void)
+{
+    return nkept != 0;
+}
+
 void sp_released_calls_done(void)
 {
     for (uint32_t i = 0; i < nkept; i++)
@@ -74,7 +79,7 @@ bool sp_released_holds(const struct sp_mapping *m)
         uint64_t start = m->start > kept[i].start ? m->start : kept[i].start;
         uint64_t end = m->end < kept[i].end ? m->end : kept[i].end;
 
-        if (start >= end || (kept[i].called && !m->tracked))
+        if (start >= end || (kept[i].called && !m->tracked && !m->awaited))
             continue;
         held = true;
         if (kept[i].called)

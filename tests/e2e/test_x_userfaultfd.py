@@ -38,3 +38,29 @@ def test_x_userfaultfd_moves_merged_pages(daemon, compiled):
     for program in programs:
         program.popen.stdin.close()
         program.must_finish(0)
+
+
+def ask(program, word):
+    program.say(word)
+    return program.line()
+
+
+@pytest.mark.parametrize("mode", ["missing", "protect"])
+@pytest.mark.parametrize("end", ["unregister", "close"])
+def test_s4_merged_again_when_its_userfaultfd_is_gone(daemon, compiled, mode, end):
+    """Advised memory that was merged is the program's own while it has a userfaultfd for it, and merged again
+    afterwards, though no call says that it is gone."""
+    program, partner = [daemon.run(compiled("uffd_gone"), mode, all=False) for _ in range(2)]
+    for one in (program, partner):
+        one.area = one.region()
+    for one in (program, partner):
+        daemon.wait_merged(one, one.area)
+    assert ask(program, "register") == "register 0"
+    assert daemon.merged_pages(program, program.area) == 0
+    scans = daemon.status("full_scans")
+    wait_for("no passes", lambda: daemon.status("full_scans") >= scans + 4)
+    assert daemon.merged_pages(program, program.area) == 0
+    assert ask(program, end) == f"{end} 0"
+    daemon.wait_merged(program, program.area)
+    for one in (program, partner):
+        assert ask(one, "check") == "ok"
