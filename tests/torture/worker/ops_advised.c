@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Memory that the program advises itself, locked (S4: it is merged all the same) or bound to a node
- * (K17: it is the program's own, until it is not bound any more). Each thread has some of either
- * kind, outside of the blocks, so that it stays as it is until the thread comes by again.
+ * Memory that the program advises itself, locked (S4) or bound to a node (K17): it is merged all
+ * the same. Each thread has some of either kind, outside of the blocks, so that it stays as it is
+ * until the thread comes by again.
  */
 #include <errno.h>
 #include <linux/mempolicy.h>
@@ -137,7 +137,7 @@ OP(op_mlock_advised)
     return DONE;
 }
 
-/* Done: it was merged, and bound then. Somebody may have killed the agent, which un-merges it. */
+/* Done: it was merged, and bound then. Every second time it stays bound. */
 OP(op_mbind_advised)
 {
     struct advised *m = &a->bound;
@@ -152,13 +152,11 @@ OP(op_mbind_advised)
     if (!is_merged(m))
         return NOT_NOW;
     done = bind_to(m->base, bytes, MPOL_BIND, chance(state) % 2 ? MPOL_MF_MOVE : 0);
-    if (done && merged_pages(m) && !agent_killed())
-        wrong("what is bound is still merged", "mbind-advised");
     pause_ms((unsigned)chance(state) % 16);
     check(m, "bound");
-    while (!bind_to(m->base, bytes, MPOL_DEFAULT, 0))
+    while (chance(state) % 2 && !bind_to(m->base, bytes, MPOL_DEFAULT, 0))
         pause_ms(10);
-    check(m, "not bound any more");
+    check(m, "bound, or not any more");
     change(m, state);
     return done ? DONE : NOT_NOW;
 }
