@@ -331,7 +331,7 @@ static int mappings_left(char *why, size_t why_size)
  * no room for it. */
 static bool locks_future(void)
 {
-    long page = sp_sys(__NR_mmap, 0, sp_agent.page_size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    long page = sp_sys(__NR_mmap, 0, sp_agent.page_size, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     bool locked;
 
     if (sp_is_err(page))
