@@ -221,7 +221,8 @@ class Chaos:
         self._slow(smart_scan=1)
 
     def advisor(self):
-        self._fast("pages_to_scan")
+        self._fast("advisor_mode")  # it may be on still
+        self.fast_again.pop("pages_to_scan", None)
         self._slow(advisor_mode="scan-time")
 
     def _set_zeros(self, on):
