@@ -72,8 +72,10 @@ long sp_map_with(uint64_t addr, uint64_t length, int flags, uint32_t attributes)
 
     if (sp_is_err(ret))
         return ret;
-    if (((attributes & SP_RANGE_DONTFORK) && sp_is_err(sp_keep_from_fork((uint64_t)ret, length))) ||
-        sp_is_err(sp_policy_give((uint64_t)ret, length, attributes))) {
+    /* Over the program's own memory (MAP_FIXED) a hole would be worse than what is lacking. */
+    if ((((attributes & SP_RANGE_DONTFORK) && sp_is_err(sp_keep_from_fork((uint64_t)ret, length))) ||
+         sp_is_err(sp_policy_give((uint64_t)ret, length, attributes))) &&
+        !(flags & MAP_FIXED)) {
         sp_sys(__NR_munmap, ret, length);
         return -ENOMEM;
     }

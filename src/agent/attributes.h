@@ -38,7 +38,8 @@ uint32_t sp_attribute_of(const char *f);
 
 /*
  * Maps private anonymous memory with these attributes: mmap's flags are added, addr is as for mmap.
- * The address, or a negative errno; if it could not be kept from fork, or bound, it is unmapped again. Advice
+ * The address, or a negative errno; if it could not be kept from fork, or bound, it is unmapped again,
+ * but with MAP_FIXED it stays without that: a hole in the program would be worse. Advice
  * that the kernel refuses is left out. Raw system calls only: for the program's threads too.
  */
 long sp_map_with(uint64_t addr, uint64_t length, int flags, uint32_t attributes);

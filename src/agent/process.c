@@ -16,6 +16,8 @@
 #define LOOK_US 200000u   /* between two looks whether the program is still there */
 #define LEAVE_TRIES   200u
 #define LEAVE_WAIT_MS 10u
+#define UNMERGE_PART 16384u    /* pages */
+#define FILTER_CPU_US 100000u  /* that who puts itself under a filter waits for, at most */
 #define CLEAN_US 2000u    /* between two tries to clean what mlockall() filled */
 #define REJOIN_US 500000u /* between two tries to find a daemon */
 #define PATIENCE_MS 10000u /* that a forked child's agent waits for a daemon's userfaultfd */
@@ -93,15 +95,17 @@ static void wait_ms(uint32_t ms)
     wait_for(-1, ms);
 }
 
-/* One try. 0, or a negative errno: something is merged still. */
-static int unmerge_once(void)
+/* One try, with so much CPU, about. 0, or a negative errno: something is merged still. */
+static int unmerge_once(uint64_t cpu_us)
 {
-    uint64_t next = 0, npages;
+    uint64_t began = sp_cpu_us(), next = 0, npages;
     int ret;
 
-    do
-        ret = sp_unmerge(next, ~0ull, ~0ull, &next, &npages);
-    while (!ret && next);
+    do {
+        if (sp_cpu_us() - began > cpu_us)
+            return -EAGAIN;
+        ret = sp_unmerge(next, ~0ull, UNMERGE_PART, &next, &npages);
+    } while (!ret && next);
     return ret ? ret : sp_unmerge_zeros(0, ~0ull, ~0ull, &next, &npages);
 }
 
@@ -111,7 +115,7 @@ static void unmerge_all(void)
 {
     for (unsigned tries = 0; tries < LEAVE_TRIES; tries++) {
         sp_ranges_refresh(true);
-        if (!unmerge_once())
+        if (!unmerge_once(~0ull))
             break;
         sp_serve_gate();
         wait_ms(LEAVE_WAIT_MS);
@@ -178,7 +182,8 @@ __attribute__((noreturn)) static void leave_changed(void)
 }
 
 /*
- * Whoever waits for this is not kept waiting for a thread that stays inside: then the filter comes first, and what the
+ * Whoever waits for this is not kept waiting for a thread that stays inside, nor for much memory, which a forked child
+ * that execs at once would only have copied to drop it: then the filter comes first, and what the
  * gate does is from now on what it does under one.
  */
 int64_t sp_agent_before_filter(void)
@@ -186,7 +191,7 @@ int64_t sp_agent_before_filter(void)
     int ret;
 
     sp_ranges_refresh(true);
-    ret = unmerge_once();
+    ret = unmerge_once(FILTER_CPU_US);
     if (!ret)
         leave_changed();
     sp_agent.stay_unmerged = sp_agent.filtered = true;

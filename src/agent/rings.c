@@ -8,7 +8,8 @@
  * agent looks there, before it merges and five times a second: who ever asked for such advice is
  * not merged, and gets back what was.
  *
- * Not seen is what the program asks for the first time, until the next look; a ring in memory of
+ * Not seen is what the program asks for until the next look, nor then if its slot was used again, as it soon is in a
+ * small ring that is busy; a ring in memory of
  * the program's own (IORING_SETUP_NO_MMAP), and more rings than MOST.
  */
 #include "rings.h"
