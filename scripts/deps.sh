@@ -12,7 +12,7 @@ set -eu
 packages=(
     make gcc libc6-dev binutils pkg-config meson ninja-build
     libxxhash-dev libjson-c-dev libsystemd-dev libinih-dev
-    libfuse3-dev fuse3
+    libfuse3-dev fuse3 liblz4-dev libzstd-dev
     libcmocka-dev python3 python3-pytest
     redis-server redis-tools
 )

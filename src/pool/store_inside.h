@@ -1,0 +1,78 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What store.c and store_pieces.c share. */
+#ifndef SP_POOL_STORE_INSIDE_H
+#define SP_POOL_STORE_INSIDE_H
+
+#include "store_slot.h"
+
+#define SP_STORE_PIECES      65536u /* numbers; 0 is none: 64 GiB of packed bytes */
+#define SP_STORE_MOST_WASTED 4u     /* dead bytes: one in so many */
+
+/* Where a piece is: what in the top half, which place in the file below. One word, stored at once.
+ */
+enum sp_piece_is { SP_PIECE_FREE, SP_PIECE_IN_MEMORY, SP_PIECE_IN_FILE };
+#define SP_PIECE(is, place)   ((uint64_t)(is) << 32 | (place))
+#define SP_PIECE_IS(where)    ((enum sp_piece_is)((where) >> 32))
+#define SP_PIECE_PLACE(where) ((uint32_t)(where))
+
+/* In the index's memfd. */
+struct sp_piece {
+    uint64_t where;
+    uint32_t used; /* bytes: slots up to here are complete */
+    uint32_t age;  /* grows with each new piece */
+};
+
+struct sp_store_head {
+    char magic[8];
+    uint32_t page_size, reserved;
+    struct sp_store_notes notes;
+};
+
+/* A frame's entry: the slot's piece, its offset, its size, both in units; 0: none. */
+#define SP_ENTRY(piece, offset, size)                                                              \
+    ((uint64_t)(piece) << 32 | (uint64_t)((offset) / SP_SLOT_UNIT) << 12 | (size) / SP_SLOT_UNIT)
+#define SP_ENTRY_PIECE(entry)  ((uint32_t)((entry) >> 32))
+#define SP_ENTRY_OFFSET(entry) ((uint32_t)((entry) >> 12 & 0xfffff) * SP_SLOT_UNIT)
+#define SP_ENTRY_SIZE(entry)   ((uint32_t)((entry)&0xfff) * SP_SLOT_UNIT)
+
+struct sp_store {
+    int fd[SP_STORE_FDS];
+    struct sp_store_config config;
+    struct sp_packer *packer;
+    size_t page_size;
+    struct sp_store_head *head; /* the index: head, pieces, entries */
+    struct sp_piece *piece;
+    uint64_t *entry;
+    char *memory;  /* piece n, while it is there, at n * SP_STORE_PIECE */
+    uint32_t open; /* the piece that grows; 0: none */
+    uint32_t age;
+    uint32_t in_memory, in_file; /* pieces */
+    uint32_t memory_most, file_most;
+    uint64_t memory_used, file_used; /* bytes of slots, live or dead */
+    uint64_t memory_live, file_live;
+    uint64_t frames, read_errors, checksum_errors, write_errors, moved;
+    uint32_t *live;       /* bytes, of each piece */
+    uint8_t *broken;      /* pieces of which not all slots can be found */
+    uint8_t *place_taken; /* in the file */
+    char *slot;           /* room for one slot, and for a window of the file around one */
+    char *window;
+    char *whole; /* a piece that was read from the file; made when first needed */
+};
+
+/* The frame's entry; NULL: no store has such a frame. */
+uint64_t *sp_store_entry(const struct sp_store *store, uint32_t frame);
+/* Names a slot, which is complete, as the frame's; old is what the entry was, 0: nothing. */
+void sp_store_name(struct sp_store *store, uint32_t frame, uint64_t old, uint64_t entry);
+
+/* store_pieces.c: puts a slot into the open piece; *entry is for sp_store_name(). spare: in any
+ * case, for what is moved gives back more. 0, -ENOSPC or -EIO. */
+int sp_pieces_append(struct sp_store *store, const struct sp_slot *slot, bool spare,
+                     uint64_t *entry);
+/* The slot of that entry; size bytes of it can be read. NULL: a read error. */
+const struct sp_slot *sp_pieces_slot(struct sp_store *store, uint64_t entry, size_t *size);
+/* Bytes of it are live, or not any more: a piece without any is given back. */
+void sp_pieces_live(struct sp_store *store, uint64_t entry, bool is);
+/* After an attach, when it is known what lives: counts, and gives back what nobody names. */
+void sp_pieces_settle(struct sp_store *store);
+
+#endif
