@@ -91,6 +91,8 @@ static void run(void)
         pthread_join(thread[i], NULL);
     for (uint32_t i = 0; i < nblocks; i++)
         block_check(&block[i], 0, block[i].npages, "at the end");
+    for (uint32_t i = 0; i < options.threads; i++)
+        advised_check(&actor[i], "at the end, advised memory");
     printf("ok\n");
 }
 

@@ -89,6 +89,14 @@ static void check(const struct advised *m, const char *what)
         page_check(m->base + (size_t)i * PAGE, &m->page[i], true, what);
 }
 
+void advised_check(const struct actor *a, const char *when)
+{
+    if (a->locked.base)
+        check(&a->locked, when);
+    if (a->bound.base)
+        check(&a->bound, when);
+}
+
 /* Some are written, or all mapped anew. What was written stays private while it may be pinned (K6).
  */
 static void change(struct advised *m, uint64_t *state)

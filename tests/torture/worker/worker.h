@@ -238,6 +238,8 @@ bool protect_init(void);
 /* ops_advised.c */
 OP(op_mlock_advised);
 OP(op_mbind_advised);
+/* Every byte of what the thread has of such memory. */
+void advised_check(const struct actor *a, const char *when);
 /* ops_advise.c */
 OP(op_dontneed);
 OP(op_dontneed_locked);
