@@ -26,6 +26,11 @@ uint64_t sp_gate_brk;
 /* Counts forks from the first process to this one. */
 static uint32_t generation;
 
+uint32_t sp_gate_generation(void)
+{
+    return sp_load(&generation);
+}
+
 /* Is the agent dead, though no daemon has it that could say so? Without a daemon it has lifted nothing. */
 static bool died_alone(void)
 {
@@ -289,6 +294,7 @@ void sp_gate_reset(void)
     sp_store(&sp_gate.waiters, 0);
     sp_store(&sp_gate.counted, 0);
     sp_store(&sp_gate.moving, 0);
+    sp_removals_reset();
     sp_store(&sp_gate.locks_future, 0); /* which the kernel does not hand on */
     for (unsigned i = 0; i < SP_GATE_SLOTS; i++)
         __atomic_store_n(&sp_gate.slot[i].pass, 0, __ATOMIC_SEQ_CST);

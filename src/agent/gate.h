@@ -61,6 +61,7 @@
 #define SP_GATE_TCBS 1024u
 #define SP_GATE_REQUESTS 16u
 #define SP_GATE_ADVICE 256u
+#define SP_GATE_REMOVALS 8u /* a divisor of SP_GATE_SLOTS */
 
 enum sp_gate_agent {
     SP_GATE_NO_AGENT = 0, /* none, or ended: the gate only does what X needs on merged pages */
@@ -123,6 +124,12 @@ struct sp_gate_request {
     uint64_t pass, owner; /* of the thread that waits, set before POSTED */
 };
 
+/* Of the calls that may take memory away, or the right to read it, those that are counted here (gate_removals.c). */
+struct sp_gate_removals {
+    __attribute__((aligned(64))) uint64_t begun;
+    uint64_t done;
+};
+
 struct sp_gate {
     uint32_t closed;   /* not 0: wait; it is the number of the closing */
     uint32_t waiters;  /* threads at the wait page, or on their way to it or from it */
@@ -159,7 +166,7 @@ struct sp_gate {
     struct sp_gate_request request[SP_GATE_REQUESTS];
     uint64_t advise_seq; /* words seen so far; entry n at n % SP_GATE_ADVICE */
     struct sp_gate_advice advice[SP_GATE_ADVICE];
-    __attribute__((aligned(64))) uint32_t removals; /* counts calls that may take memory away, or the right to read it */
+    struct sp_gate_removals removals[SP_GATE_REMOVALS];
 };
 
 /* The one gate of this address space (a deliberate singleton: patched code needs its address). */

@@ -245,6 +245,8 @@ static long call_mremap(struct sp_gate_pass *pass, const long *a)
     long ret;
 
     sp_gate_note(addr, end);
+    if (a[3] & MREMAP_FIXED)
+        sp_gate_note((uint64_t)a[4], range_end((uint64_t)a[4], (uint64_t)a[2]));
     /* Several mappings by our doing, which the kernel would refuse, or, if only some of them are
      * tracked, move in part. */
     if (sp_sitemap_any(addr, end) || ((a[3] & MREMAP_FIXED) && addr < end))
@@ -504,8 +506,11 @@ static long call_shmat(struct sp_gate_pass *pass, const long *a)
     long ret;
 
     if (!(a[2] & SHM_REMAP) ||
-        (!sp_sitemap_pages() && !__atomic_load_n(&sp_gate.advise_seq, __ATOMIC_SEQ_CST)))
+        (!sp_sitemap_pages() && !__atomic_load_n(&sp_gate.advise_seq, __ATOMIC_SEQ_CST))) {
+        if (a[2] & SHM_REMAP)
+            sp_gate_note(0, EVERYTHING); /* what it covers nobody here knows */
         return with_mappings(pass, __NR_shmat, a);
+    }
     end = segment_end(a);
     sp_gate_note((uint64_t)a[1], end);
     sp_merged_unmerge(pass, SP_GATE_UNMERGE, (uint64_t)a[1], end);
@@ -653,16 +658,22 @@ static long call_inside(struct sp_gate_pass *pass, long nr, const long *a)
 
 long sp_gate_call(struct sp_gate_pass *pass, long nr, const long *a)
 {
+    struct sp_removal removal;
+    bool removes;
     long ret;
 
     nr = (int)nr;
     if (nr == __NR_mmap && !mmap_replaces(a) && !maps_code(a) && !locks(a))
         return call_mmap_free(pass, a);
-    __atomic_fetch_add(&sp_gate.removals, 1, __ATOMIC_RELAXED);
+    removes = sp_removals_may_be(nr, a);
     sp_gate_enter(pass);
+    if (removes)
+        removal = sp_removals_begin(pass);
     if (nr == __NR_mmap && maps_code(a))
         __atomic_fetch_add(&sp_gate.code, 1, __ATOMIC_SEQ_CST);
     ret = call_inside(pass, nr, a);
+    if (removes)
+        sp_removals_end(removal);
     sp_gate_leave(pass);
     return ret;
 }

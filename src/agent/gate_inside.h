@@ -10,6 +10,7 @@
  * gate_merged.c the same calls on merged pages (X)
  * gate_mremap.c mremap of what is many mappings by our doing (X)
  * gate_replace.c un-merging of what only the program can replace (X)
+ * gate_removals.c has a call that may take memory away been under way?
  * gate_splice.c what comes before a vmsplice
  * gate_ring.c   before buffers are registered with an io_uring
  * gate_own.c    opening what may be a file of the program's own (own_file.c, own_ask.c)
@@ -75,6 +76,20 @@ bool sp_gate_may_open_own(long nr, const long *a);
 /* Does such an open: its result. Outside the gate. */
 long sp_gate_open_file(struct sp_gate_pass *pass, long nr, const long *a);
 
+/* May this call take memory away, or the right to read it? Cheap; false also for calls that the kernel refuses. */
+bool sp_removals_may_be(long nr, const long *a);
+/* Around such a call, inside the gate: what begin returned goes to end. */
+struct sp_removal {
+    uint32_t pair, fork;
+};
+struct sp_removal sp_removals_begin(const struct sp_gate_pass *pass);
+void sp_removals_end(struct sp_removal removal);
+/* In the child of a fork: none is under way there. */
+void sp_removals_reset(void);
+/* Is none under way now? *begun goes to sp_removals_since(): has one begun since then? Outside or inside the gate. */
+bool sp_removals_none(uint64_t *begun);
+bool sp_removals_since(uint64_t begun);
+
 /* Before a vmsplice with the arguments a, which is then done natively: its pages are the program's own
  * and stay so. Outside the gate, which it enters and leaves. */
 void sp_gate_before_vmsplice(const long *a);
@@ -102,6 +117,9 @@ bool sp_gate_can_read(uint64_t addr, uint64_t end);
 /* Has what is the kernel's page of zeros in [addr, end) (K15) replaced by pages of their own; what may not be written
  * stays as it is, as does what no agent is there for. Inside the gate, which it leaves and enters again. */
 void sp_gate_own_zeros(struct sp_gate_pass *pass, uint64_t addr, uint64_t end);
+
+/* Counts forks from the first process to this one. */
+uint32_t sp_gate_generation(void);
 
 /* In the child of a fork: the gate as it is after an install. */
 void sp_gate_reset(void);

@@ -23,6 +23,13 @@
 #define TAIL       3u /* words: room for the longer name, and for what stands before it */
 #define NOT_PLAIN  (O_ACCMODE | O_CREAT | O_TRUNC | O_DIRECTORY | O_PATH)
 
+/* When the open began. */
+struct moment {
+    uint32_t epoch;
+    bool quiet; /* no call that takes memory away was under way */
+    uint64_t begun;
+};
+
 /* The bytes of a word that are 0 have their high bit set in the result; those above the lowest such
  * one may have it, too. */
 static uint64_t zeros_in(uint64_t word)
@@ -90,23 +97,29 @@ bool sp_gate_may_open_own(long nr, const long *a)
     return !(flags & NOT_PLAIN) && sp_own_socket && sp_load(&sp_gate.agent) == SP_GATE_AGENT;
 }
 
-/* Did no gated call change anything since these were read, or at least nothing near the path since
- * that epoch began? A call notes what it changes before it does. */
-static bool is_as_it_was(uint32_t removals, uint32_t epoch, uint64_t path)
+/*
+ * Did no gated call take anything away since then, or at least none anything near the path since that
+ * epoch began? A call notes inside the gate what it changes, before it does, and again when it had left the
+ * gate to ask for something; and an epoch begins when none is inside. So one that was under way then, and did
+ * something after it, noted it in that epoch or a later one.
+ */
+static bool is_as_it_was(const struct moment *then, uint64_t path)
 {
-    return removals == sp_load(&sp_gate.removals) ||
-           !sp_gate_changed_from(epoch, path, path + PATH_BYTES);
+    return (then->quiet && !sp_removals_since(then->begun)) ||
+           !sp_gate_changed_from(then->epoch, path, path + PATH_BYTES);
 }
 
 long sp_gate_open_file(struct sp_gate_pass *pass, long nr, const long *a)
 {
     uint64_t path = (uint64_t)((int)nr == __NR_open ? a[0] : a[1]);
-    uint32_t removals = sp_load(&sp_gate.removals), epoch = sp_load(&sp_gate.epoch);
-    long fd = sp_sys(nr, a[0], a[1], a[2], a[3]);
+    struct moment before = {.epoch = sp_load(&sp_gate.epoch)};
+    long fd;
 
+    before.quiet = sp_removals_none(&before.begun);
+    fd = sp_sys(nr, a[0], a[1], a[2], a[3]);
     if (sp_is_err(fd))
         return fd;
-    if (is_as_it_was(removals, epoch, path) ? is_named(path, read_here)
+    if (is_as_it_was(&before, path) ? is_named(path, read_here)
                                             : agent_finds_it_named(pass, path))
         sp_own_open(nr, a, (int)fd);
     return fd;

@@ -4,6 +4,7 @@ figures, those that ksmfs shows; and whoever else opens one, or cannot be told, 
 
 import json
 import os
+import signal
 import subprocess
 
 import pytest
@@ -222,6 +223,33 @@ def test_paths_that_vanish(daemon, reader):
     """X: what open does with a path that cannot be read, or not any more, is what the kernel does."""
     assert reader.read("bad-path", "/proc/self/no_file") == "error 2"
     assert reader.read("unmapped-path", daemon.directory / "ksm_stat") == "opened"
+    reader.end()
+
+
+def waits_in(pid, tid, where):
+    def there():
+        with open(f"/proc/{pid}/task/{tid}/wchan", encoding="ascii") as file:
+            now = file.read()
+        return any(name in now for name in where)
+
+    wait_for(f"thread {tid} does not wait in {where}", there)
+
+
+def test_path_that_vanishes_by_a_call_that_began_before(daemon, reader):
+    """X: a call that takes the path away while the open waits may have begun before the open did."""
+    fifo = daemon.directory / "ksm_stat"
+    protects, opens = reader.read("protected-path", fifo).split()
+    agent, = reader.program.agents()
+    os.kill(agent, signal.SIGSTOP)
+    try:
+        assert reader.read("now-protect", fifo) == "told"
+        waits_in(reader.pid, protects, ["userfault"])  # for the agent, to un-merge
+        assert reader.read("now-open", fifo) == "told"
+        waits_in(reader.pid, opens, ["fifo", "wait_for_partner"])
+    finally:
+        os.kill(agent, signal.SIGCONT)
+    assert reader.read("now-both-end", fifo) == "opened"
+    must_read(daemon, reader, "open", "/proc/self/ksm_stat", "ksm_stat")
     reader.end()
 
 

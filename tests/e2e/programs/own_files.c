@@ -11,6 +11,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stddef.h>
@@ -395,6 +396,76 @@ static void by_unmapped_path(void)
     strcpy(text, "opened");
 }
 
+/*
+ * The page with PATH, which is made a fifo, among merged ones, is protected by a call that waits for the agent
+ * when the open begins, and is through when it ends. In steps, one a line, so that both can be seen to wait. No
+ * other call on memory is made meanwhile: a thread that ends makes one.
+ */
+static sem_t may_protect, did_protect, may_open, may_end;
+static atomic_int protects_as, opens_as;
+static pthread_t protects, opens;
+static char first_page[PAGE];
+
+static void *protect_when_told(void *unused)
+{
+    protects_as = gettid();
+    must(sem_wait(&may_protect) == 0, "sem_wait");
+    must(mprotect(region, 4 * PAGE, PROT_NONE) == 0, "mprotect");
+    must(sem_post(&did_protect) == 0 && sem_wait(&may_end) == 0, "semaphores");
+    return unused;
+}
+
+static void *open_when_told(void *unused)
+{
+    opens_as = gettid();
+    must(sem_wait(&may_open) == 0, "sem_wait");
+    open_fifo(region);
+    return unused;
+}
+
+static void by_protected_path(void)
+{
+    must(mkfifo(path, 0600) == 0, "mkfifo");
+    memcpy(first_page, region, PAGE);
+    strcpy(region, path);
+    must(sem_init(&may_protect, 0, 0) == 0 && sem_init(&did_protect, 0, 0) == 0 &&
+             sem_init(&may_open, 0, 0) == 0 && sem_init(&may_end, 0, 0) == 0 &&
+             pthread_create(&protects, NULL, protect_when_told, NULL) == 0 &&
+             pthread_create(&opens, NULL, open_when_told, NULL) == 0,
+         "two threads");
+    while (!protects_as || !opens_as)
+        pause_ms(1);
+    snprintf(text, sizeof(text), "%d %d", protects_as, opens_as);
+}
+
+static void now_protect(void)
+{
+    must(sem_post(&may_protect) == 0, "sem_post");
+    strcpy(text, "told");
+}
+
+static void now_open(void)
+{
+    must(sem_post(&may_open) == 0, "sem_post");
+    strcpy(text, "told");
+}
+
+static void now_both_end(void)
+{
+    int fd;
+
+    must(sem_wait(&did_protect) == 0, "sem_wait");
+    fd = open(path, O_WRONLY);
+    must(fd >= 0, "open the fifo");
+    pthread_join(opens, NULL);
+    must(sem_post(&may_end) == 0, "sem_post");
+    pthread_join(protects, NULL);
+    close(fd);
+    must(mprotect(region, 4 * PAGE, PROT_READ | PROT_WRITE) == 0, "mprotect");
+    memcpy(region, first_page, PAGE);
+    strcpy(text, "opened");
+}
+
 static void note(void *done)
 {
     *(bool *)done = true;
@@ -444,6 +515,10 @@ static const struct {
     {"flood", by_flood},
     {"bad-path", by_bad_path},
     {"unmapped-path", by_unmapped_path},
+    {"protected-path", by_protected_path},
+    {"now-protect", now_protect},
+    {"now-open", now_open},
+    {"now-both-end", now_both_end},
     {"filtered-thread", by_filtered_thread},
     {"filtered", by_filtered},
     {"cancelled", by_cancelled},
