@@ -98,6 +98,13 @@ def test_node_exporter_with_a_sysfs_of_its_own(daemon, compiled):
         daemon.cli("umount", folder)
 
 
+def handles(pid, number):
+    """Has the process a handler for the signal?"""
+    with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as status:
+        caught = next(line.split()[1] for line in status if line.startswith("SigCgt:"))
+    return int(caught, 16) >> (number - 1) & 1
+
+
 def test_ksmtuned_changes_pages_to_scan(over_sysfs):
     """With a coefficient of 100 it thinks memory is always short: it starts merging, and raises the pace step by
     step up to its limit."""
@@ -120,8 +127,12 @@ def test_ksmtuned_changes_pages_to_scan(over_sysfs):
         front.wait(60)  # it goes on in the background
         seen = []
 
+        pid = int(pid_file.read_text())
+        # The file may be there before the signal is handled, which would end it then.
+        wait_for("it handles no signal", lambda: handles(pid, signal.SIGUSR1))
+
         def raised():
-            os.kill(int(pid_file.read_text()), signal.SIGUSR1)
+            os.kill(pid, signal.SIGUSR1)
             seen.append(int(daemon.get("pages_to_scan")))
             return seen[-1] == 1250
 
