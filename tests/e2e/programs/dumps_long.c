@@ -12,7 +12,7 @@
 #include <unistd.h>
 
 #define PAGE  4096ul
-#define PAGES 4096ul
+#define PAGES 1024ul
 #define EMPTY (1ul << 43) /* a core file of less than ext4's largest */
 
 static uint64_t *map(size_t bytes)
