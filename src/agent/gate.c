@@ -321,8 +321,10 @@ void sp_gate_note(uint64_t addr, uint64_t end)
     if (last - first >= SP_GATE_MARKS)
         mark(&sp_gate.changed_all, epoch);
     else
-        for (uint64_t n = first; n <= last; n++)
+        for (uint64_t n = first; n <= last; n++) {
             mark(&sp_gate.mark[n % SP_GATE_MARKS], epoch);
+            mark(&sp_gate.mark_odd[n % SP_GATE_MARKS_ODD], epoch);
+        }
 }
 
 void sp_gate_begin_epoch(void)
@@ -344,7 +346,8 @@ bool sp_gate_changed_from(uint32_t epoch, uint64_t addr, uint64_t end)
     if (sp_load(&sp_gate.changed_all) >= epoch || last - first >= SP_GATE_MARKS)
         return true;
     for (uint64_t n = first; n <= last; n++)
-        if (sp_load(&sp_gate.mark[n % SP_GATE_MARKS]) >= epoch)
+        if (sp_load(&sp_gate.mark[n % SP_GATE_MARKS]) >= epoch &&
+            sp_load(&sp_gate.mark_odd[n % SP_GATE_MARKS_ODD]) >= epoch)
             return true;
     return false;
 }

@@ -29,9 +29,10 @@
  * What else the gate does, because it sees these calls anyway:
  * - it **marks** what ranges changed, so that the agent can tell under the closed gate, without a
  *   system call, whether a range is still what it was when it was last looked at. A mark is the number
- *   of the agent's look, the **epoch**, for each 256 KiB, in a table that goes round every 1 GiB: a
- *   plain store, so that threads that change mappings all the time do not disturb each other, and no
- *   change, however many there are, is lost or makes all others look changed;
+ *   of the agent's look, the **epoch**, for each 256 KiB, in two tables that go round every 1 GiB, one a
+ *   little sooner, so that what looks changed in both lies at the same place: plain stores, so that threads
+ *   that change mappings all the time do not disturb each other, and no change, however many there are, is
+ *   lost or makes all others look changed;
  * - it notes where threads keep their control blocks (the **tcb ring**): such a page is never
  *   lifted, for the kernel writes to it at thread exit without being able to wait; and the thread
  *   pointers, from which the robust mutexes are found that a thread holds (robust.c);
@@ -57,6 +58,7 @@
 
 #define SP_GATE_SLOTS 256u
 #define SP_GATE_MARKS 4096u
+#define SP_GATE_MARKS_ODD 4093u /* a prime: with the above it goes round after 4 TiB */
 #define SP_GATE_MARK_SHIFT 18u /* 256 KiB a mark */
 #define SP_GATE_TCBS 1024u
 #define SP_GATE_REQUESTS 16u
@@ -161,6 +163,7 @@ struct sp_gate {
     uint64_t tcb_seq, thread_seq;
     struct sp_gate_slot slot[SP_GATE_SLOTS];
     uint32_t mark[SP_GATE_MARKS]; /* epoch of the last change of what lies there */
+    uint32_t mark_odd[SP_GATE_MARKS_ODD]; /* the same */
     uint64_t tcb[SP_GATE_TCBS]; /* page addresses; one thread may have two */
     uint64_t thread[SP_GATE_TCBS]; /* thread pointers, also of threads that ended */
     struct sp_gate_request request[SP_GATE_REQUESTS];
@@ -212,7 +215,7 @@ bool sp_gate_open(void);
 /* With the gate closed, or while the program has one thread: begins an epoch. */
 void sp_gate_begin_epoch(void);
 /* With the gate closed, or as a hint with it open: did a gated call change anything in this epoch; did
- * one touch [addr, end)? True also for some of what lies near, or any number of GiB away. */
+ * one touch [addr, end)? True also for some of what lies near, and rarely for what lies GiBs away. */
 bool sp_gate_changed_any(void);
 bool sp_gate_changed(uint64_t addr, uint64_t end);
 /* The same for any epoch from this one on. */

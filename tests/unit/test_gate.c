@@ -107,6 +107,30 @@ static void changes_are_told_apart(void)
     CHECK(munmap(p, 4 * far) == 0);
 }
 
+/* Nor does what lies so far away that the table of marks went round, once or often. */
+static void changes_far_away_are_told_apart(void)
+{
+    const uint64_t round = (uint64_t)SP_GATE_MARKS << SP_GATE_MARK_SHIFT;
+    const uint64_t odd = (uint64_t)SP_GATE_MARKS_ODD << SP_GATE_MARK_SHIFT;
+    const uint64_t length = round - (1u << SP_GATE_MARK_SHIFT);
+    char *p = map_pages(4);
+    char *all = mmap(NULL, length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    CHECK(all != MAP_FAILED);
+    sp_gate_begin_epoch();
+    CHECK(mprotect(p, PAGE, PROT_READ) == 0 && noted(p, PAGE));
+    for (uint64_t n = 1; n <= 1000; n++) {
+        CHECK(!sp_gate_changed(at(p) + n * round, at(p) + n * round + PAGE));
+        CHECK(!sp_gate_changed(at(p) + n * odd, at(p) + n * odd + PAGE));
+    }
+    /* A long range is noted in all of its length, up to where the tables go round. */
+    sp_gate_begin_epoch();
+    CHECK(munmap(all, length) == 0);
+    for (uint64_t n = 0; n < SP_GATE_MARKS - 1; n++)
+        CHECK(noted(all + (n << SP_GATE_MARK_SHIFT), PAGE));
+    CHECK(munmap(p, 4 * PAGE) == 0);
+}
+
 /* Every call works, gives the kernel's result and errno, and is noted. */
 static void calls_work_and_are_noted(void)
 {
@@ -808,6 +832,7 @@ int main(void)
     own_names_are_found();
     calls_work_and_are_noted();
     changes_are_told_apart();
+    changes_far_away_are_told_apart();
     allocation_works();
     loading_works();
     early_threads_are_known(early);

@@ -103,7 +103,8 @@ static void say(const char *what)
 
 int main(int argc, char **argv)
 {
-    char *region = region_map(PAGES), *other = region_map(OTHER);
+    /* In one piece, so that who merges the one knows of the other. */
+    char *region = region_map(PAGES + OTHER), *other = region + PAGES * PAGE;
     call raw;
 
     if (argc < 2)
