@@ -599,11 +599,15 @@ static long call_prctl(struct sp_gate_pass *pass, const long *a)
 void sp_gate_before_filter(struct sp_gate_pass *pass)
 {
     uint32_t none = SP_GATE_NO_AGENT;
+    long status;
 
     sp_gate_enter(pass);
-    sp_gate_ask(pass, SP_GATE_FILTER, 0, EVERYTHING);
+    status = sp_gate_ask(pass, SP_GATE_FILTER, 0, EVERYTHING);
     sp_gate_leave(pass);
-    /* An agent that died left what it had merged. */
+    /* Answered, it is what could not be given back in time: the agent has yet to leave. One that died left what it
+     * had merged. */
+    if (status != -ESRCH)
+        sp_store(&sp_gate.agent, SP_GATE_FILTERED);
     __atomic_compare_exchange_n(&sp_gate.agent, &none, SP_GATE_FILTERED, false, __ATOMIC_SEQ_CST,
                                 __ATOMIC_SEQ_CST);
 }

@@ -25,9 +25,13 @@
 
 static uint8_t packet[SP_WIRE_MAX];
 
-static void set_gate_agent(enum sp_gate_agent state)
+/* From one state to another; false: it was in none such. What a thread wrote that put itself under a filter stays. */
+static bool change_gate_agent(enum sp_gate_agent from, enum sp_gate_agent to)
 {
-    __atomic_store_n(&sp_gate.agent, state, __ATOMIC_SEQ_CST);
+    uint32_t state = from;
+
+    return __atomic_compare_exchange_n(&sp_gate.agent, &state, to, false, __ATOMIC_SEQ_CST,
+                                       __ATOMIC_SEQ_CST);
 }
 
 /*
@@ -39,7 +43,10 @@ __attribute__((noreturn)) static void leave(enum sp_gate_agent state)
     uint64_t wait = (uint64_t)sp_gate.wait_page;
     struct uffdio_copy copy = {.dst = wait, .src = sp_agent.staging, .len = sp_agent.page_size};
 
-    set_gate_agent(state);
+    if (state == SP_GATE_FILTERED)
+        __atomic_store_n(&sp_gate.agent, state, __ATOMIC_SEQ_CST);
+    else
+        change_gate_agent(SP_GATE_AGENT, state);
     if (sp_agent.uffd >= 0) {
         struct uffdio_range staging = {sp_agent.staging, SP_LIFT_PAGES << sp_agent.page_shift};
 
@@ -185,18 +192,20 @@ __attribute__((noreturn)) static void leave_changed(void)
  * Whoever waits for this is not kept waiting for a thread that stays inside, nor for much memory, which a forked child
  * that execs at once would only have copied to drop it: then the filter comes first, and what the
  * gate does is from now on what it does under one.
+ *
+ * The gate's state is not changed before the request is done: who waits and sees it takes its request back,
+ * and another thread's, which has the place then, would be told that it is done. Who asked writes the state
+ * when it has the answer, so before its filter is there; what other threads begin until then they do as without
+ * one. The agent writes it, too, when the request is done (sp_serve_gate()), should a handler have jumped out
+ * of the waiting, and serves no other request from here on: so whoever takes one back takes one that nobody is at.
  */
 int64_t sp_agent_before_filter(void)
 {
-    int ret;
-
     sp_ranges_refresh(true);
-    ret = unmerge_once(FILTER_CPU_US);
-    if (!ret)
+    if (!unmerge_once(FILTER_CPU_US))
         leave_changed();
     sp_agent.stay_unmerged = sp_agent.filtered = true;
-    set_gate_agent(SP_GATE_FILTERED);
-    return ret;
+    return -EAGAIN;
 }
 
 /* A program whose calls go round the gate gets its pages back, as soon as there is memory for them. Its
@@ -329,12 +338,14 @@ static void acquire_forked(void)
         sp_link_drop();
 }
 
-/* From now on the program's threads may ask. */
+/* From now on the program's threads may ask; unless one put itself under a filter, while there was no agent. */
 static void begin_serving(void)
 {
     sp_gate_is_ghost = sp_pass_is_ghost;
     sp_agent.running = true;
-    set_gate_agent(SP_GATE_AGENT);
+    change_gate_agent(SP_GATE_NO_AGENT, SP_GATE_AGENT);
+    if (__atomic_load_n(&sp_gate.agent, __ATOMIC_SEQ_CST) == SP_GATE_FILTERED)
+        sp_agent.stay_unmerged = sp_agent.filtered = true;
 }
 
 /* Where the daemon must give the userfaultfd, and none is there now, one may come (D1). Meanwhile nobody
@@ -345,7 +356,7 @@ static void wait_uffd(void)
     int ret = sp_setup_uffd_passed(why, sizeof(why));
 
     if (ret)
-        set_gate_agent(SP_GATE_NO_AGENT);
+        change_gate_agent(SP_GATE_AGENT, SP_GATE_NO_AGENT);
     for (uint32_t ms = 0; ret == -11 && ms < PATIENCE_MS; ms += REJOIN_US / 1000) {
         wait_ms(REJOIN_US / 1000);
         if (!sp_program_here())
@@ -365,7 +376,7 @@ static void start_forked(void)
     if (sp_agent.uffd < 0)
         wait_uffd();
     sp_track_init();
-    if (sp_program_changed())
+    if (sp_agent.filtered || sp_program_changed())
         leave_changed(); /* it gave up what we still have */
     sp_serve_gate(); /* who asked already does not wait for the daemon, too */
     sp_link_join(SP_HELLO_FORKED, why, sizeof(why)); /* without a daemon: tried again in the loop */

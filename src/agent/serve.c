@@ -367,7 +367,7 @@ void sp_serve_gate(void)
     sp_agent.serving = true;
     do {
         drain_events();
-        while ((r = sp_gate_next_request())) {
+        while (!sp_agent.filtered && (r = sp_gate_next_request())) {
             bool daemon_unmerges = sp_agent.daemon_unmerges;
 
             sp_agent.daemon_unmerges = false; /* not these pages */
@@ -375,6 +375,8 @@ void sp_serve_gate(void)
             sp_gate_request_done(r, serve_request(r));
             sp_gate_parked = 0;
             sp_agent.daemon_unmerges = daemon_unmerges;
+            if (sp_agent.filtered) /* only now: see sp_agent_before_filter() */
+                __atomic_store_n(&sp_gate.agent, SP_GATE_FILTERED, __ATOMIC_SEQ_CST);
         }
         zero.zeropage = 0;
         sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_ZEROPAGE, &zero);
@@ -385,6 +387,6 @@ void sp_serve_gate(void)
         /* Locked by mlockall(): it stays for now, and who waits spins until it is cleaned. */
         if (sp_is_err(sp_sys(__NR_madvise, wait, sp_agent.page_size, 4)))
             sp_agent.arena_filled = true;
-    } while (sp_gate_next_request());
+    } while (!sp_agent.filtered && sp_gate_next_request());
     sp_agent.serving = false;
 }

@@ -191,6 +191,32 @@ def test_forked_child_gets_it_from_a_later_daemon(serve, compiled):
     program.must_finish(0)
 
 
+def test_x_filter_of_a_child_whose_agent_waits_for_a_daemon(serve, compiled):
+    """The filter of a thread, put on while there is no agent that serves, is not forgotten when there is one."""
+    daemon = serve(f"userfaultfd = {NOBODY}\n")
+    programs = [daemon.run(compiled("filters"), "late", "seccomp", uid=NOBODY) for _ in range(2)]
+    for program in programs:
+        program.area = program.region()
+    for program in programs:
+        daemon.wait_merged(program, program.area)
+    program, partner = programs
+    before = set(program.agents())
+    daemon.kill()
+    program.say()
+    child = int(program.line().split()[1])
+    agent, = set(program.agents()) - before
+    program.say()
+    assert program.line() == "filtered"
+    daemon.start()
+    wait_for("the child's agent neither joined nor left", lambda: daemon.ps(child) or agent not in program.agents())
+    program.say()
+    assert program.line() == "ok"
+    for one in programs:
+        one.popen.stdin.close()
+    program.must_finish(0)
+    partner.must_finish(3)
+
+
 def test_redis_is_merged(serve, tmp_path):
     place.need_redis()
     daemon = serve(f"userfaultfd = {NOBODY}\n")

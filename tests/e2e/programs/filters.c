@@ -3,6 +3,7 @@
  * Puts itself under a seccomp filter that kills who makes a call that this program does not make,
  * and goes on at once with what it may do. usage: filters ROW [prctl|seccomp] fork     forks drop
  * gives memory back by MADV_DONTNEED thread   the same in a thread, which alone has the filter
+ *   late     a forked child, told by a line, has a filter for a thread alone, and drops when told again
  *   refused  the filter is one that the kernel refuses
  *
  * Fills a region that is equal in every such program, prints "ready ADDRESS BYTES", waits for a
@@ -11,6 +12,7 @@
 #include <linux/filter.h>
 #include <linux/seccomp.h>
 #include <pthread.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -97,6 +99,51 @@ static void row_thread(void)
         die("a thread");
 }
 
+/* To the end of the line, or of the next one. False: there is none. */
+static bool next_line(void)
+{
+    int c;
+
+    while ((c = getchar()) != '\n')
+        if (c == EOF)
+            return false;
+    return true;
+}
+
+/* The child's first thread has no filter: nobody but the gate knows of the other's. */
+static void *drop_when_told(void *unused)
+{
+    filter();
+    puts("filtered");
+    fflush(stdout);
+    if (!next_line())
+        _exit(3);
+    if (madvise(region, HALF * PAGE, MADV_DONTNEED))
+        die("MADV_DONTNEED");
+    region_zero(region, HALF, "dropped");
+    return unused;
+}
+
+static void row_late(void)
+{
+    pthread_t thread;
+    pid_t child;
+    int status;
+
+    next_line();
+    child = fork();
+    if (!child) {
+        printf("child %d\n", (int)getpid());
+        fflush(stdout);
+        if (!next_line() || pthread_create(&thread, NULL, drop_when_told, NULL) ||
+            pthread_join(thread, NULL))
+            _exit(3);
+        _exit(0);
+    }
+    if (child < 0 || waitpid(child, &status, 0) != child || status)
+        die("the child did not end by itself");
+}
+
 static void row_refused(void)
 {
     struct sock_fprog none = {0, NULL};
@@ -112,7 +159,8 @@ int main(int argc, char **argv)
         const char *name;
         void (*run)(void);
     } rows[] = {
-        {"fork", row_fork}, {"drop", row_drop}, {"thread", row_thread}, {"refused", row_refused}};
+        {"fork", row_fork}, {"drop", row_drop}, {"thread", row_thread}, {"refused", row_refused},
+        {"late", row_late}};
 
     by_prctl = argc > 2 && !strcmp(argv[2], "prctl");
     region = region_map(PAGES);
