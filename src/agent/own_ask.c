@@ -14,8 +14,9 @@
 #define FAMILY            1        /* AF_UNIX */
 #define TYPE              02000005 /* SOCK_SEQPACKET | SOCK_CLOEXEC */
 #define ANSWER            1024u    /* bytes; it has less than 250 */
-#define PATIENCE_S        10
+#define PATIENCE_US       10000000u /* for all steps together */
 #define INTERRUPTED       100u /* so often, by SIGSTOP and SIGCONT: all other signals are blocked */
+#define MONOTONIC         1
 #define SOL_SOCKET_NR     1
 #define SO_RCVTIMEO_NR    20
 #define SO_SNDTIMEO_NR    21
@@ -23,21 +24,36 @@
 
 const char *sp_own_socket;
 
-static int dial(void)
+static uint64_t now_us(void)
+{
+    struct __kernel_timespec t = {0};
+
+    sp_sys(__NR_clock_gettime, MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000;
+}
+
+/* The next step on the socket, which sends (and connects) or receives, waits until then at most. False: it is
+ * then. */
+static bool limit_wait(long fd, long option, uint64_t until)
+{
+    uint64_t now = now_us(), left = now < until ? until - now : 0;
+    struct __kernel_old_timeval limit = {.tv_sec = (long)(left / 1000000),
+                                         .tv_usec = (long)(left % 1000000)};
+
+    return left && sp_sys(__NR_setsockopt, fd, SOL_SOCKET_NR, option, &limit, sizeof(limit)) == 0;
+}
+
+static int dial(uint64_t until)
 {
     struct sockaddr_un addr = {.sun_family = FAMILY};
-    struct __kernel_old_timeval limit = {.tv_sec = PATIENCE_S};
-    long fd = sp_sys(__NR_socket, FAMILY, TYPE, 0), ret;
+    long fd = sp_sys(__NR_socket, FAMILY, TYPE, 0), ret = -ETIMEDOUT;
     struct sp_text text;
 
     if (sp_is_err(fd))
         return (int)fd;
     sp_text_init(&text, addr.sun_path, sizeof(addr.sun_path));
     sp_text_str(&text, sp_own_socket);
-    ret = sp_sys(__NR_setsockopt, fd, SOL_SOCKET_NR, SO_RCVTIMEO_NR, &limit, sizeof(limit));
-    if (ret == 0)
-        ret = sp_sys(__NR_setsockopt, fd, SOL_SOCKET_NR, SO_SNDTIMEO_NR, &limit, sizeof(limit));
-    if (ret == 0)
+    if (limit_wait(fd, SO_SNDTIMEO_NR, until))
         ret = sp_sys(__NR_connect, fd, &addr, sizeof(addr));
     if (ret == 0)
         return (int)fd;
@@ -45,11 +61,12 @@ static int dial(void)
     return (int)ret;
 }
 
-static long receive(int fd, char *answer)
+static long receive(int fd, char *answer, uint64_t until)
 {
     long n = -EINTR;
 
-    for (unsigned i = 0; i < INTERRUPTED && n == -EINTR; i++)
+    for (unsigned i = 0;
+         i < INTERRUPTED && n == -EINTR && limit_wait(fd, SO_RCVTIMEO_NR, until); i++)
         n = sp_sys(__NR_recvfrom, fd, answer, ANSWER - 1, 0, 0, 0);
     return n;
 }
@@ -58,14 +75,16 @@ static long receive(int fd, char *answer)
 static bool ask(char answer[ANSWER])
 {
     static const char request[] = "{\"op\":\"process\"}";
-    int fd = dial();
-    long n;
+    uint64_t until = now_us() + PATIENCE_US;
+    int fd = dial(until);
+    long n = -ETIMEDOUT;
 
     if (fd < 0)
         return false;
-    n = sp_sys(__NR_sendto, fd, request, sizeof(request) - 1, MSG_NOSIGNAL_FLAG, 0, 0);
+    if (limit_wait(fd, SO_SNDTIMEO_NR, until))
+        n = sp_sys(__NR_sendto, fd, request, sizeof(request) - 1, MSG_NOSIGNAL_FLAG, 0, 0);
     if (n == (long)sizeof(request) - 1)
-        n = receive(fd, answer);
+        n = receive(fd, answer, until);
     sp_sys(__NR_close, fd);
     answer[n > 0 ? n : 0] = 0;
     return n > 0;

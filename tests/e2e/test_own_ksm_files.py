@@ -2,10 +2,15 @@
 """K13: a merged program that opens its own /proc/self/ksm_stat or ksm_merging_pages reads samepage's
 figures, those that ksmfs shows; and whoever else opens one, or cannot be told, the kernel's."""
 
+import ctypes
 import json
 import os
+import select
 import signal
+import socket
+import struct
 import subprocess
+import time
 
 import pytest
 
@@ -13,6 +18,8 @@ from lib.control import ask
 from lib.ksmfs import Ksmfs, need_ksmfs
 from lib.place import BUILD, HERE, patient, wait_for
 
+LIBC = ctypes.CDLL(None, use_errno=True)
+PIDFD_GETFD = 438
 NAMES = ["ksm_stat", "ksm_merging_pages"]
 WAYS = ["open", "openat", "fopen", "syscall", "syscall-open", "folder", "chdir", "edge", "thread"]
 
@@ -209,6 +216,65 @@ def test_without_a_daemon_it_is_the_kernels(daemon, reader):
     daemon.start()
     wait_for("not known again", lambda: ask(daemon, "process", pid=reader.pid).get("ksm_merging_pages", 0) >= 512)
     must_read(daemon, reader, "open", "/proc/self/ksm_stat", "ksm_stat")
+    reader.end()
+
+
+def peer_limit(pid, kind):
+    """Seconds that the program's socket waits, as it set them last."""
+    for link in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            if not os.readlink(f"/proc/{pid}/fd/{link}").startswith("socket:"):
+                continue
+        except FileNotFoundError:
+            continue
+        process = os.pidfd_open(pid)
+        fd = LIBC.syscall(PIDFD_GETFD, process, int(link), 0)
+        os.close(process)
+        if fd < 0:
+            continue
+        with socket.socket(fileno=fd) as theirs:
+            seconds, micros = struct.unpack("ll", theirs.getsockopt(socket.SOL_SOCKET, kind, 16))
+        return seconds + micros / 1e6
+    return None
+
+
+def accept_asker(listener):
+    """Agents look for a daemon there, too."""
+    while True:
+        theirs = listener.accept()[0]
+        if theirs.recv(64) == b'{"op":"process"}':
+            return theirs
+        theirs.close()
+
+
+def test_open_waits_for_the_daemon_once(daemon, reader):
+    """docs/ksmfs.md: ten seconds at most, all steps together: what one took the next has not."""
+    daemon.kill()
+    path = daemon.socket
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener, \
+            socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as first:
+        listener.bind(str(path))
+        listener.listen(0)
+        first.connect(str(path))  # no room for another one
+        reader.program.say("open /proc/self/ksm_stat")
+        wait_for("it does not connect", lambda: peer_limit(reader.pid, socket.SO_SNDTIMEO))
+        began = time.monotonic()
+        wait_for("time stands still", lambda: time.monotonic() - began > 0.2)
+        waited = time.monotonic() - began
+        listener.accept()[0].close()
+        limits = []
+
+        def waits():
+            limits.append(peer_limit(reader.pid, socket.SO_RCVTIMEO))
+            return limits[-1] or select.select([reader.program.popen.stdout], [], [], 0)[0]
+
+        with accept_asker(listener):
+            wait_for("it does not wait", waits)
+            if limits[-1]:  # else ten seconds went by: on such a machine there is nothing to see
+                assert limits[-1] <= 10 - waited
+    assert reader.program.line() == kernels(reader.pid, "ksm_stat")
+    path.unlink()
     reader.end()
 
 
