@@ -75,7 +75,10 @@ struct sp_client {
 
     struct sp_mm *mm; /* in the engine, or NULL */
     bool adopt;       /* may have sites that the engine does not know: ask (K8, D1) */
-    uint64_t nodes_due; /* us: its pages are reported again (nodes.c) */
+    /* nodes.c; us: when the last pass began in which all its pages were reported, how long it took, 0: it is not
+     * over; pages whose node was not known, while none was. */
+    uint64_t nodes_at, nodes_took, nodes_silent;
+    bool nodes_known, nodes_told;
     bool restart;     /* the next scan reports every quiet page again */
     bool held;        /* was un-merged on request: not scanned until run is set to 1 */
     bool offered;     /* the offer buffer holds memory */
@@ -214,7 +217,7 @@ struct sp_daemon {
     uint64_t serial;     /* of this go of the event loop */
     unsigned sweep_tries; /* in a row, for domains without clients */
     uint64_t nodes_said_at; /* us; nodes.c */
-    bool several_nodes;
+    bool several_nodes, nodes_refused;
     uint64_t swept_at;    /* us: domains with clients */
     bool run2_open;      /* run 2 of all is not over yet */
     bool run2_left;      /* one domain's run was set to another value, before it was un-merged */

@@ -63,8 +63,8 @@ static uint32_t take_pages(struct sp_client *client, struct sp_scan_page *to,
                                         .node = (uint8_t)(node ? node - 1 : 0),
                                         .kept = page->addr & SP_PAGE_KEPT};
     }
-    if (!n && view->head->npages)
-        sp_notice_nodes(client);
+    if (nodes)
+        sp_nodes_reported(client, n, view->head->npages - n);
     return n;
 }
 
@@ -138,6 +138,8 @@ static int ops_scan(void *ctx, void *mm, struct sp_scan *scan)
     client->restart = false;
     take_report(client, scan, &view, nodes);
     sp_written_want_look(client);
+    if (nodes && !scan->next)
+        sp_nodes_pass_ends(client);
     if (!scan->next)
         sp_written_give_back(client); /* an error marks the client; what was reported is good */
     return 0;
@@ -438,10 +440,16 @@ static sp_frame ops_frame_alloc(void *ctx, unsigned *node, unsigned want, unsign
     struct sp_domain *domain = ctx;
     int wanted = *node < SP_NODES_MAX && sp_nodes_matter(domain) ? (int)*node : -1;
     uint32_t segment, index;
+    int err;
 
     *got = 0;
     want = within_limit(domain->daemon, want);
-    if (want == 0 || sp_pool_alloc_on(domain->set, wanted, want, &segment, &index, got) || *got == 0)
+    if (want == 0)
+        return 0;
+    err = sp_pool_alloc_on(domain->set, wanted, want, &segment, &index, got);
+    if (err && wanted >= 0)
+        sp_nodes_refused(domain->daemon, wanted, err);
+    if (err || *got == 0)
         return 0;
     return SP_FRAME(segment, index);
 }

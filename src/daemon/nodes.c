@@ -1,12 +1,18 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "nodes.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "log.h"
+#include "notice.h"
+
 #define SAID_USECS  1000000u  /* what the machine says holds for so long */
-#define AGAIN_USECS 60000000u /* until pages are reported again */
+#define AGAIN_USECS 60000000u /* until pages are reported again, at least, */
+#define AGAIN_TIMES 20u       /* and so many times as long as that takes: a twentieth of the work */
+#define SILENT_MOST 8u        /* pages; one or two may just not have been in memory */
 #define LOOK_PAGES  128u      /* frames in one question */
 
 /* Where it cannot be read there is one. In test builds it may be pretended (src/pool/nodes.c). */
@@ -58,12 +64,38 @@ bool sp_nodes_matter(struct sp_domain *domain)
 
 void sp_nodes_pass_begins(struct sp_client *client)
 {
-    uint64_t now = sp_now_usecs();
+    uint64_t now = sp_now_usecs(), rest = AGAIN_TIMES * client->nodes_took;
 
-    if (now < client->nodes_due)
+    if (client->nodes_at && now - client->nodes_at < (rest > AGAIN_USECS ? rest : AGAIN_USECS))
         return;
-    client->nodes_due = now + AGAIN_USECS;
+    client->nodes_at = now;
+    client->nodes_took = 0;
     client->restart = true;
+}
+
+void sp_nodes_pass_ends(struct sp_client *client)
+{
+    if (!client->nodes_took)
+        client->nodes_took = sp_now_usecs() - client->nodes_at;
+    if (!client->nodes_known && client->nodes_silent >= SILENT_MOST)
+        sp_notice_nodes(client);
+}
+
+void sp_nodes_reported(struct sp_client *client, uint32_t known, uint32_t silent)
+{
+    client->nodes_known |= known != 0;
+    client->nodes_silent += silent;
+}
+
+void sp_nodes_refused(struct sp_daemon *daemon, int node, int err)
+{
+    if (daemon->nodes_refused || err != -EPERM)
+        return;
+    daemon->nodes_refused = true;
+    sp_log(SP_LOG_WARNING,
+           "no memory can be had on node %d, so nothing there is merged: the kernel refuses mbind(2); allow it to "
+           "this daemon, or set merge_across_nodes to 1",
+           node);
 }
 
 void sp_nodes_check_filled(struct sp_domain *domain, struct sp_fill_page *page, unsigned n)
@@ -84,7 +116,7 @@ void sp_nodes_check_filled(struct sp_domain *domain, struct sp_fill_page *page, 
 
 void sp_nodes_adopted(struct sp_domain *domain, uint32_t segment, uint32_t index, unsigned n)
 {
-    int node = sp_pool_segment_node(domain->set, segment);
+    int node = sp_nodes_matter(domain) ? sp_pool_segment_node(domain->set, segment) : -1;
 
     for (unsigned i = 0; node >= 0 && i < n; i++)
         sp_engine_frame_moved(domain->engine, SP_FRAME(segment, index + i), (unsigned)node);

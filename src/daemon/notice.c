@@ -29,15 +29,15 @@ static void write_to_program(const struct sp_client *client, const char *line)
     (void)n;
 }
 
-/* Says it in the log, and once on the program's standard error. */
-static void notice(struct sp_client *client, const char *why, const char *what_to_do)
+/* Says it in the log, and on the program's standard error, unless it was told. */
+static void notice(struct sp_client *client, bool *told, const char *why, const char *what_to_do)
 {
     char line[320], name[32];
     pid_t helper;
 
-    if (client->told)
+    if (*told)
         return;
-    client->told = true;
+    *told = true;
     sp_log_name(name, sizeof(name), client->comm, sizeof(client->comm));
     snprintf(line, sizeof(line), "samepage: %s (pid %d) is not merged: %s; %s\n", name,
              (int)client->program, why, what_to_do);
@@ -55,18 +55,18 @@ static void notice(struct sp_client *client, const char *why, const char *what_t
 
 void sp_notice_mappings(struct sp_client *client)
 {
-    notice(client, "it uses nearly all mappings that vm.max_map_count allows",
+    notice(client, &client->told, "it uses nearly all mappings that vm.max_map_count allows",
            "raise that with sysctl");
 }
 
 void sp_notice_raw_calls(struct sp_client *client)
 {
-    notice(client, "it makes system calls of its own that samepage cannot see",
+    notice(client, &client->told, "it makes system calls of its own that samepage cannot see",
            "what was merged is its own again");
 }
 
 void sp_notice_nodes(struct sp_client *client)
 {
-    notice(client, "the kernel does not say on which node its memory lies",
+    notice(client, &client->nodes_told, "the kernel does not say on which node its memory lies",
            "allow move_pages(2) in its seccomp profile, or set merge_across_nodes to 1");
 }

@@ -62,10 +62,10 @@ int sp_pool_segment_prefer(struct sp_pool_segment *segment)
     err = sp_pool_segment_map(segment);
     if (err)
         return err;
-    if (syscall(SYS_mbind, segment->view, size, MPOL_PREFERRED, &mask, sizeof(mask) * 8 + 1, 0ul) &&
-        segment->node >= pretended())
-        return -errno;
-    return 0;
+    if (!syscall(SYS_mbind, segment->view, size, MPOL_PREFERRED, &mask, sizeof(mask) * 8 + 1, 0ul) ||
+        (segment->node < pretended() && errno != EPERM))
+        return 0;
+    return errno == ENOMEM ? -ENOMEM : -EPERM;
 }
 
 int sp_pool_segment_nodes(struct sp_pool_segment *segment, uint32_t index, unsigned n, int *node)

@@ -207,7 +207,7 @@ static int open_segment(struct sp_pool_set *set, int node, struct sp_pool_segmen
     err = sp_pool_segment_create(out, &pool->mount, id, SP_POOL_SEGMENT_PAGES, node);
     if (err) {
         set_limit(pool, 0);
-        return err == -ENOMEM ? -ENOMEM : -ENOSPC;
+        return err == -ENOMEM || err == -EPERM ? err : -ENOSPC;
     }
     add_segment(set, *out);
     tell_change(pool, *out, (*out)->fd);

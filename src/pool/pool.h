@@ -60,7 +60,8 @@ void sp_pool_set_retire(struct sp_pool_set *set);
  */
 int sp_pool_alloc(struct sp_pool_set *set, unsigned want, uint32_t *segment, uint32_t *index,
                   unsigned *got);
-/* The same, in segments whose memory is taken from that node as long as it has some (N1); -1: any. */
+/* The same, in segments whose memory is taken from that node as long as it has some (N1); -1: any. -EPERM, too:
+ * the kernel does not let us choose the node. */
 int sp_pool_alloc_on(struct sp_pool_set *set, int node, unsigned want, uint32_t *segment,
                      uint32_t *index, unsigned *got);
 /* The node that a segment's memory is wanted from, -1: any, or no such segment. */

@@ -68,7 +68,8 @@ int sp_pool_segment_destroy(struct sp_pool_segment *segment, const struct sp_poo
 /* nodes.c */
 #define SP_POOL_NODES      64 /* numbers below it are nodes (N1) */
 #define SP_POOL_NODES_MOST 128u
-/* Has the kernel take the file's memory from segment->node for as long as that has some. Errors of mbind(2). */
+/* Has the kernel take the file's memory from segment->node for as long as that has some. 0, -ENOMEM, -EINVAL, or
+ * -EPERM where mbind(2) is refused for whatever reason. */
 int sp_pool_segment_prefer(struct sp_pool_segment *segment);
 /* Where n frames, at most SP_POOL_NODES_MOST, lie as far as they are in the view: else -1. */
 int sp_pool_segment_nodes(struct sp_pool_segment *segment, uint32_t index, unsigned n, int *node);

@@ -3,6 +3,7 @@
 node. The machine is to look as one with two nodes (src/agent/nodes.c, src/pool/nodes.c)."""
 
 import pathlib
+import sys
 
 import pytest
 
@@ -16,6 +17,8 @@ MIB = 2
 PAGES = MIB * 256
 HALF = PAGES // 2
 TABLE = 0x200000000000
+WITHOUT_CALL = pathlib.Path(__file__).parent / "lib/without_call.py"
+NOT_SAID = "the kernel does not say on which node its memory lies"
 
 
 @pytest.fixture
@@ -168,8 +171,40 @@ def test_n1_an_agent_that_does_not_say(nodes):
     liar = fake_agent.Child(nodes.socket, pages=pages, lie={fake_agent.SCAN: lie})
     assert liar.wait() == 0, "the daemon kept the connection"
     wait_for(lambda: f"it is not told: {nodes.log()}",
-             lambda: nodes.log().count("the kernel does not say on which node its memory lies") == 2, 120)
+             lambda: nodes.log().count(NOT_SAID) == 2, 120)
     passes(nodes, 4)
     assert counters(nodes, ("pages_shared", "pages_unshared")) == {"pages_shared": 0, "pages_unshared": 0}
     for child in silent:
         child.kill()
+
+
+def test_n1_pages_whose_node_was_not_known_once(nodes):
+    """They may just not have been in memory: nothing is said of a program whose other pages have a node."""
+    pages = {0x10000000 + i * fake_agent.PAGE: bytes([i + 1]) * fake_agent.PAGE for i in range(24)}
+    hashes = [(address, (address, 1)) for address in pages]
+    on_node_0 = [(address | 1 << 1, code) for address, code in hashes]
+    told = [hashes[:1], on_node_0[1:2], hashes[2:12], on_node_0]
+
+    def tell(agent, seq, _):
+        return fake_agent.packet(fake_agent.SCAN, agent.report(told.pop(0) if told else []), seq)
+
+    child = fake_agent.Child(nodes.socket, pages=pages, lie={fake_agent.SCAN: tell})
+    wait_for(lambda: f"not looked into: {counters(nodes)}",
+             lambda: counters(nodes, ("pages_unshared",)) == {"pages_unshared": len(pages)}, 120)
+    passes(nodes, 4)
+    assert NOT_SAID not in nodes.log()
+    child.kill()
+
+
+def test_n1_a_daemon_that_may_not_choose_the_node(nodes, on_nodes):
+    """Nothing is merged then, which the log says once."""
+    nodes.stop()
+    nodes.prefix = [sys.executable, WITHOUT_CALL, "mbind", *nodes.prefix]
+    nodes.start()
+    nodes.set_full_speed()
+    assert put(nodes, "merge_across_nodes", "0") is True
+    on_nodes("a", 0, 1), on_nodes("a", 0, 1)
+    wait_for(lambda: f"it is not told: {nodes.log()}", lambda: "no memory can be had on node" in nodes.log(), 120)
+    passes(nodes, 4)
+    assert nodes.log().count("no memory can be had on node") == 1
+    assert counters(nodes, ("pages_shared", "pages_sharing")) == {"pages_shared": 0, "pages_sharing": 0}
