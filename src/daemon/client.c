@@ -14,10 +14,10 @@
 #include "ask.h"
 #include "domain.h"
 #include "hello.h"
-#include "log.h"
 #include "passes.h"
 #include "pins_looker.h"
 #include "repair.h"
+#include "strangers.h"
 
 #define STALLS_FREE 3       /* after so many stalls a client rests before it joins again, */
 #define REST_USECS  1000000 /* twice as long each time, */
@@ -158,12 +158,8 @@ void sp_client_resync(struct sp_client *client)
 
 static void log_malformed(struct sp_client *client)
 {
-    char name[sizeof(client->comm) + 1];
-
     client->daemon->malformed++;
-    sp_log(SP_LOG_WARNING, "%s (pid %d): its agent sent a malformed message; connection cut",
-           sp_log_name(name, sizeof(name), client->comm, sizeof(client->comm)),
-           (int)client->program);
+    sp_strangers_note(client->daemon, SP_STRANGE_AGENT, client->uid, client->program);
 }
 
 void sp_clients_reap(struct sp_daemon *daemon)

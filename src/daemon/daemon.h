@@ -172,7 +172,7 @@ struct sp_past {
 };
 
 #define SP_STRANGERS     64u /* users of whom it is known what was told of them */
-#define SP_STRANGE_KINDS 3u
+#define SP_STRANGE_KINDS 4u
 
 /* strangers.h: when it was told of a user that a process of theirs does not speak as ours do. */
 struct sp_strangers {
@@ -231,6 +231,8 @@ struct sp_daemon {
 
     uint64_t repairs, takeovers, malformed;
     struct sp_strangers strangers[SP_STRANGERS];
+    uint64_t strangers_hour; /* us: since then so many lines were logged */
+    unsigned strangers_told;
     _Alignas(8) uint8_t packet[SP_WIRE_MAX]; /* answers; valid until the next question */
 };
 

@@ -10,13 +10,17 @@
 
 #define ENGINE_SHARING_MAX (1u << 20) /* sites of one frame (engine.h) */
 
+/* What this machine cannot have, whether a domain lives or not. */
+static int check(enum sp_key key, uint64_t value)
+{
+    return key == SP_KEY_MERGE_ACROSS_NODES && !value && sp_nodes_too_many() ? -EOPNOTSUPP : 0;
+}
+
 /* Tells the engine. 0, or what it says against it. */
 static int tell_engine(struct sp_engine *engine, enum sp_key key, uint64_t value)
 {
     switch (key) {
     case SP_KEY_MERGE_ACROSS_NODES:
-        if (!value && sp_nodes_too_many())
-            return -EOPNOTSUPP;
         return sp_engine_set_merge_across_nodes(engine, value);
     case SP_KEY_MAX_PAGE_SHARING:
         /* From the engine's own limit on that holds, and it counts less than for one that is set. */
@@ -38,7 +42,8 @@ static int tell_engine(struct sp_engine *engine, enum sp_key key, uint64_t value
 void sp_values_apply(struct sp_domain *domain)
 {
     for (unsigned key = 0; key < SP_SETTINGS; key++) {
-        if (tell_engine(domain->engine, (enum sp_key)key, domain->value[key]))
+        if (check((enum sp_key)key, domain->value[key]) ||
+            tell_engine(domain->engine, (enum sp_key)key, domain->value[key]))
             sp_log(SP_LOG_WARNING, "domain %s: %s cannot be as it is set", domain->name,
                    sp_settings[key].key);
     }
@@ -102,6 +107,9 @@ int sp_values_set(struct sp_daemon *daemon, struct sp_domain *domain, enum sp_ke
 
     if (key == SP_KEY_PAGES_TO_SCAN && sp_advise_is_on(&daemon->config))
         return -EINVAL;
+    err = check(key, value);
+    if (err)
+        return err;
     err = domain ? set_one(domain, key, value) : set_all(daemon, key, value);
     if (err)
         return err;

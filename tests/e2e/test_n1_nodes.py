@@ -208,3 +208,13 @@ def test_n1_a_daemon_that_may_not_choose_the_node(nodes, on_nodes):
     passes(nodes, 4)
     assert nodes.log().count("no memory can be had on node") == 1
     assert counters(nodes, ("pages_shared", "pages_sharing")) == {"pages_shared": 0, "pages_sharing": 0}
+
+
+def test_n1_more_nodes_than_can_be_told_apart(make_daemon):
+    """merge_across_nodes 0 is refused, also while no program lives that it would be refused for."""
+    place.need_root()
+    daemon = make_daemon(build=BUILD_TEST)
+    daemon.prefix = ["env", "SAMEPAGE_TEST_NODES=65"]
+    daemon.start()
+    assert put(daemon, "merge_across_nodes", "0") == "EOPNOTSUPP"
+    assert get(daemon, "merge_across_nodes") == "1"
