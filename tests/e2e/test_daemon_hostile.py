@@ -172,6 +172,27 @@ def test_strangers_are_cut_and_told_of_once(daemon, sender):
     end(children)
 
 
+def test_strangers_of_many_users_do_not_fill_the_log(daemon):
+    """Of all together so many lines an hour; the daemon goes on cutting them."""
+    if os.geteuid():
+        pytest.skip("needs root, to connect as many users")
+    os.chmod(daemon.directory, 0o711)
+    for uid in range(70000, 70100):
+        os.seteuid(uid)
+        try:
+            sock = fa.connect(daemon.socket)
+        finally:
+            os.seteuid(0)
+        SENDS["random bytes"](sock)
+        sock.settimeout(patient(9))
+        said = sock.recv(65536)
+        assert not said or said[6:8] == fa.REFUSE.to_bytes(2, "little"), said
+        sock.close()
+    still_answers(daemon)
+    assert told(daemon)["no message that"] == 63, daemon.log()
+    assert daemon.log().count("no more of that is told") == 1, daemon.log()
+
+
 def test_json_garbage(daemon):
     """Commands that make no sense get exit 2 and change nothing."""
     before = ask(daemon, {"op": "status"})

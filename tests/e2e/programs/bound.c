@@ -20,14 +20,16 @@
  *   advised   how many pages lie in mappings that are MADV_MERGEABLE
  *   home      mbind, and set_mempolicy_home_node, of all
  *   race      a thread calls mbind for the area, this one and another mode, while others write and
- *             look, for 300 rounds
+ *             look, for 300 rounds, in between which some pages are merged ten times at least
  *
  * All that has no word of its own answers with the word and 0, or the errno, or -1 where something
  * was wrong. Exit status 77: the kernel knows no policies, or not this one.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <linux/mempolicy.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <sys/syscall.h>
@@ -42,6 +44,7 @@
 #define PAGES  1024u
 #define STEP   16u /* pages from one that is written to the next */
 #define ROUNDS 300u
+#define MERGED 30u /* rounds after which it waits until some pages are merged */
 #define NODES  1024u
 
 struct policy {
@@ -288,6 +291,31 @@ static void *look_always(void *arg)
     return arg;
 }
 
+/* A page of a file, in pagemap, is one of the pool. */
+static bool some_merged(int pagemap)
+{
+    static uint64_t entry[PAGES];
+
+    if (pread(pagemap, entry, sizeof(entry), (off_t)((unsigned long)region / PAGE * 8)) !=
+        (ssize_t)sizeof(entry))
+        die("pagemap");
+    for (unsigned i = 0; i < PAGES; i++)
+        if (entry[i] >> 63 && entry[i] >> 61 & 1)
+            return true;
+    return false;
+}
+
+static void wait_merged(void)
+{
+    int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+
+    if (pagemap < 0)
+        die("pagemap");
+    while (!wrong && !some_merged(pagemap))
+        sched_yield();
+    close(pagemap);
+}
+
 static int race(void)
 {
     struct policy other = another();
@@ -297,6 +325,8 @@ static int race(void)
         pthread_create(&looker, NULL, look_always, NULL))
         die("pthread_create");
     for (unsigned n = 0; n < ROUNDS && !wrong; n++) {
+        if (n % MERGED == 0)
+            wait_merged();
         wrong = bind_pages(0, PAGES, &other);
         if (!wrong && !have(0, PAGES, &other))
             wrong = -1;
