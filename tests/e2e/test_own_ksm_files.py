@@ -277,7 +277,7 @@ def test_open_waits_for_the_daemon_once(daemon, reader):
         with accept_asker(listener):
             wait_for("it does not wait", waits)
             if limits[-1]:  # else ten seconds went by: on such a machine there is nothing to see
-                assert limits[-1] <= 10 - waited
+                assert limits[-1] < 10 - waited / 2  # the kernel rounds it up to its ticks
     assert reader.program.line() == kernels(reader.pid, "ksm_stat")
     path.unlink()
     reader.end()
