@@ -359,7 +359,8 @@ static long call_policy(struct sp_gate_pass *pass, long nr, const long *a)
     sp_merged_unmerge(pass, SP_GATE_UNMERGE_WRITTEN, addr, end);
     sp_gate_note(addr, end);
     ret = with_mappings(pass, nr, a);
-    if (ret == 0 && nr == __NR_set_mempolicy_home_node)
+    /* A call that fails may have given some of the range a home before; by these it was refused whole. */
+    if (nr == __NR_set_mempolicy_home_node && ret != -EINVAL && ret != -ENOSYS)
         __atomic_store_n(&sp_gate.home_nodes, 1, __ATOMIC_SEQ_CST);
     return ret;
 }
