@@ -540,21 +540,51 @@ static long call_uffd_register(struct sp_gate_pass *pass, const long *a)
     return native(__NR_ioctl, a);
 }
 
+/*
+ * The kernel moves between two mappings. What was merged are several now, where the program knows of one: page by
+ * page, with the kernel's answer: so many bytes and EAGAIN, or the first page's error.
+ */
+static long move_by_pages(const long *a, struct sp_uffdio_move *move)
+{
+    uint64_t done = 0;
+    long ret = 0;
+
+    while (done < move->len && !ret) {
+        struct sp_uffdio_move one = {.dst = move->dst + done, .src = move->src + done,
+                                     .len = sp_gate.page_size, .mode = move->mode};
+        const long b[6] = {a[0], a[1], (long)&one};
+
+        ret = native(__NR_ioctl, b);
+        if (one.move > 0)
+            done += (uint64_t)one.move;
+        else if (!ret)
+            ret = -EAGAIN;
+    }
+    move->move = done ? (int64_t)done : ret;
+    return ret && done ? -EAGAIN : ret;
+}
+
 /* A userfaultfd of the program's own moves pages from any memory into what is registered with it: only such as are
  * no file's. */
 static long call_uffd_move(struct sp_gate_pass *pass, const long *a)
 {
-    const struct sp_uffdio_move *move = (const struct sp_uffdio_move *)a[2];
+    struct sp_uffdio_move *move = (struct sp_uffdio_move *)a[2];
+    bool readable = (uint64_t)a[2] >= sp_gate.page_size;
     uint64_t addr, end;
+    long ret;
 
-    if ((uint64_t)a[2] >= sp_gate.page_size) {
+    if (readable) {
         addr = move->src;
         end = range_end(addr, move->len);
         sp_merged_unmerge(pass, SP_GATE_UNMERGE_WRITTEN, addr, end);
         sp_gate_note(addr, end);
         sp_zeroed_clear(addr, end);
     }
-    return native(__NR_ioctl, a);
+    ret = native(__NR_ioctl, a);
+    if (ret == -EINVAL && readable && move->len > sp_gate.page_size &&
+        !((move->dst | move->src | move->len) & (sp_gate.page_size - 1)))
+        ret = move_by_pages(a, move);
+    return ret;
 }
 
 /* Un-merged first: what takes the frames' place is advised as they were, and the kernel takes that back. */
