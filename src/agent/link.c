@@ -17,7 +17,9 @@
 #define MSG_NOSIGNAL_FLAG 0x4000
 #define MSG_CMSG_CLOEXEC_FLAG 0x40000000
 #define MADV_DONTFORK_ADVICE 10
-#define JOIN_TIMEOUT_US 1000000u
+/* The daemon may be waiting for somebody else's agent, for two seconds (SP_ANSWER_MSECS): a program that
+ * begins just then would not be merged as long as it lives. */
+#define JOIN_TIMEOUT_US 5000000u
 
 struct header {
     void *name;
