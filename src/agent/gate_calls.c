@@ -16,7 +16,6 @@
 
 #include "gate_inside.h"
 #include "kernel.h"
-#include "kernel.h"
 #include "policy.h"
 #include "sitemap.h"
 #include "sys.h"
@@ -42,6 +41,7 @@
 #define SET_MASK 2 /* of rt_sigprocmask */
 #define ZERO_TRIES 20u /* of ten in the agent, as to un-merge */
 #define RELEASES 20u  /* times that a range is asked to be left alone: some thread was in the gate */
+#define MOVE_TRIES 4u   /* times that the pages of a move are un-merged */
 #define GIVE_BACKS 2u /* times that a call which lacks mappings is tried again */
 
 static bool is_gated_prctl(const long *a)
@@ -76,6 +76,8 @@ bool sp_gate_is_gated(long nr, const long *a)
         return a[0] != 0;
     case __NR_get_mempolicy:
         return a[4] == SP_MPOL_F_ADDR && sp_sitemap_pages();
+    case __NR_move_pages:
+        return sp_sitemap_pages() != 0;
     case __NR_ioctl:
         return (uint32_t)a[1] == (uint32_t)UFFDIO_REGISTER || (uint32_t)a[1] == (uint32_t)SP_UFFDIO_MOVE;
     case __NR_prctl:
@@ -374,6 +376,62 @@ static long call_get_policy(const long *a)
     return native(__NR_get_mempolicy, sample ? other : a);
 }
 
+/* Is this pid of move_pages the program itself? By another thread's it is not known, and nothing is
+ * lost but what the call answers. */
+static bool names_itself(long pid)
+{
+    return (int)pid == 0 || (int)pid == sp_sys(__NR_getpid) || (int)pid == sp_sys(__NR_gettid);
+}
+
+/* Un-merged, or else in the page tables, which a merged page is in from its first touch on. It is
+ * not touched by this thread itself: whether it may be read, or is still there, the kernel says. */
+static bool ready_run(struct sp_gate_pass *pass, bool unmerge, uint64_t addr, uint64_t end)
+{
+    if (!sp_sitemap_any(addr, end))
+        return false;
+    if (unmerge)
+        sp_merged_unmerge(pass, SP_GATE_UNMERGE, addr, end);
+    else
+        sp_sys(__NR_madvise, addr, end - addr, MADV_POPULATE_READ);
+    return true;
+}
+
+/* The pages that lie behind each other at once. Was any merged? */
+static bool ready_pages(struct sp_gate_pass *pass, bool unmerge, const uint64_t *page,
+                        uint64_t pages)
+{
+    uint64_t mask = ~((uint64_t)sp_gate.page_size - 1), addr = 0, end = 0;
+    bool any = false;
+
+    for (uint64_t i = 0; i < pages; i++) {
+        uint64_t at = page[i] & mask;
+
+        if (at != end || !end) {
+            any |= ready_run(pass, unmerge, addr, end);
+            addr = at;
+        }
+        end = at + sp_gate.page_size;
+    }
+    return any | ready_run(pass, unmerge, addr, end);
+}
+
+/* The kernel asks the page tables where a page lies, and moves only what this process alone has.
+ * While some are un-merged others may be merged again: what is so in the end is at least known. */
+static long call_move_pages(struct sp_gate_pass *pass, const long *a)
+{
+    const uint64_t *page = (const uint64_t *)a[2];
+    uint64_t pages = (uint64_t)a[1];
+
+    if (!pages || pages > UINT32_MAX || (uint64_t)page % sizeof(*page) ||
+        sp_load(&sp_gate.agent) == SP_GATE_FILTERED || !names_itself(a[0]) ||
+        !sp_gate_can_read((uint64_t)page, (uint64_t)(page + pages)))
+        return native(__NR_move_pages, a);
+    for (unsigned n = 0; n < MOVE_TRIES && a[3] && ready_pages(pass, true, page, pages); n++)
+        ;
+    ready_pages(pass, false, page, pages);
+    return native(__NR_move_pages, a);
+}
+
 /* Locks are in force on whole pages, whatever the call names. */
 static long call_lock(struct sp_gate_pass *pass, long nr, const long *a)
 {
@@ -666,6 +724,8 @@ static long call_inside(struct sp_gate_pass *pass, long nr, const long *a)
         return call_policy(pass, nr, a);
     case __NR_get_mempolicy:
         return call_get_policy(a);
+    case __NR_move_pages:
+        return call_move_pages(pass, a);
     case __NR_mseal:
         return call_unmerged(pass, nr, a);
     case __NR_mlock:

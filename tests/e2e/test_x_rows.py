@@ -19,8 +19,8 @@ def merged_pair(daemon, compiled, row, *args):
     """A program that will do the row, and its partner, both merged now."""
     programs = [daemon.run(compiled("x_rows"), which, *args) for which in (row, "hold")]
     areas = [program.region() for program in programs]
-    for program, area in zip(programs, areas):
-        daemon.wait_merged(program, area)
+    for program, program.area in zip(programs, areas):
+        daemon.wait_merged(program, program.area)
     return programs
 
 
@@ -44,6 +44,23 @@ def test_x_write_is_private(daemon, compiled):
     partner.must_finish(0)
     program.say()
     program.must_finish(0)
+
+
+def test_x_move_pages(daemon, compiled):
+    """Asked where they lie, pages stay merged; to be moved, they are the program's own when the call returns."""
+    program, partner = merged_pair(daemon, compiled, "nodes")
+    daemon.set(run=0)
+    merged = daemon.merged_pages(program, program.area)
+    program.say()
+    assert program.line() == "asked"
+    assert daemon.merged_pages(program, program.area) == merged
+    program.say()
+    assert program.line() == "moved"
+    assert daemon.merged_pages(program, program.area) == 0
+    program.say()
+    program.must_finish(0)
+    partner.say()
+    partner.must_finish(0)
 
 
 @pytest.fixture(scope="module")

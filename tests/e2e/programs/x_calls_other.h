@@ -122,18 +122,66 @@ static void migrate(struct area *a)
     same(a, 0, AREA_PAGES, "after migrate_pages");
 }
 
+/* On which nodes pages lie, and moved to the first one: all that has kinds, one by one and
+ * unordered, by no pid, by the own one; and a place where nothing is. */
+static void told_nodes(struct area *a, int pid, const int *to, int flags)
+{
+    void *pages[AREA_PAGES + 1];
+    int status[AREA_PAGES + 1], last = 99;
+
+    for (size_t i = 0; i < AREA_PAGES; i++)
+        pages[i] = place(a, i * 13 % AREA_PAGES) + i % 7;
+    pages[AREA_PAGES] = place(a, AREA_PAGES + 3);
+    RAW(move_pages, pid, AREA_PAGES + 1, pages, to, status, flags);
+    note("nodes=");
+    for (size_t i = 0; i <= AREA_PAGES; i++) {
+        if (status[i] != last)
+            note("%zu:%d,", i, status[i]);
+        last = status[i];
+    }
+    note(" ");
+}
+
 static void move_some(struct area *a)
 {
     void *pages[4] = { place(a, 0), place(a, 9), place(a, 12), place(a, 5) };
-    int to[4] = { 0 }, status[4];
+    int to[AREA_PAGES + 1] = {0}, status[4];
 
+    /* The kernel asks for no right to read. */
+    must(!mprotect(place(a, 32), PAGE, PROT_NONE), "mprotect");
+    told_nodes(a, 0, NULL, 0);
+    told_nodes(a, getpid(), NULL, 0);
     RAW(move_pages, 0, 4, pages, NULL, status, 0);
-    for (int i = 0; i < 4 && !moving; i++)
+    for (int i = 0; i < 4; i++)
         note("%d ", status[i]);
-    RAW(move_pages, 0, 4, pages, to, status, 2 /* MPOL_MF_MOVE */);
-    for (int i = 0; i < 4 && !moving; i++)
-        note("%d ", status[i]);
+    told_nodes(a, 0, to, 2 /* MPOL_MF_MOVE */);
+    told_nodes(a, getpid(), to, 2);
+    RAW(move_pages, 0, 4, pages, to, status, 64);
+    RAW(move_pages, 0, 4, NULL, NULL, status, 0);
+    RAW(move_pages, 0, ~0ul / 8, pages, NULL, NULL, 0);
+    RAW(move_pages, 0, 0, pages, to, status, 2);
+    must(!mprotect(place(a, 32), PAGE, PROT_READ | PROT_WRITE), "mprotect");
     same(a, 0, AREA_PAGES, "after move_pages");
+    usable(a, 0, AREA_PAGES, "after move_pages");
+}
+
+/* The node of a page, which get_mempolicy answers, too. */
+static void node_of(struct area *a)
+{
+    int last = -2;
+
+    note("nodes=");
+    for (size_t i = 0; i < AREA_PAGES; i++) {
+        int node = -1;
+
+        if (syscall(SYS_get_mempolicy, &node, NULL, 0, place(a, i), MPOL_F_NODE | MPOL_F_ADDR))
+            node = -errno;
+        if (node != last)
+            note("%zu:%d,", i, node);
+        last = node;
+    }
+    note(" ");
+    same(a, 0, AREA_PAGES, "after get_mempolicy");
 }
 
 static void msync_all(struct area *a)
@@ -224,8 +272,8 @@ static void own_userfaultfd(struct area *a)
     { "mbind", mbind_bind }, { "mlock-mbind", mlock_mbind },                                       \
         { "mbind-interleave", mbind_interleave },                                                  \
         { "mbind-refused", mbind_refused }, { "set-mempolicy-home-node", home_node },              \
-        { "migrate-pages", migrate }, { "move-pages", move_some }, { "msync", msync_all },         \
-        { "mincore", mincore_all }, { "remap-file-pages", remap_pages }, { "prctl-set-vma", named },  \
-        { "userfaultfd", own_userfaultfd }
+        { "migrate-pages", migrate }, { "move-pages", move_some }, { "node-of-pages", node_of },   \
+        { "msync", msync_all }, { "mincore", mincore_all }, { "remap-file-pages", remap_pages },   \
+        { "prctl-set-vma", named }, { "userfaultfd", own_userfaultfd }
 
 #endif

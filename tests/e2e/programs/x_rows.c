@@ -8,6 +8,8 @@
  */
 #include <fcntl.h>
 #include <signal.h>
+#include <stdbool.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <sys/wait.h>
 
@@ -231,6 +233,42 @@ static void row_syscalls(void)
     close(fd);
 }
 
+/* How many pages move_pages() names a node of; asked, or told to move them to the first. */
+static size_t nodes_known(bool move)
+{
+    void **page = malloc(npages * sizeof(*page));
+    int *node = calloc(npages, sizeof(*node)), *status = malloc(npages * sizeof(*status));
+    size_t known = 0;
+
+    must(page && node && status, "no memory");
+    for (size_t i = 0; i < npages; i++) {
+        page[i] = region + i * PAGE;
+        status[i] = -99;
+    }
+    must(!syscall(SYS_move_pages, 0, npages, page, move ? node : NULL, status,
+                  move ? 2 /* MPOL_MF_MOVE */ : 0),
+         "move_pages failed");
+    for (size_t i = 0; i < npages; i++)
+        known += status[i] >= 0;
+    free(page);
+    free(node);
+    free(status);
+    return known;
+}
+
+/* Pages that nobody touched since they were merged: the kernel knows where they lie, and moves
+ * them. */
+static void row_nodes(void)
+{
+    must(nodes_known(false) == npages, "not every page has a node");
+    say("asked");
+    listen_line();
+    must(nodes_known(true) == npages, "not every page was moved");
+    say("moved");
+    listen_line();
+    region_check(region, npages, 0, "moved");
+}
+
 /* Stays merged; a second region comes on "more", for what the test counts. */
 static void row_more(void)
 {
@@ -267,6 +305,7 @@ static const struct row {
     { "fork-stay", row_fork_stay },
     { "write", row_write },
     { "syscalls", row_syscalls },
+    { "nodes", row_nodes },
     { "more", row_more },
     { "same", row_same },
 };
