@@ -130,6 +130,13 @@ int sp_agent_spawn(void);
 /* By the agent: it is confined, or ends; the program's thread may go on. */
 void sp_agent_spawned(void);
 
+/* untold.c: by the program's thread that makes a child, all signals blocked. True: a child made
+ * until sp_untold_end(), to end with SIGCHLD, is counted nowhere (RUSAGE_CHILDREN), and a wait for
+ * it ends with ECHILD. forked: the process was born just now. False: there are other children, or
+ * may be; nothing is to be ended. */
+bool sp_untold_begin(bool forked);
+void sp_untold_end(void);
+
 /* process.c: runs in the agent process, never returns. forked: the agent of a forked child, which
  * opens all it needs itself. */
 void sp_agent_main(bool forked) __attribute__((noreturn));

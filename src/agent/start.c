@@ -124,14 +124,18 @@ static void helper_entry(void)
 /* The process between program and agent: makes the agent, and is gone when this returns. */
 static int run_helper(void)
 {
-    long pid = clone_vm(CLONE_VM | CLONE_VFORK | CLONE_UNTRACED, sp_agent.helper_stack_top, NULL,
-                        helper_entry);
+    /* The agent would end with the same signal where it is this process' brother. */
+    bool untold = !start.adopts && sp_untold_begin(start.forked);
+    long pid = clone_vm(CLONE_VM | CLONE_VFORK | CLONE_UNTRACED | (untold ? SIGCHLD : 0),
+                        sp_agent.helper_stack_top, NULL, helper_entry);
     int status;
 
+    while (!sp_is_err(pid) && sp_sys(__NR_wait4, pid, &status, WALL, 0) == -EINTR)
+        ;
+    if (untold)
+        sp_untold_end();
     if (sp_is_err(pid))
         return (int)pid;
-    while (sp_sys(__NR_wait4, pid, &status, WALL, 0) == -4)
-        ;
     return start.agent < 0 ? (int)start.agent : 0;
 }
 

@@ -12,6 +12,7 @@
 #include <signal.h>
 #include <spawn.h>
 #include <sys/ioctl.h>
+#include <sys/resource.h>
 
 #define NEW         7
 #define THREADS     4u
@@ -45,6 +46,54 @@ static void after_fork(pid_t child)
 static void row_fork(void)
 {
     after_fork(fork());
+}
+
+/* What waited for children used: none of the program's own have been waited for. */
+static bool children_used_nothing(void)
+{
+    struct rusage used;
+
+    x_must(!getrusage(RUSAGE_CHILDREN, &used), "getrusage");
+    return !used.ru_maxrss && !used.ru_minflt && !used.ru_nvcsw && !used.ru_nivcsw &&
+           !used.ru_utime.tv_usec && !used.ru_stime.tv_usec;
+}
+
+static void children_usage_at_start(void)
+{
+    x_must(children_used_nothing(), "there was a child before there was one");
+}
+
+static volatile sig_atomic_t told_of_child;
+
+static void on_child(int sig)
+{
+    (void)sig;
+    told_of_child++;
+}
+
+/* Nor does a child begin with any, and what the program wants to know of its children is told to it. */
+static void row_children_usage(void)
+{
+    struct sigaction action = {.sa_handler = on_child, .sa_flags = SA_RESTART}, now;
+    pid_t child;
+
+    told_of_child = 0;
+    x_must(!sigaction(SIGCHLD, &action, NULL), "sigaction");
+    child = fork();
+    if (!child) {
+        x_must(!sigaction(SIGCHLD, NULL, &now) && now.sa_handler == on_child && (now.sa_flags & SA_RESTART),
+               "another handler in the child");
+        x_must(!told_of_child && children_used_nothing(), "the child had a child");
+        child = fork();
+        if (!child)
+            _exit(0);
+        x_wait_child(child, "the child's child ended badly");
+        x_must(told_of_child == 1, "not one signal in the child");
+        _exit(0);
+    }
+    x_wait_child(child, "the child ended badly");
+    x_must(told_of_child == 1, "not one signal");
+    signal(SIGCHLD, SIG_DFL);
 }
 
 static void row_clone_process(void)
@@ -429,6 +478,7 @@ static void row_uffd_protect(void)
 
 static const struct x_row rows[] = {
     {"fork", row_fork, NULL},
+    {"children-usage", row_children_usage, children_usage_at_start},
     {"vfork", row_vfork, NULL},
     {"posix-spawn", row_posix_spawn, NULL},
     {"clone", row_clone_process, NULL},
