@@ -446,6 +446,11 @@ int sp_unmerge_zeros(uint64_t start, uint64_t end, uint64_t max_pages, uint64_t 
 /* Answers SP_MSG_ZEROED. */
 void sp_zeroed_report(const struct sp_msg *msg, uint64_t from);
 
+/* empty.c */
+/* Puts empty memory, with what they have beside their bytes, in place of the sites in [start, end). How many
+ * pages: the others are as they were. -EAGAIN: none, some thread was in the gate all the time. */
+int64_t sp_empty_sites(uint64_t start, uint64_t end);
+
 /* zero.c */
 /* Makes the sites in [start, end) pages of zeros, and leaves their mappings as they are. 0, or a
  * negative errno: some may still be what they were. */

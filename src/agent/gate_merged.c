@@ -104,18 +104,6 @@ static bool may_write(uint64_t start, uint64_t stop)
            sp_sys(__NR_madvise, start, stop - start, MADV_POPULATE_WRITE) == 0;
 }
 
-/*
- * Makes [start, stop), all merged, pages of zeros. A new mapping frees the frames; where there may
- * be none (a filter, a lock that it would lose, no mappings left), zeros are written.
- */
-static void run_to_zeros(uint64_t start, uint64_t stop, bool may_map)
-{
-    if (may_map && !sp_is_err(map_anonymous(start, stop - start, MAP_FIXED)))
-        sp_sitemap_clear(start, stop);
-    else if (may_write(start, stop))
-        memset((void *)start, 0, stop - start);
-}
-
 /* What of [addr, end) is not merged is dropped, though another thread may have locked it since the program's
  * call did that. */
 static void drop_unmerged(uint64_t addr, uint64_t end)
@@ -130,71 +118,151 @@ static void drop_unmerged(uint64_t addr, uint64_t end)
     }
 }
 
-/* The agent can zero what nobody may write. The gate is open meanwhile: frames that show already, where
- * a written page was dropped, may be un-merged for another thread's sake, and are dropped again. */
+/* A new mapping: who reads finds the old bytes, then zeros; the frames are free. */
+static bool map_anew(uint64_t start, uint64_t stop)
+{
+    if (sp_is_err(map_anonymous(start, stop - start, MAP_FIXED)))
+        return false;
+    sp_sitemap_clear(start, stop);
+    return true;
+}
+
+static uint64_t count_sites(uint64_t addr, uint64_t end)
+{
+    uint64_t n = 0, start, stop;
+
+    for (; sp_sitemap_next(addr, end, &start, &stop); addr = stop)
+        n += (stop - start) / sp_gate.page_size;
+    return n;
+}
+
+/*
+ * The agent puts empty memory there. The gate is open meanwhile: sites may be un-merged for another thread's sake
+ * before that, with their bytes. If so, they are dropped; only then, because what is written to
+ * the empty memory by now is to stay.
+ */
+static void emptied_by_agent(struct sp_gate_pass *pass, uint64_t addr, uint64_t end)
+{
+    uint64_t before = count_sites(addr, end), after;
+
+    if (!before)
+        return;
+    for (unsigned n = 0; n < UNMERGE_TRIES && before; n++, before = after) {
+        long done = sp_gate_ask(pass, SP_GATE_EMPTY, addr, end);
+
+        after = count_sites(addr, end);
+        if ((done > 0 ? (uint64_t)done : 0) + after != before)
+            drop_unmerged(addr, end);
+        if (done <= 0 && done != -EAGAIN)
+            break;
+    }
+    sp_gate_note(addr, end);
+}
+
+/* Where something may have been guarded it is zeroed where it is: others may see a frame in a page
+ * that is about to be zeros, if they may read it. */
 static bool zeroed_by_agent(struct sp_gate_pass *pass, uint64_t addr, uint64_t end)
 {
-    long ret;
+    uint64_t before = count_sites(addr, end);
+    long ret = before ? sp_gate_ask(pass, SP_GATE_ZERO, addr, end) : 0;
 
-    if (!sp_gate.mixed || !sp_sitemap_any(addr, end) || agent_state() != SP_GATE_AGENT)
-        return false;
-    ret = sp_gate_ask(pass, SP_GATE_ZERO, addr, end);
-    drop_unmerged(addr, end);
+    if (count_sites(addr, end) != before) /* un-merged for another thread's sake */
+        drop_unmerged(addr, end);
     sp_gate_note(addr, end);
     return ret == 0;
 }
 
 /*
- * Where a call stopped that was refused: the kernel drops mapping by mapping, up to the first that it
- * refuses (locked memory). What it dropped is dropped again, within the same call.
+ * Zeros in [start, stop), all merged, for which there can be no new memory (a filter, no agent, no mappings
+ * left): in place. What nobody may write the agent zeroes; without it the kernel drops it.
  */
-static uint64_t refused_at(const long *a, uint64_t addr, uint64_t end)
+static void zero_in_place(struct sp_gate_pass *pass, uint64_t start, uint64_t stop)
+{
+    if (may_write(start, stop)) {
+        memset((void *)start, 0, stop - start);
+    } else if (agent_state() != SP_GATE_FILTERED) {
+        if (sp_gate_ask(pass, SP_GATE_ZERO, start, stop) != 0)
+            sp_sys(__NR_madvise, start, stop - start, MADV_DONTNEED_LOCKED);
+        drop_unmerged(start, stop);
+        sp_gate_note(start, stop);
+    }
+}
+
+static void zero_left(struct sp_gate_pass *pass, uint64_t addr, uint64_t end)
 {
     uint64_t start, stop;
 
-    while (addr < end) {
-        if (!sp_sitemap_next(addr, end, &start, &stop))
-            start = stop = end;
-        if (start > addr && sp_sys(__NR_madvise, addr, start - addr, a[2]) == -EINVAL)
-            return addr; /* no sites follow before what is refused */
-        for (addr = start; addr < stop; addr += sp_gate.page_size)
-            if (sp_sys(__NR_madvise, addr, sp_gate.page_size, a[2]) == -EINVAL)
-                return addr;
-    }
-    return end;
+    for (; sp_sitemap_next(addr, end, &start, &stop); addr = stop)
+        zero_in_place(pass, start, stop);
 }
 
-/* DONTNEED, DONTNEED_LOCKED, FREE: the native call comes first, because it refuses what must be
- * refused (holes, locked memory) and drops the pages that were written after their merge. */
+/* Where in [start, stop), all merged, the kernel would refuse to drop: at what is locked. */
+static uint64_t locked_at(uint64_t start, uint64_t stop)
+{
+    if (!sp_is_locked(start, stop - start))
+        return stop;
+    while (stop - start > sp_gate.page_size) {
+        uint64_t half = start + sp_gate_page_up((stop - start) / 2);
+
+        if (sp_is_locked(start, half - start))
+            stop = half;
+        else
+            start = half;
+    }
+    return start;
+}
+
+/*
+ * DONTNEED, DONTNEED_LOCKED. The native call on a site would show its frame, or what of it the program wrote over:
+ * it only gets what lies between. As the kernel does, mapping by mapping, up to the first that it
+ * refuses (locked memory); holes are told at the end.
+ */
 static long drop(struct sp_gate_pass *pass, const long *a, uint64_t addr, uint64_t end)
 {
     bool may_map = (int)a[2] != MADV_DONTNEED_LOCKED && may_map_anew();
-    long args[6] = {a[0], a[1], a[2]};
-    uint64_t start, stop, at = addr;
-    long ret = native(__NR_madvise, args);
+    bool may_be_locked = (int)a[2] != MADV_DONTNEED_LOCKED && sp_gate.guarded;
+    uint64_t start, stop, limit;
+    long ret = 0, last = 0;
 
-    if (ret == -EINVAL && agent_state() != SP_GATE_FILTERED)
-        end = refused_at(args, addr, end);
-    else if (ret != 0 && ret != -ENOMEM)
-        return ret;
-    if (zeroed_by_agent(pass, addr, end))
-        return ret;
-    while (sp_sitemap_next(at, end, &start, &stop)) {
-        run_to_zeros(start, stop, may_map);
-        at = stop;
+    if (agent_state() == SP_GATE_FILTERED && sp_gate.guarded)
+        return native(__NR_madvise, a);
+    for (uint64_t at = addr; at < end; at = stop) {
+        if (!sp_sitemap_next(at, end, &start, &stop))
+            start = stop = end;
+        if (start > at)
+            last = sp_sys(__NR_madvise, at, start - at, a[2]);
+        limit = may_be_locked && stop > start ? locked_at(start, stop) : stop;
+        if (last != 0 && last != -ENOMEM) {
+            end = at;
+            break;
+        }
+        ret = last ? last : ret;
+        last = 0;
+        if (may_map && limit > start)
+            map_anew(start, limit);
+        if (limit < stop) {
+            last = -EINVAL;
+            end = limit;
+            break;
+        }
     }
-    return ret;
+    if (agent_state() == SP_GATE_AGENT && sp_gate.guarded && zeroed_by_agent(pass, addr, end))
+        return last ? last : ret;
+    if (agent_state() == SP_GATE_AGENT && !sp_gate.guarded)
+        emptied_by_agent(pass, addr, end);
+    zero_left(pass, addr, end);
+    return last ? last : ret;
 }
 
 /* FREE is refused on the mapping of a frame: native between the merged runs, and on those what
- * DONTNEED does, which FREE allows. With a filter, only what the program itself asked for. */
+ * DONTNEED does, which FREE allows, where that is cheap. */
 static long free_pages(const long *a, uint64_t addr, uint64_t end)
 {
     bool may_map = may_map_anew();
     uint64_t start, stop;
     long ret = 0, last;
 
-    while (addr < end) {
+    for (; addr < end; addr = stop) {
         if (!sp_sitemap_next(addr, end, &start, &stop))
             start = stop = end;
         if (start > addr) {
@@ -203,18 +271,8 @@ static long free_pages(const long *a, uint64_t addr, uint64_t end)
                 return last;
             ret = last ? last : ret;
         }
-        if (stop > start && may_map) {
-            const long run[6] = {(long)start, (long)(stop - start), MADV_DONTNEED};
-
-            last = native(__NR_madvise, run);
-            if (last == -EINVAL)
-                stop = refused_at(run, start, stop);
-            if (stop > start)
-                run_to_zeros(start, stop, true);
-            if (last != 0)
-                return last;
-        }
-        addr = stop;
+        if (stop > start && may_map)
+            map_anew(start, stop);
     }
     return ret;
 }
@@ -248,8 +306,7 @@ static long install_guards(struct sp_gate_pass *pass, const long *a, uint64_t ad
     long ret;
 
     while (may_map_anew() && sp_sitemap_next(at, end, &start, &stop)) {
-        if (!sp_is_err(map_anonymous(start, stop - start, MAP_FIXED)))
-            sp_sitemap_clear(start, stop);
+        map_anew(start, stop);
         at = stop;
     }
     ret = native(__NR_madvise, a);

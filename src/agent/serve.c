@@ -275,6 +275,8 @@ static int64_t serve_request(const struct sp_gate_request *r)
         return sp_unmerge_written(r->addr, r->end);
     if (r->kind == SP_GATE_UNMERGE_INTO)
         return sp_unmerge_into(r->addr, r->end, r->copy, r->attributes);
+    if (r->kind == SP_GATE_EMPTY)
+        return sp_empty_sites(r->addr, r->end);
     if (r->kind == SP_GATE_ZERO)
         return sp_zero_sites(r->addr, r->end);
     if (r->kind == SP_GATE_OWN_ZEROS)
