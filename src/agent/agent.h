@@ -175,6 +175,8 @@ void sp_address_seal(void);
  * pagemap anew, without the capability that shows physical addresses, installs the seccomp filter.
  * Negative errno: the agent must not go on. */
 int sp_confine(void);
+/* The last of these alone: all descriptors but the agent's. */
+void sp_close_others(void);
 /* Notes the rights that this process was born with: to be called before sp_confine(). */
 void sp_note_rights(void);
 /* Are the program's credentials or filters other than the ones noted? */

@@ -180,7 +180,7 @@ static int reopen_pagemap(void)
     return sp_is_err(ret) ? (int)ret : 0;
 }
 
-static void close_others(void)
+void sp_close_others(void)
 {
     int keep[] = {sp_agent.sock,  sp_agent.uffd,           sp_agent.uffd_sync,
                   sp_agent.pagemap, sp_agent.smaps,        sp_agent.program_status,
@@ -214,7 +214,7 @@ int sp_confine(void)
     sp_sys(__NR_prctl, PR_SET_NAME, SP_AGENT_COMM);
     sp_sys(__NR_setsid);
     sp_sys(__NR_chdir, "/");
-    close_others();
+    sp_close_others();
     if (!sp_is_err(sp_sys(__NR_prlimit64, 0, RLIMIT_NOFILE, 0, &nofile))) {
         nofile.rlim_cur = nofile.rlim_max;
         sp_sys(__NR_prlimit64, 0, RLIMIT_NOFILE, &nofile, 0);

@@ -79,6 +79,7 @@ static long clone_vm(unsigned long flags, uint64_t stack, uint32_t *tid, void (*
 
 static void agent_entry(void)
 {
+    sp_fault_point("agent-born");
     sp_agent_main(start.forked);
 }
 
@@ -108,12 +109,14 @@ static void helper_entry(void)
 {
     unsigned long brother = start.adopts ? CLONE_PARENT : 0;
 
-    if (start.forked) {
-        /* The child's pipes, sockets and locks must end when it closes them. The program waits for
-         * this process, so when its fork returns nothing of ours holds them any more. */
+    /* The program's pipes, sockets and locks must end when it closes them, or is killed while we come to be.
+     * The program waits for this process, so when its fork returns nothing of ours holds them any more. A forked
+     * child has none of ours yet. */
+    if (start.forked)
         sp_sys(__NR_close_range, 0, ~0u, 0);
-        sp_sys(__NR_chdir, "/");
-    }
+    else
+        sp_close_others();
+    sp_sys(__NR_chdir, "/");
     start.agent = clone_vm(CLONE_VM | CLONE_UNTRACED | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | brother,
                            sp_agent.stack_top, &sp_gate_agent_tid, agent_entry);
     if (!sp_is_err(start.agent))
