@@ -18,6 +18,7 @@
 #define LEAVE_WAIT_MS 10u
 #define UNMERGE_PART 16384u    /* pages */
 #define FILTER_CPU_US 100000u  /* that who puts itself under a filter waits for, at most */
+#define GUARD_TRIES 20u
 #define CLEAN_US 2000u    /* between two tries to clean what mlockall() filled */
 #define REJOIN_US 500000u /* between two tries to find a daemon */
 #define PATIENCE_MS 10000u /* that a forked child's agent waits for a daemon's userfaultfd */
@@ -143,9 +144,14 @@ static bool is_guarded_site(void *arg, const struct sp_mapping *m)
  */
 static void forget_guards(void)
 {
-    bool guarded = false;
+    bool guarded = false, closed = false;
 
-    if (!sp_gate.guarded || !sp_gate_close(CLEAN_US))
+    for (unsigned tries = 0; sp_gate.guarded && !closed && tries < GUARD_TRIES; tries++) {
+        closed = sp_gate_close(CLEAN_US);
+        if (!closed)
+            sp_serve_gate();
+    }
+    if (!closed)
         return;
     if (sp_maps_read(is_guarded_site, &guarded) >= 0)
         sp_gate.guarded = guarded;
@@ -204,6 +210,7 @@ int64_t sp_agent_before_filter(void)
     sp_ranges_refresh(true);
     if (!unmerge_once(FILTER_CPU_US))
         leave_changed();
+    forget_guards(); /* and again when all is given back, with the filter on */
     sp_agent.stay_unmerged = sp_agent.filtered = true;
     return -EAGAIN;
 }

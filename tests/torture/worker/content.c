@@ -251,6 +251,9 @@ static void wrong_page(const void *at, const struct page *page, const char *when
         found[i] = ((const volatile uint64_t *)at)[i];
     only_one();
     page_fill(wanted, page);
+    /* First what needs no call but this: a child may be under a filter. */
+    dprintf(2, "WRONG BYTES %s\n", when);
+    say_words(found, wanted, at);
     dprintf(
         2,
         "WRONG BYTES %s: seed %llu worker %u pid %d, page %p (pagemap %016llx), expected kind %u "
@@ -259,7 +262,6 @@ static void wrong_page(const void *at, const struct page *page, const char *when
         (unsigned long long)pagemap_entry(at), page->kind, page->number, page->version,
         page->additions);
     say_which_block(at);
-    say_words(found, wanted, at);
     keep_bytes(found, "found");
     keep_bytes(wanted, "expected");
     end();
