@@ -280,14 +280,16 @@ static long remap(struct remap *r)
 }
 
 /* Asks for what is to be known, which leaves the gate; what comes after is one stay in it. Between MREMAP_DONTUNMAP
- * and empty_old_place() other threads would see the frame of a written page. */
+ * and empty_old_place() other threads may see the frame of a written page in the old place. */
 static void prepare(struct remap *r)
 {
     long attributes;
 
     /* What policy a site has is known by its address. */
-    if (sp_policy_any(r->addr, r->end) || (r->flags & MREMAP_DONTUNMAP))
+    if (sp_policy_any(r->addr, r->end))
         sp_merged_unmerge(r->pass, SP_GATE_UNMERGE_WRITTEN, r->addr, r->end);
+    else if (r->flags & MREMAP_DONTUNMAP)
+        sp_merged_unmerge(r->pass, SP_GATE_UNMERGE, r->addr, r->end);
     attributes = sp_gate_ask(r->pass, SP_GATE_ATTRIBUTES, r->addr, r->end);
     if (attributes == -ESRCH)
         attributes = sp_gate.attributes | SP_RANGE_RW;
