@@ -9,6 +9,7 @@
  * gate_calls.c  one gated call: which rule holds for which number
  * gate_merged.c the same calls on merged pages (X)
  * gate_mremap.c mremap of what is many mappings by our doing (X)
+ * gate_move.c   moving what is many mappings by our doing
  * gate_replace.c un-merging of what only the program can replace (X)
  * gate_removals.c has a call that may take memory away been under way?
  * gate_splice.c what comes before a vmsplice
@@ -70,6 +71,13 @@ long sp_gate_ask_into(struct sp_gate_pass *pass, uint64_t addr, uint64_t end, ui
 bool sp_gate_is_gated(long nr, const long *a);
 /* Does one gated call (never a clone or execve), as the kernel would: its result. */
 long sp_gate_call(struct sp_gate_pass *pass, long nr, const long *a);
+
+/*
+ * Moves [from, from + length), private memory with these attributes (attributes.h), to `to`, which is mapped, as
+ * mremap moves one mapping, with MREMAP_DONTUNMAP in flags or 0: 0, or a negative errno, and all of it is where it
+ * was, `to` perhaps a hole. Inside the gate; the program's signals wait until it is done.
+ */
+long sp_gate_move(uint64_t from, uint64_t length, uint64_t to, long flags, uint32_t attributes);
 
 /* Can this open, nr being openat or open, be of a file of the program's own (own_file.h)? Cheap. */
 bool sp_gate_may_open_own(long nr, const long *a);

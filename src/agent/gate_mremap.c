@@ -5,8 +5,7 @@
  *
  * The agent says whether it would be one mapping but for us, and what attributes it has. If so, what
  * the kernel does for one is done for all of them: mappings are moved, not copied, with all that they
- * have, by one call that kernels since 6.17 carry out for many mappings, if none is tracked. Older ones
- * refuse it, and then they are moved one by one. What is added has the attributes of the rest.
+ * have (gate_move.c). What is added has the attributes of the rest.
  *
  * If it would be many mappings without us, too, the call is the kernel's.
  */
@@ -36,7 +35,6 @@ struct remap {
     uint64_t to;        /* where it is to be, if MREMAP_FIXED says so */
     long flags;
     uint32_t attributes;
-    bool tracked; /* some of the old range may be, by what is left of an agent */
 };
 
 static long native(const struct remap *r)
@@ -87,55 +85,6 @@ static void carry_sites(uint64_t addr, uint64_t end, uint64_t to)
     sp_gate_forget_tcb(addr, end);
 }
 
-/*
- * Is [from, from + length) one mapping? Only one can grow; this one has no room to, because what follows is
- * mapped. The kernel looks at that first.
- */
-static bool is_one_mapping(uint64_t from, uint64_t length)
-{
-    return sp_sys(__NR_msync, from + length, sp_gate.page_size, MS_ASYNC) == 0 &&
-           sp_sys(__NR_mremap, from, length, length + sp_gate.page_size, 0) != -EFAULT;
-}
-
-/* What of [from, from + length) is surely one mapping: at least a page. */
-static uint64_t one_mapping(uint64_t from, uint64_t length)
-{
-    while (length > sp_gate.page_size && !is_one_mapping(from, length))
-        length = (length / 2) & ~((uint64_t)sp_gate.page_size - 1);
-    return length;
-}
-
-/*
- * Moves [from, from + length) mapping by mapping, for kernels that move one only, and where one is tracked
- * by an agent that died. Kernels since 6.17 would move those before it, and then fail: so never more
- * than one at a time. *done is how much is at its new place. Never by copying the bytes: the pages
- * themselves may lie in a pipe (gate_splice.c), or be pinned.
- */
-static long move_pieces(uint64_t from, uint64_t length, long flags, uint64_t to, uint64_t *done)
-{
-    *done = 0;
-    while (*done < length) {
-        uint64_t piece = one_mapping(from + *done, length - *done);
-        long ret = sp_sys(__NR_mremap, from + *done, piece, piece, flags, to + *done);
-
-        if (sp_is_err(ret))
-            return ret;
-        *done += piece;
-    }
-    return (long)to;
-}
-
-/* What cannot be moved as a whole stays where it was. */
-static long move_each(const struct remap *r, uint64_t to, uint64_t end)
-{
-    uint64_t done, back;
-    long ret = move_pieces(r->addr, end - r->addr, MOVE | (r->flags & MREMAP_DONTUNMAP), to, &done);
-
-    if (sp_is_err(ret) && done)
-        move_pieces(to, done, MOVE, r->addr, &back);
-    return ret;
-}
-
 /* The old place of MREMAP_DONTUNMAP is empty: where a written page was in a mapping of the pool, that
  * would show its frame. */
 static void empty_old_place(const struct remap *r, uint64_t end)
@@ -151,19 +100,14 @@ static void empty_old_place(const struct remap *r, uint64_t end)
 /* Moves the old range up to end to `to`: the new place or a negative errno. */
 static long move_all(const struct remap *r, uint64_t to, uint64_t end)
 {
-    uint64_t length = end - r->addr;
-    long ret = -EFAULT;
+    long ret = sp_gate_move(r->addr, end - r->addr, to, r->flags & MREMAP_DONTUNMAP, r->attributes);
 
-    if (!r->tracked || (r->attributes & SP_RANGE_OTHER))
-        ret = sp_sys(__NR_mremap, r->addr, length, length, MOVE | (r->flags & MREMAP_DONTUNMAP), to);
-    if (ret == -EFAULT && !(r->attributes & SP_RANGE_OTHER))
-        ret = move_each(r, to, end);
-    if (sp_is_err(ret))
+    if (ret)
         return ret;
     if (r->flags & MREMAP_DONTUNMAP)
         empty_old_place(r, end);
     carry_sites(r->addr, end, to);
-    return ret;
+    return (long)to;
 }
 
 /* To a new place, which is made first, so that what is added has the attributes of the rest. */
@@ -280,21 +224,19 @@ static long remap(struct remap *r)
 }
 
 /* Asks for what is to be known, which leaves the gate; what comes after is one stay in it. Between MREMAP_DONTUNMAP
- * and empty_old_place() other threads may see the frame of a written page in the old place. */
+ * and empty_old_place() other threads would see the frame of a written page. */
 static void prepare(struct remap *r)
 {
     long attributes;
 
     /* What policy a site has is known by its address. */
-    if (sp_policy_any(r->addr, r->end))
+    if (sp_policy_any(r->addr, r->end) || (r->flags & MREMAP_DONTUNMAP))
         sp_merged_unmerge(r->pass, SP_GATE_UNMERGE_WRITTEN, r->addr, r->end);
-    else if (r->flags & MREMAP_DONTUNMAP)
-        sp_merged_unmerge(r->pass, SP_GATE_UNMERGE, r->addr, r->end);
     attributes = sp_gate_ask(r->pass, SP_GATE_ATTRIBUTES, r->addr, r->end);
     if (attributes == -ESRCH)
         attributes = sp_gate.attributes | SP_RANGE_RW;
     r->attributes = sp_is_err(attributes) ? SP_RANGE_OTHER | SP_RANGE_RW : (uint32_t)attributes;
-    r->tracked = sp_gate_ask(r->pass, SP_GATE_UNTRACK, r->addr, r->end) != 0;
+    sp_gate_ask(r->pass, SP_GATE_UNTRACK, r->addr, r->end); /* refused: then it is moved as it is */
     sp_gate_note(r->addr, r->end);
     if (r->flags & MREMAP_FIXED)
         sp_gate_note(r->to, r->to + r->length);

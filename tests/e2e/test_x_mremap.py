@@ -103,3 +103,47 @@ def test_x_mremap_under_a_filter(daemon, compiled):
             program.must_finish(0)
     finally:
         signal_holders(daemon, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("kind", ["fixed", "dontunmap", "grow"])
+@pytest.mark.parametrize("state", ["merged", "unmerged", "forked"])
+def test_x_mremap_while_signals_come(daemon, compiled, kind, state):
+    """One mremap of memory that is many mappings by our doing is all or nothing, whatever comes meanwhile: Linux 6.18
+    would begin a call for many mappings anew after a signal, and move what it moved once more."""
+    programs = [daemon.run(compiled("mremap_signals"), own) for own in (1, 2)]
+    areas = [program.region() for program in programs]
+    for program, area in zip(programs, areas):
+        daemon.wait_merged(program, area, 0.6)
+    if state == "forked":
+        for program in programs:
+            program.say("fork")
+            program.line()
+    if state != "merged":
+        daemon.set(run=2)
+    for program in programs:
+        program.say(f"{kind} 20")
+        try:
+            assert program.line().startswith(f"done {kind}"), program.stderr()
+        except AssertionError:
+            raise AssertionError(program.stderr()) from None
+
+
+@pytest.mark.parametrize("kind", ["fixed", "dontunmap"])
+@pytest.mark.parametrize("agent", [True, False], ids=["agent", "no-agent"])
+def test_x_mremap_where_mappings_are_short(daemon, compiled, kind, agent):
+    """All or nothing also where there may be no more mappings when it has moved some. An agent gives back what merging
+    took: then it is done."""
+    programs = [daemon.run(compiled("mremap_signals"), own) for own in (1, 2)]
+    areas = [program.region() for program in programs]
+    for program, area in zip(programs, areas):
+        daemon.wait_merged(program, area, 0.6)
+    if not agent:
+        daemon.kill()
+        for process in programs[0].agents():
+            os.kill(process, signal.SIGKILL)
+        wait_for("its agent lives", lambda: not programs[0].agents())
+    told = []
+    for left in (2000, 200, 40, 20, 10, 6, 4, 2, 0):
+        programs[0].say(f"short {kind} {left}")
+        told.append(programs[0].line().split()[0])
+    assert set(told[:4] if agent else told[:1]) == {"done"} and (agent or "refused" in told), told

@@ -1,0 +1,176 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * Moves memory that is many mappings by our doing as mremap moves one (X): all of it, or nothing.
+ *
+ * Mapping by mapping. Kernels since 6.17 move many by one call, which cannot be used (decision 0024): of
+ * memory that is MADV_MERGEABLE each is first un-merged, which ends where a signal waits, and the kernel
+ * then makes the call again from its start. With MREMAP_DONTUNMAP what was moved is moved over by the
+ * empty memory that it left; without, it is unmapped already, and the call fails. And what fails on its
+ * way for another reason does not tell how far it came.
+ *
+ * So the advice is taken away first, and given again at the end: then no move looks for signals. (One
+ * alone, made again, would be right, too, but its target would be a hole meanwhile.)
+ */
+#include <errno.h>
+
+#include <linux/mman.h>
+
+#include "attributes.h"
+#include "gate_inside.h"
+#include "sys.h"
+
+#define MOVE     (MREMAP_MAYMOVE | MREMAP_FIXED)
+#define SET_MASK 2 /* of rt_sigprocmask */
+#define TRIES    1000u
+#define SPARE    8u /* mappings */
+
+struct spare {
+    uint64_t at; /* 0: none */
+};
+
+/*
+ * Pages kept to be given up: to go back may take a mapping or two more than there may be, for the kernel asks
+ * for them before it unmaps what is there.
+ */
+static long keep_spare(struct spare *s)
+{
+    uint64_t page = sp_gate.page_size;
+    long at = sp_sys(__NR_mmap, 0, SPARE * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (sp_is_err(at))
+        return at;
+    s->at = (uint64_t)at;
+    for (uint64_t i = 1; i < SPARE; i += 2) {
+        long ret = sp_sys(__NR_mprotect, s->at + i * page, page, PROT_READ);
+
+        if (ret)
+            return ret;
+    }
+    return 0;
+}
+
+static void drop_spare(struct spare *s)
+{
+    if (s->at)
+        sp_sys(__NR_munmap, s->at, SPARE * sp_gate.page_size);
+    s->at = 0;
+}
+
+/* How long a mapping at from would be if it reached into what is surely mapped above it: us, or the stack. 0 if
+ * both lie below. */
+static uint64_t too_long(uint64_t from)
+{
+    uint64_t us = (uint64_t)&sp_gate, stack = (uint64_t)__builtin_frame_address(0);
+    uint64_t above = us > stack ? us : stack;
+
+    return above > from ? sp_gate_page_up(above + 1) - from : 0;
+}
+
+/* Is [from, from + length) of one mapping? Only that can grow; it never does here, because something is mapped in
+ * its way. The kernel looks at that last. */
+static bool is_one_mapping(uint64_t from, uint64_t length)
+{
+    uint64_t longer = too_long(from);
+
+    if (!longer) {
+        if (sp_sys(__NR_msync, from + length, sp_gate.page_size, MS_ASYNC) != 0)
+            return false;
+        longer = length + sp_gate.page_size;
+    }
+    return sp_sys(__NR_mremap, from, length, longer, 0) != -EFAULT;
+}
+
+/* How much of [from, from + length) is moved next: surely of one mapping, at least a page. The last one's length
+ * is the first to be tried. */
+static uint64_t next_piece(uint64_t from, uint64_t length, uint64_t last)
+{
+    uint64_t piece = last < length ? last : length;
+
+    if (!is_one_mapping(from, piece)) {
+        do
+            piece = (piece / 2) & ~((uint64_t)sp_gate.page_size - 1);
+        while (piece > sp_gate.page_size && !is_one_mapping(from, piece));
+        return piece ? piece : sp_gate.page_size;
+    }
+    while (piece < length) {
+        uint64_t more = 2 * piece < length ? 2 * piece : length;
+
+        if (!is_one_mapping(from, more))
+            break;
+        piece = more;
+    }
+    return piece;
+}
+
+/* *done is how much is at its new place. Never by copying the bytes: the pages themselves may lie in a pipe
+ * (gate_splice.c), or be pinned. */
+static long move_pieces(uint64_t from, uint64_t length, uint64_t to, long flags, struct spare *spare, uint64_t *done)
+{
+    uint64_t piece = length;
+
+    for (*done = 0; *done < length; *done += piece) {
+        long ret = 0;
+
+        piece = next_piece(from + *done, length - *done, piece);
+        if (spare && !spare->at && piece < length)
+            ret = keep_spare(spare);
+        if (!ret)
+            ret = sp_sys(__NR_mremap, from + *done, piece, piece, MOVE | flags, to + *done);
+        if (sp_is_err(ret))
+            return ret;
+    }
+    return 0;
+}
+
+/* The kernel may lack a little memory. It is tried until there is some, and given up only where the program is as
+ * good as lost: then what is missing is a hole, so that nobody takes zeros for it. */
+static void move_back(uint64_t from, uint64_t length, uint64_t to)
+{
+    uint64_t done = 0, part;
+
+    for (unsigned n = 0; n < TRIES && done < length; n++) {
+        move_pieces(to + done, length - done, from + done, 0, NULL, &part);
+        done += part;
+    }
+    if (done < length)
+        sp_sys(__NR_munmap, from + done, length - done);
+}
+
+/* A kernel without KSM does not know the advice. */
+static long unadvise(uint64_t from, uint64_t length)
+{
+    long ret = sp_sys(__NR_madvise, from, length, MADV_UNMERGEABLE);
+
+    return ret == -EINVAL ? 0 : ret;
+}
+
+static long move(uint64_t from, uint64_t length, uint64_t to, long flags, uint32_t attributes)
+{
+    bool advised = attributes & SP_RANGE_ADVISED;
+    struct spare spare = {0};
+    uint64_t done = 0;
+    long ret = advised ? unadvise(from, length) : 0;
+
+    if (!ret)
+        ret = move_pieces(from, length, to, flags, &spare, &done);
+    drop_spare(&spare);
+    if (ret)
+        move_back(from, done, to);
+    else if (advised)
+        sp_sys(__NR_madvise, to, length, MADV_MERGEABLE);
+    if (advised && (ret || flags))
+        sp_sys(__NR_madvise, from, length, MADV_MERGEABLE);
+    return ret;
+}
+
+long sp_gate_move(uint64_t from, uint64_t length, uint64_t to, long flags, uint32_t attributes)
+{
+    uint64_t all = ~(uint64_t)0, old = 0;
+    long ret;
+
+    /* A handler would find half of it at each place, or jump away from that. */
+    sp_sys(__NR_rt_sigprocmask, SET_MASK, &all, &old, sizeof(all));
+    ret = move(from, length, to, flags, attributes);
+    sp_sys(__NR_rt_sigprocmask, SET_MASK, &old, 0, sizeof(old));
+    return ret;
+}
