@@ -241,6 +241,19 @@ static long call_protect(struct sp_gate_pass *pass, long nr, const long *a)
     return with_mappings(pass, nr, a);
 }
 
+/* Many mappings take more to move than one. */
+static long merged_mremap(struct sp_gate_pass *pass, const long *a, uint64_t addr, uint64_t end)
+{
+    long ret = sp_merged_mremap(pass, a, addr, end);
+
+    for (unsigned n = 0; n < GIVE_BACKS && ret == -ENOMEM && may_give_back(__NR_mremap, a); n++) {
+        if (ask_give_back(pass) != 0)
+            break;
+        ret = sp_merged_mremap(pass, a, addr, end);
+    }
+    return ret;
+}
+
 static long call_mremap(struct sp_gate_pass *pass, const long *a)
 {
     uint64_t addr = (uint64_t)a[0], end = range_end(addr, (uint64_t)a[1]);
@@ -252,10 +265,10 @@ static long call_mremap(struct sp_gate_pass *pass, const long *a)
     /* Several mappings by our doing, which the kernel would refuse, or, if only some of them are
      * tracked, move in part. */
     if (sp_sitemap_any(addr, end) || ((a[3] & MREMAP_FIXED) && addr < end))
-        return sp_merged_mremap(pass, a, addr, end);
+        return merged_mremap(pass, a, addr, end);
     ret = with_mappings(pass, __NR_mremap, a);
     if (ret == -EFAULT && addr < end)
-        return sp_merged_mremap(pass, a, addr, end);
+        return merged_mremap(pass, a, addr, end);
     if (sp_is_err(ret))
         return ret;
     if ((uint64_t)ret != addr && !(a[3] & 4 /* MREMAP_DONTUNMAP */))
