@@ -56,10 +56,11 @@ static bool is_ours(const struct sp_mapping *m)
            (state >= m->start && state < m->end) || (agent >= m->start && agent < m->end);
 }
 
-/* What the program advised: the kernel's flag, or its last word on a kernel without KSM, which has no flag. */
+/* What the program advised: the kernel's flag; or, where the gate answers in the kernel's place, its last word alone: a
+ * flag is then what un-merged memory was given here, and no call of the program takes that back. */
 static bool is_advised(const struct sp_mapping *m)
 {
-    return m->advised || (sp_gate_no_ksm && m->word == SP_WORD_MERGEABLE);
+    return sp_gate_no_ksm ? m->word == SP_WORD_MERGEABLE : m->advised;
 }
 
 /* Is what nobody advised tracked, too? A kernel with KSM gives its flag to all that PR_SET_MEMORY_MERGE means,

@@ -112,6 +112,26 @@ def test_k1_what_is_taken_out_stays_out(fault_daemon, compiled, all, ksm, by):
 
 @pytest.mark.parametrize("all", [False, True], ids=["prctl", "all"])
 @pytest.mark.parametrize("ksm", [True, False], ids=["ksm", "no-ksm"])
+def test_k1_what_is_taken_out_when_it_was_merged_stays_out(fault_daemon, compiled, all, ksm):
+    need_ksm()
+    daemon = fault_daemon
+    env = {} if ksm else {"SAMEPAGE_TEST_NO_KSM": "1"}
+    programs = [daemon.run(compiled("k1_inherit"), "later", "self", 8, all=all, env=env) for _ in range(2)]
+    for program in programs:
+        program.whole = program.region("all")
+    for program in programs:
+        daemon.wait_merged(program, program.whole, share=1)
+        program.say()
+        program.line()
+        program.area = program.region()
+        assert daemon.merged_pages(program, program.area) == 0
+    daemon.wait()
+    for program in programs:
+        assert daemon.merged_pages(program, program.area) == 0
+
+
+@pytest.mark.parametrize("all", [False, True], ids=["prctl", "all"])
+@pytest.mark.parametrize("ksm", [True, False], ids=["ksm", "no-ksm"])
 def test_k1_what_is_mapped_where_something_was_taken_out_is_merged(fault_daemon, compiled, all, ksm):
     """MADV_UNMERGEABLE ends with the memory: what is mapped at the same address later is merged as any other."""
     need_ksm()
