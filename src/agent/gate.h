@@ -135,6 +135,8 @@ struct sp_gate_removals {
 
 struct sp_gate {
     uint32_t closed;   /* not 0: wait; it is the number of the closing */
+    uint32_t closings; /* number of the last one, set behind closed: if it is the same after a look that found closed 0,
+                          the gate was not closed meanwhile */
     uint32_t waiters;  /* threads at the wait page, or on their way to it or from it */
     uint32_t agent;    /* enum sp_gate_agent */
     uint32_t execs;    /* counts execve calls begun: the agent then looks whether to end */

@@ -14,6 +14,7 @@
 #include <linux/uio.h>
 #include <linux/userfaultfd.h>
 
+#include "fault.h"
 #include "gate_inside.h"
 #include "kernel.h"
 #include "policy.h"
@@ -71,13 +72,12 @@ bool sp_gate_is_gated(long nr, const long *a)
     case __NR_shmat:
     case __NR_shmdt:
     case __NR_remap_file_pages:
+    case __NR_move_pages:
         return true;
     case __NR_brk:
         return a[0] != 0;
     case __NR_get_mempolicy:
-        return a[4] == SP_MPOL_F_ADDR && sp_sitemap_pages();
-    case __NR_move_pages:
-        return sp_sitemap_pages() != 0;
+        return a[4] == SP_MPOL_F_ADDR;
     case __NR_ioctl:
         return (uint32_t)a[1] == (uint32_t)UFFDIO_REGISTER || (uint32_t)a[1] == (uint32_t)SP_UFFDIO_MOVE;
     case __NR_prctl:
@@ -380,13 +380,35 @@ static long call_policy(struct sp_gate_pass *pass, long nr, const long *a)
     return ret;
 }
 
-/* Of a merged page the kernel knows the policy of the pool. It is asked for memory of ours that has the page's. */
-static long call_get_policy(const long *a)
+/* The policy of memory of ours, or if that is 0 of what the call names. */
+static long get_policy(const long *a, uint64_t sample)
 {
-    uint64_t sample = sp_policy_sample((uint64_t)a[3]);
     const long other[6] = {a[0], a[1], a[2], (long)sample, a[4]};
 
     return native(__NR_get_mempolicy, sample ? other : a);
+}
+
+/* Of a merged page the kernel knows the policy of the pool. It is asked for memory of ours that has the page's. */
+static long call_get_policy(const long *a)
+{
+    return get_policy(a, sp_policy_sample((uint64_t)a[3]));
+}
+
+/*
+ * The same outside the gate, so that a thread that does nothing else keeps no lift waiting. True if the gate was open
+ * all the time: else a lift may have come between our look and the kernel's answer, which is asked for again.
+ */
+static bool get_policy_outside(const long *a, long *ret)
+{
+    uint32_t closings = sp_load(&sp_gate.closings);
+    uint64_t sample;
+
+    if (sp_load(&sp_gate.closed))
+        return false;
+    sample = sp_policy_sample((uint64_t)a[3]);
+    sp_fault_point("gate-policy");
+    *ret = get_policy(a, sample);
+    return sp_load(&sp_gate.closings) == closings;
 }
 
 /* Is this pid of move_pages the program itself? By another thread's it is not known, and nothing is
@@ -435,7 +457,7 @@ static long call_move_pages(struct sp_gate_pass *pass, const long *a)
     const uint64_t *page = (const uint64_t *)a[2];
     uint64_t pages = (uint64_t)a[1];
 
-    if (!pages || pages > UINT32_MAX || (uint64_t)page % sizeof(*page) ||
+    if (!sp_sitemap_pages() || !pages || pages > UINT32_MAX || (uint64_t)page % sizeof(*page) ||
         sp_load(&sp_gate.agent) == SP_GATE_FILTERED || !names_itself(a[0]) ||
         !sp_gate_can_read((uint64_t)page, (uint64_t)(page + pages)))
         return native(__NR_move_pages, a);
@@ -789,6 +811,8 @@ long sp_gate_call(struct sp_gate_pass *pass, long nr, const long *a)
     nr = (int)nr;
     if (nr == __NR_mmap && !mmap_replaces(a) && !maps_code(a) && !locks(a))
         return call_mmap_free(pass, a);
+    if (nr == __NR_get_mempolicy && get_policy_outside(a, &ret))
+        return ret;
     removes = sp_removals_may_be(nr, a);
     sp_gate_enter(pass);
     if (removes)

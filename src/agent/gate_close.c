@@ -130,11 +130,12 @@ static bool wait_until_empty(uint32_t closing, unsigned spin_us)
 
 bool sp_gate_close(unsigned spin_us)
 {
-    static uint32_t closings;
+    uint32_t closings = sp_gate.closings;
     bool empty;
 
     closings += closings == UINT32_MAX ? 2 : 1;
     sp_store(&sp_gate.closed, closings);
+    sp_store(&sp_gate.closings, closings);
     empty = wait_until_empty(closings, spin_us);
     if (!empty)
         sp_store(&sp_gate.closed, 0);

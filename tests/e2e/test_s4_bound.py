@@ -2,9 +2,11 @@
 """S4, K17, X: memory that the program advised is merged though it is bound to nodes, and stays bound: every page has
 its policy while it is merged, when it was written, when it is un-merged, and in a forked child."""
 
+import signal
+
 import pytest
 
-from lib import place
+from lib import place, proc
 
 MODES = {"bind": ("2 1", "bind:0"), "static": ("8002 1", "bind=static:0"), "preferred": ("1 1", "prefer:0"),
          "local": ("4 0", "local"), "interleave": ("3 1", "interleave:0")}
@@ -124,6 +126,18 @@ def test_s4_bound_and_unbound_while_merging(daemon, compiled):
     for program in programs:
         assert ask(program, "check") == "ok"
         assert ask(program, "tell") == "policy 2 1"
+
+
+def test_x_policy_is_asked_for_while_memory_is_merged(fault_daemon, compiled):
+    """Stopped on its way to the kernel, before anything is merged: the answer is the memory's policy, not the pool's."""
+    asks = fault_daemon.run(compiled("bound"), "bind", env={"SAMEPAGE_FAULT": "gate-policy:1:19"})
+    asks.area = asks.region()
+    asks.say("tell")
+    place.wait_for("it does not stop", lambda: proc.look(asks.pid).state == "T")
+    start(fault_daemon, compiled, "bind")
+    fault_daemon.wait_merged(asks, asks.area, share=1)
+    asks.signal(signal.SIGCONT)
+    assert asks.line() == "policy 2 1"
 
 
 def test_k17_bound_and_not_advised_is_left_alone(daemon, compiled):
