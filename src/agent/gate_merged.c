@@ -299,22 +299,43 @@ static void empty_anew(struct sp_gate_pass *pass, uint64_t start, uint64_t stop)
     }
 }
 
-/* A guard is put on anonymous memory: what it covers is lost anyway, if it is not refused. */
+/* A guard is put on anonymous memory: what it covers is lost, if it is not refused. */
+static long guard_sites(struct sp_gate_pass *pass, uint64_t start, uint64_t stop, long advice)
+{
+    uint64_t end = locked_at(start, stop), a, b, at = start;
+    long ret = 0;
+
+    for (; sp_sitemap_next(at, end, &a, &b); at = b)
+        if (!may_map_anew() || !map_anew(a, b))
+            empty_anew(pass, a, b);
+    if (end > start)
+        ret = sp_sys(__NR_madvise, start, end - start, advice);
+    return ret == 0 && end < stop ? -EINVAL : ret;
+}
+
+/* GUARD_INSTALL. As the kernel does, mapping by mapping, up to the first that it refuses; holes are told at the end.
+ * Older kernels (before 6.13) know no guards. */
 static long install_guards(struct sp_gate_pass *pass, const long *a, uint64_t addr, uint64_t end)
 {
-    uint64_t start, stop, at = addr;
-    long ret;
+    uint64_t start, stop;
+    long ret = 0, last;
 
-    while (may_map_anew() && sp_sitemap_next(at, end, &start, &stop)) {
-        map_anew(start, stop);
-        at = stop;
+    if (agent_state() == SP_GATE_FILTERED)
+        return native(__NR_madvise, a);
+    if (sp_sys(__NR_madvise, addr, 0, a[2]) != 0)
+        return -EINVAL;
+    for (; addr < end; addr = stop) {
+        if (!sp_sitemap_next(addr, end, &start, &stop))
+            start = stop = end;
+        last = start > addr ? sp_sys(__NR_madvise, addr, start - addr, a[2]) : 0;
+        if (last != 0 && last != -ENOMEM)
+            return last;
+        ret = last ? last : ret;
+        last = stop > start ? guard_sites(pass, start, stop, a[2]) : 0;
+        if (last != 0)
+            return last;
     }
-    ret = native(__NR_madvise, a);
-    if (ret != 0 || agent_state() == SP_GATE_FILTERED)
-        return ret;
-    for (at = addr; sp_sitemap_next(at, end, &start, &stop); at = stop)
-        empty_anew(pass, start, stop);
-    return at > addr ? native(__NR_madvise, a) : ret;
+    return ret;
 }
 
 static bool is_drop(long advice)

@@ -341,6 +341,27 @@ static void madvise_guard(struct area *a)
     same(a, 67, AREA_PAGES - 67, "above guards");
 }
 
+/* Refused at what is locked, and what lies behind that stays. Then in two steps, round it. */
+static void madvise_guard_up_to_lock(struct area *a)
+{
+    CALL(mlock, place(a, 30), 10 * PAGE);
+    CALL(madvise, place(a, 7), 60 * PAGE, MADV_GUARD_INSTALL);
+    told_access(place(a, 0), AREA_PAGES);
+    same(a, 0, 7, "below guards");
+    same(a, 30, AREA_PAGES - 30, "from what is locked on");
+    ask("merge");
+    CALL(madvise, place(a, 20), 40 * PAGE, MADV_GUARD_INSTALL);
+    same(a, 30, AREA_PAGES - 30, "from what is locked on");
+    CALL(madvise, place(a, 40), 10 * PAGE, MADV_GUARD_INSTALL);
+    told_access(place(a, 0), AREA_PAGES);
+    CALL(munlock, place(a, 30), 10 * PAGE);
+    CALL(madvise, place(a, 0), AREA_PAGES * PAGE, MADV_GUARD_REMOVE);
+    told_access(place(a, 0), AREA_PAGES);
+    same(a, 0, 7, "below guards");
+    same(a, 30, 10, "what was locked");
+    same(a, 50, AREA_PAGES - 50, "above guards");
+}
+
 /* Where a guard was is nothing, whatever may be done to the memory. */
 static void madvise_guard_readonly(struct area *a)
 {
@@ -516,6 +537,7 @@ static void process_madvise_refused(struct area *a)
         { "mprotect-exec-wipeonfork", mprotect_exec_wipeonfork },                                  \
         { "mprotect-rwx-wipeonfork", mprotect_rwx_wipeonfork },                                    \
         { "madvise-dontfork", madvise_dontfork }, { "madvise-guard", madvise_guard },              \
+        { "madvise-guard-lock", madvise_guard_up_to_lock },                                        \
         { "madvise-guard-readonly", madvise_guard_readonly },                                      \
         { "madvise-readonly", madvise_readonly }, { "process-madvise", process_madvise_keeping },  \
         { "process-madvise-dontneed", process_madvise_dontneed },                                  \
