@@ -193,8 +193,39 @@ static long shrink(const struct remap *r)
     return ret;
 }
 
-/* Many mappings without us, too: what the kernel makes of them. It moves them if none is tracked; more
- * than one does not grow. */
+/* Does this kernel move many mappings by one call? Since 6.17. Tried once. */
+static bool kernel_moves_many(void)
+{
+    static uint32_t answer; /* 1: no, 2: yes */
+    uint64_t page = sp_gate.page_size;
+    long at, ret, left;
+
+    if (__atomic_load_n(&answer, __ATOMIC_RELAXED))
+        return __atomic_load_n(&answer, __ATOMIC_RELAXED) == 2;
+    at = sp_sys(__NR_mmap, 0, 4 * page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (sp_is_err(at))
+        return false;
+    ret = sp_sys(__NR_mprotect, at, page, PROT_READ);
+    if (!ret) {
+        ret = sp_sys(__NR_mremap, at, 2 * page, 2 * page, MOVE, at + 2 * (long)page);
+        if (!sp_is_err(ret) || ret == -EFAULT)
+            __atomic_store_n(&answer, sp_is_err(ret) ? 1 : 2, __ATOMIC_RELAXED);
+    }
+    left = sp_is_err(ret) ? at : at + 2 * (long)page; /* where it was another may map something by now */
+    sp_sys(__NR_munmap, left, at + 4 * (long)page - left);
+    return !sp_is_err(ret);
+}
+
+/* Would the kernel move it mapping by mapping, and there is nothing but mappings? Then the gate does, which is not
+ * begun anew half-way. */
+static bool moves_each(const struct remap *r)
+{
+    return (r->flags & MREMAP_FIXED) && r->length == old_length(r) &&
+           sp_sys(__NR_msync, r->addr, r->length, MS_ASYNC) == 0 && kernel_moves_many();
+}
+
+/* Many mappings without us, too: what the kernel makes of them. It moves them; more than one does not
+ * grow. */
 static long move_many(const struct remap *r)
 {
     long ret;
@@ -203,7 +234,12 @@ static long move_many(const struct remap *r)
         sp_merged_unmerge(r->pass, SP_GATE_UNMERGE, r->addr, r->end);
     if (r->flags & MREMAP_FIXED)
         sp_gate_note(r->to, r->to + r->length); /* the gate was open meanwhile */
-    ret = grows_frames(r) ? -EFAULT : native(r);
+    if (moves_each(r)) {
+        ret = sp_gate_move(r->addr, r->length, r->to, r->flags & MREMAP_DONTUNMAP, 0);
+        ret = ret ? ret : (long)r->to;
+    } else {
+        ret = grows_frames(r) ? -EFAULT : native(r);
+    }
     if (sp_is_err(ret))
         return ret;
     if (r->flags & MREMAP_DONTUNMAP)

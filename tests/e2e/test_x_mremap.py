@@ -128,6 +128,21 @@ def test_x_mremap_while_signals_come(daemon, compiled, kind, state):
             raise AssertionError(program.stderr()) from None
 
 
+@pytest.mark.parametrize("kind", ["fixed", "both"])
+def test_x_mremap_of_many_while_signals_come(daemon, compiled, kind):
+    """What is many mappings without us, too, which Linux moves since 6.17."""
+    programs = [daemon.run(compiled("mremap_signals"), own) for own in (1, 2)]
+    areas = [program.region() for program in programs]
+    for program, area in zip(programs, areas):
+        daemon.wait_merged(program, area, 0.6)
+    for program in programs:
+        program.say("mix")
+        if program.line() == "skip":
+            pytest.skip("this kernel moves one mapping at a time")
+        program.say(f"{kind} 20")
+        assert program.line().startswith(f"done {kind}"), program.stderr()
+
+
 @pytest.mark.parametrize("kind", ["fixed", "dontunmap"])
 @pytest.mark.parametrize("agent", [True, False], ids=["agent", "no-agent"])
 def test_x_mremap_where_mappings_are_short(daemon, compiled, kind, agent):

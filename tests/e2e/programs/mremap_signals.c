@@ -5,7 +5,9 @@
  *
  * Prints "ready ADDRESS BYTES". Then a line of stdin each:
  *   fork           a child gets a copy of the memory, and keeps it
- *   KIND ROUNDS    moves it: fixed, dontunmap, grow. "done KIND, N signals"
+ *   KIND ROUNDS    moves it: fixed, both (and DONTUNMAP), dontunmap, grow. "done KIND, N signals"
+ *   mix            each fourth page is a mapping of its own without us, too. "mixed", or, where the kernel does not
+ *                  move such memory by one call, "skip"
  *   short KIND N   the same, where N mappings more than there are may be, or fewer. "done KIND", or "refused KIND"
  * A byte that is wrong ends it with 1 and a line on stderr; a call that fails, with 2.
  */
@@ -89,6 +91,16 @@ static char *move_fixed(char *area)
     return mremap(area, BYTES, BYTES, MREMAP_MAYMOVE | MREMAP_FIXED, place);
 }
 
+static char *move_both(char *area)
+{
+    char *place = must_map(BYTES), *to;
+
+    to = mremap(area, BYTES, BYTES, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, place);
+    if (to != MAP_FAILED && munmap(area, BYTES))
+        fail("munmap");
+    return to;
+}
+
 static char *move_dontunmap(char *area)
 {
     char *to = mremap(area, BYTES, BYTES, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, NULL);
@@ -114,6 +126,7 @@ static char *move_grow(char *area)
 static char *move(char *area, const char *kind, unsigned rounds)
 {
     char *(*how)(char *) = !strcmp(kind, "fixed")       ? move_fixed
+                           : !strcmp(kind, "both")      ? move_both
                            : !strcmp(kind, "dontunmap") ? move_dontunmap
                                                         : move_grow;
     pthread_t thread;
@@ -130,6 +143,20 @@ static char *move(char *area, const char *kind, unsigned rounds)
     stop = 1;
     pthread_join(thread, NULL);
     return area;
+}
+
+static void mix(char *area)
+{
+    char *two = must_map(2 * PAGE), *place = must_map(2 * PAGE);
+
+    if (mprotect(two, PAGE, PROT_READ))
+        fail("mprotect");
+    for (unsigned page = 0; page < PAGES; page += 4)
+        if (madvise(area + (size_t)page * PAGE, PAGE, MADV_DONTDUMP))
+            fail("MADV_DONTDUMP");
+    printf(mremap(two, 2 * PAGE, 2 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, place) == place ? "mixed\n"
+                                                                                     : "skip\n");
+    fflush(stdout);
 }
 
 /* Every second page of it is a mapping of its own, up to the limit. */
@@ -210,6 +237,8 @@ int main(int argc, char **argv)
     while (fgets(line, sizeof(line), stdin)) {
         if (!strcmp(line, "fork\n")) {
             keep_child();
+        } else if (!strcmp(line, "mix\n")) {
+            mix(area);
         } else if (sscanf(line, "short %15s %u", kind, &rounds) == 2) {
             area = move_short(area, kind, rounds);
         } else if (sscanf(line, "%15s %u", kind, &rounds) == 2) {
