@@ -304,9 +304,10 @@ static long call_mremap_spliced(struct sp_gate_pass *pass, const long *a)
  * calls may not pass a filter that is just there. */
 void sp_gate_own_zeros(struct sp_gate_pass *pass, uint64_t addr, uint64_t end)
 {
-    for (unsigned n = 0; n < ZERO_TRIES && sp_zeroed_any(addr, end); n++)
-        if (sp_gate_ask(pass, SP_GATE_OWN_ZEROS, addr, end) != -EAGAIN)
-            break;
+    long ret = sp_zeroed_any(addr, end) ? -EAGAIN : 0;
+
+    for (unsigned n = 0; n < ZERO_TRIES && ret == -EAGAIN; n++)
+        ret = sp_gate_ask(pass, SP_GATE_OWN_ZEROS, addr, end);
 }
 
 /* Before it returns, all of [addr, end) is to have pages of its own (K1), those of zeros, too (K15). */

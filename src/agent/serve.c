@@ -258,6 +258,15 @@ static int release(uint64_t start, uint64_t end)
     return ret;
 }
 
+/* Also what was merged since the asker looked for that: to ask it left the gate. */
+static int own_zeros(uint64_t start, uint64_t end)
+{
+    uint64_t next, npages;
+    int ret = sp_unmerge_zeros(start, end, ~0ull, &next, &npages);
+
+    return ret ? ret : sp_unmerge(start, end, ~0ull, &next, &npages);
+}
+
 static int64_t serve_request(const struct sp_gate_request *r)
 {
     uint64_t next = 0, npages;
@@ -280,7 +289,7 @@ static int64_t serve_request(const struct sp_gate_request *r)
     if (r->kind == SP_GATE_ZERO)
         return sp_zero_sites(r->addr, r->end);
     if (r->kind == SP_GATE_OWN_ZEROS)
-        return sp_unmerge_zeros(r->addr, r->end, ~0ull, &next, &npages);
+        return own_zeros(r->addr, r->end);
     if (r->kind == SP_GATE_FILTER)
         return sp_agent_before_filter();
     if (r->kind == SP_GATE_RELEASE)

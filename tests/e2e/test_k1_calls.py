@@ -2,11 +2,13 @@
 """K1: madvise and prctl answer as the kernel's do, and registration is inherited."""
 
 import pathlib
+import signal
 import subprocess
 
 import pytest
 
-from lib.place import PATIENCE, patient
+from lib import proc
+from lib.place import PATIENCE, patient, wait_for
 
 KSM = pathlib.Path("/sys/kernel/mm/ksm/run")
 
@@ -128,6 +130,26 @@ def test_k1_what_is_taken_out_when_it_was_merged_stays_out(fault_daemon, compile
     daemon.wait()
     for program in programs:
         assert daemon.merged_pages(program, program.area) == 0
+
+
+def test_k1_k15_what_is_merged_while_zeros_are_taken_out(fault_daemon, compiled):
+    """It asks for its merged pages, then for its zeros; stopped in between, it has pages merged again."""
+    need_ksm()
+    daemon = fault_daemon
+    daemon.set(use_zero_pages=1)
+    fault = {"SAMEPAGE_FAULT": "gate-asks:2:19"}
+    program, _ = [daemon.run(compiled("k1_inherit"), "zeros", "self", 8, all=False, env=env) for env in (fault, {})]
+    start, length = program.region("all")
+    middle, half = start + length // 4, length // 4
+    wait_for("no zeros", lambda: proc.zero_pages(program.pid, middle + half, half) == half // 4096)
+    daemon.wait_merged(program, (middle, half))
+    program.say()
+    wait_for("it does not stop", lambda: proc.look(program.pid).state == "T")
+    daemon.wait_merged(program, (middle, half))
+    program.signal(signal.SIGCONT)
+    program.line()
+    area = program.region()
+    assert (daemon.merged_pages(program, area), proc.zero_pages(program.pid, *area)) == (0, 0)
 
 
 @pytest.mark.parametrize("all", [False, True], ids=["prctl", "all"])

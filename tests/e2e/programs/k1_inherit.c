@@ -3,10 +3,11 @@
  * K1: registers memory, and has it, and what comes later, in itself, in a forked child, or in what a child
  * executes; then takes the registration back.
  *
- * usage: k1_inherit prctl|advise|except|later|anew self|fork|exec MIB. Prints "pid N" of who has the memory and "ready
+ * usage: k1_inherit prctl|advise|except|later|zeros|anew self|fork|exec MIB. Prints "pid N" of who has the memory and "ready
  * ADDRESS BYTES"; on a line from stdin un-merges, checks its bytes, prints "unmerged"; ends at the next line.
  * except: as prctl; of twice as much memory, "all ADDRESS BYTES", one half, in the middle, is taken out by
- * MADV_UNMERGEABLE, and is what it tells of. later: the same, but it is taken out on a line from stdin. anew: as prctl; the memory was taken out, unmapped, and mapped again.
+ * MADV_UNMERGEABLE, and is what it tells of. later: the same, but it is taken out on a line from stdin. zeros: as
+ * later, and the second half of it is zeros. anew: as prctl; the memory was taken out, unmapped, and mapped again.
  */
 #include <errno.h>
 #include <sys/prctl.h>
@@ -64,7 +65,8 @@ static int hold(char *region, size_t npages, int advised)
 int main(int argc, char **argv)
 {
     int advised = argc > 1 && !strcmp(argv[1], "advise"), status;
-    int later = argc > 1 && !strcmp(argv[1], "later");
+    int zeros = argc > 1 && !strcmp(argv[1], "zeros");
+    int later = zeros || (argc > 1 && !strcmp(argv[1], "later"));
     int except = later || (argc > 1 && !strcmp(argv[1], "except"));
     size_t npages = (size_t)(argc > 3 ? atoi(argv[3]) : 8) * 256;
     char *region;
@@ -78,6 +80,8 @@ int main(int argc, char **argv)
     if (except) {
         region = region_map(2 * npages);
         region_fill(region, 2 * npages, 0);
+        if (zeros)
+            memset(region + npages * PAGE, 0, npages * PAGE);
         printf("all %p %zu\n", (void *)region, 2 * npages * PAGE);
         fflush(stdout);
         if (later && !has_line())
