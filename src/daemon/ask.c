@@ -12,6 +12,7 @@
 #include "answers.h"
 #include "client.h"
 #include "log.h"
+#include "meanwhile.h"
 #include "turns.h"
 
 union sp_control {
@@ -111,12 +112,11 @@ int sp_send(int sock, uint16_t type, uint32_t seq, const void *body, size_t leng
 }
 
 /* Waits until the socket is ready, or until the deadline (us). 0, -ETIMEDOUT. */
-static int wait_for(int sock, short events, uint64_t deadline)
+static int wait_for(struct sp_client *client, short events, uint64_t deadline)
 {
     for (;;) {
-        struct pollfd pfd = {sock, events, 0};
-        uint64_t now = sp_now_usecs();
-        int n = poll(&pfd, 1, now >= deadline ? 0 : (int)((deadline - now) / 1000) + 1);
+        struct pollfd pfd = {client->fd, events, 0};
+        int n = sp_meanwhile_poll(client->daemon, &pfd, deadline);
 
         if (n > 0)
             return 0;
@@ -135,7 +135,7 @@ static int send_until(struct sp_client *client, uint16_t type, const void *body,
 
         if (err != -EAGAIN && err != -EWOULDBLOCK)
             return err ? -EPIPE : 0;
-        err = wait_for(client->fd, POLLOUT, deadline);
+        err = wait_for(client, POLLOUT, deadline);
         if (err)
             return err == -ETIMEDOUT ? -EPROTO : err; /* not sent: no late answer will come */
     }
@@ -152,7 +152,7 @@ static int receive_until(struct sp_client *client, struct sp_packet *packet, uin
             return err;
         if (err != -EAGAIN)
             return -EPIPE;
-        err = wait_for(client->fd, POLLIN, deadline);
+        err = wait_for(client, POLLIN, deadline);
         if (err)
             return err;
     }
@@ -212,6 +212,7 @@ int sp_ask(struct sp_client *client, uint16_t type, const void *question, size_t
         return -EHOSTDOWN;
     client->seq++;
     err = send_until(client, type, question, length, fd, deadline);
+    sp_meanwhile_serve(client->daemon); /* it is at work already */
     if (!err)
         err = receive_until(client, &packet, deadline);
     if (!err)

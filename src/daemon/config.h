@@ -19,6 +19,7 @@
 #define SP_SLOW_TOTAL      2000000u /* us: after so much of it in one go a user is asked nothing */
 #define SP_REJOIN_SECONDS  10u      /* after a takeover, agents have so long to come back (D1) */
 #define SP_SLICE_USECS     20000u   /* work done in one go before the event loop runs again */
+#define SP_AWAY_USECS     50000u    /* after so long without it, readers are answered in between (meanwhile.h) */
 #define SP_HURRY_USECS     10000000u /* a user's synchronous merges may take at a time; then they wait as long */
 #define SP_IDLE_USECS_MIN  200000u  /* sleep when nothing changes any more: from, */
 #define SP_IDLE_USECS_MAX  1000000u /* to */

@@ -428,6 +428,26 @@ bool sp_control_work(struct sp_daemon *daemon, uint64_t *at)
     return client != NULL;
 }
 
+bool sp_control_only_reads(const void *data, size_t size)
+{
+    struct sp_request request;
+    char error[256];
+
+    if (sp_control_parse(data, size, &request, error, sizeof(error)))
+        return true;
+    switch (request.op) {
+    case SP_OP_STATUS:
+    case SP_OP_PS:
+    case SP_OP_GET:
+    case SP_OP_SELF:
+    case SP_OP_DOMAINS:
+    case SP_OP_PROCESS:
+        return true;
+    default:
+        return false;
+    }
+}
+
 static bool changes_all(const struct sp_request *request)
 {
     return request->op == SP_OP_SET || request->op == SP_OP_OFF;

@@ -25,4 +25,8 @@ bool sp_control_may_all(const struct sp_conn *conn);
  * us, 0: there is none. */
 bool sp_control_work(struct sp_daemon *daemon, uint64_t *at);
 
+/* Nothing but connections changes by this request, nobody is asked for it, and no answer waits; wrong
+ * requests are such, too. */
+bool sp_control_only_reads(const void *data, size_t size);
+
 #endif

@@ -7,7 +7,8 @@
  * connection to the agent, a duplicate of its userfaultfd, the shared memory with the journal,
  * pidfds of program and agent. A **domain** is one engine and one set of the pool's segments; it
  * lives as long as a client of it. Everything runs in one thread, from sd-event; only a question to
- * an agent (ask.c) waits, with a time limit.
+ * an agent (ask.c) waits, with a time limit, and who only asks what is so is answered meanwhile
+ * (meanwhile.h).
  *
  * The life of a client (client.c):
  *
@@ -215,6 +216,8 @@ struct sp_daemon {
     uint64_t paced_at; /* us: when the next usual portion is due, whoever asks for something else before */
     uint64_t unmerge_at, unmerge_took; /* us: when unmerge may go on; what the present request has taken */
     uint64_t serial;     /* of this go of the event loop */
+    uint64_t served_at;  /* us: meanwhile.h; when connections were looked at outside of the event loop */
+    bool serving;        /* a control request is being served */
     unsigned sweep_tries; /* in a row, for domains without clients */
     uint64_t nodes_said_at; /* us; nodes.c */
     bool several_nodes, nodes_refused;

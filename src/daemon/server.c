@@ -21,6 +21,7 @@
 #include "ask.h"
 #include "client.h"
 #include "control.h"
+#include "control_parse.h"
 #include "log.h"
 #include "status.h"
 #include "strangers.h"
@@ -161,35 +162,22 @@ static void on_packet(struct sp_conn *conn, struct sp_packet *packet)
     if (packet->fd >= 0)
         close(packet->fd); /* no request has one */
     conn->control = true;
+    conn->daemon->serving = true;
     if (is_agent(conn->peer) || is_agent(packet->sender))
         sp_control_error(conn, 1, "an agent asks for nothing: its program may have given up rights");
     else
         sp_control_request(conn, data, packet->size);
+    conn->daemon->serving = false;
     set_events(conn);
 }
 
-static int on_conn(sd_event_source *source, int fd, uint32_t events, void *arg)
+static void receive(struct sp_conn *conn)
 {
-    struct sp_conn *conn = arg;
     struct sp_packet packet;
-    int err;
+    int err = sp_receive(conn->fd, conn->daemon->packet, &packet);
 
-    conn->heard_at = sp_now_usecs();
-    if (events & EPOLLOUT) {
-        err = flush(conn);
-        if (err && err != -EAGAIN)
-            conn_free(conn);
-        else
-            set_events(conn);
-        return 0;
-    }
-    if (!(events & EPOLLIN)) { /* hung up while it waited */
-        conn_free(conn);
-        return 0;
-    }
-    err = sp_receive(fd, conn->daemon->packet, &packet);
     if (err == -EAGAIN)
-        return 0;
+        return;
     if (err == -EPROTO) {
         conn->daemon->malformed++;
         sp_strangers_note(conn->daemon, SP_STRANGE_PACKET, conn->uid, conn->peer);
@@ -201,7 +189,67 @@ static int on_conn(sd_event_source *source, int fd, uint32_t events, void *arg)
     } else {
         on_packet(conn, &packet);
     }
+}
+
+static int on_conn(sd_event_source *source, int fd, uint32_t events, void *arg)
+{
+    struct sp_conn *conn = arg;
+
+    conn->put_off = false;
+    conn->heard_at = sp_now_usecs();
+    if (events & EPOLLOUT) {
+        int err = flush(conn);
+
+        if (err && err != -EAGAIN)
+            conn_free(conn);
+        else
+            set_events(conn);
+    } else if (events & EPOLLIN) {
+        receive(conn);
+    } else { /* hung up while it waited */
+        conn_free(conn);
+    }
     return 0;
+}
+
+short sp_conn_wants(const struct sp_conn *conn)
+{
+    if (conn->put_off || conn->wait != SP_WAIT_NOTHING)
+        return 0;
+    return STAILQ_EMPTY(&conn->replies) ? POLLIN : POLLOUT;
+}
+
+/* The packet stays where it is: what is not for now is read by the event loop. */
+static bool may_be_served_now(const struct sp_conn *conn)
+{
+    char request[SP_REQUEST_MAX + 1];
+    ssize_t n = recv(conn->fd, request, sizeof(request), MSG_PEEK | MSG_DONTWAIT);
+
+    return n > 0 && n <= (ssize_t)SP_REQUEST_MAX && request[0] == '{' &&
+           sp_control_only_reads(request, (size_t)n);
+}
+
+static bool send_more(struct sp_conn *conn)
+{
+    const struct sp_conn_reply *first = STAILQ_FIRST(&conn->replies);
+    int err = flush(conn);
+
+    set_events(conn);
+    return !err || (err == -EAGAIN && STAILQ_FIRST(&conn->replies) != first);
+}
+
+void sp_conn_serve_reader(struct sp_conn *conn)
+{
+    TAILQ_REMOVE(&conn->daemon->conns, conn, link);
+    TAILQ_INSERT_TAIL(&conn->daemon->conns, conn, link);
+    if (!STAILQ_EMPTY(&conn->replies)) {
+        conn->put_off = !send_more(conn);
+    } else if (may_be_served_now(conn)) {
+        conn->heard_at = sp_now_usecs();
+        receive(conn);
+    } else {
+        conn->put_off = true;
+    }
 }
 
 /* The connection that a new one may push out, of that user or of everybody: the oldest that said
@@ -276,17 +324,23 @@ static void conn_new(struct sp_daemon *daemon, int fd)
         conn_free(conn);
 }
 
-static int on_listen(sd_event_source *source, int listen_fd, uint32_t events, void *arg)
+bool sp_server_accept(struct sp_daemon *daemon)
 {
-    struct sp_daemon *daemon = arg;
+    int i;
 
-    for (int i = 0; i < ACCEPT_BATCH; i++) {
-        int fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+    for (i = 0; i < ACCEPT_BATCH; i++) {
+        int fd = accept4(daemon->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
         if (fd < 0)
             break;
         conn_new(daemon, fd);
     }
+    return i > 0;
+}
+
+static int on_listen(sd_event_source *source, int listen_fd, uint32_t events, void *arg)
+{
+    (void)sp_server_accept(arg);
     return 0;
 }
 

@@ -28,6 +28,7 @@ struct sp_conn {
     uid_t uid;
     pid_t peer;        /* who connected; 0: not visible from here */
     bool control;      /* spoke JSON */
+    bool put_off;      /* what it has to say is for the event loop (meanwhile.h) */
     uint64_t heard_at; /* us */
     sd_event_source *io;
     enum sp_conn_wait wait;
@@ -53,6 +54,14 @@ void sp_server_close(struct sp_daemon *daemon);
 /* Queues one packet and sends what the socket takes; the rest follows when there is room. Takes
  * the object. A connection that cannot be sent to ends at the next event. */
 void sp_conn_reply(struct sp_conn *conn, struct json_object *object);
+
+/* For meanwhile.h. Accepts some that wait; false: none. May push out others, which wait for no answer. */
+bool sp_server_accept(struct sp_daemon *daemon);
+/* What to poll for if the connection may be served while an agent is asked; 0: nothing. */
+short sp_conn_wants(const struct sp_conn *conn);
+/* It has that: answers a request that only reads, or sends more of the answer, and puts off all else until
+ * the event loop comes round. May free this connection, and no other. */
+void sp_conn_serve_reader(struct sp_conn *conn);
 
 /* Once a second: ends connections that said nothing for too long. */
 void sp_server_expire(struct sp_daemon *daemon);

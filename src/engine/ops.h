@@ -5,7 +5,7 @@
  * Assumptions common to all: pointers are never NULL; addresses are multiples of the page size;
  * mm is the reference that was given to sp_engine_mm_add() and the mm is not removed while a call
  * runs; a call may take long but returns (the caller behind it has time limits of its own); a call
- * never calls back into the engine. An operation that returns an int returns 0, or a negative
+ * never calls back into the engine, but to read counters, which add up then as well. An operation that returns an int returns 0, or a negative
  * errno, which means that the mm could not be asked at all (dead, stalled): the engine then leaves
  * everything of that mm as it was and goes on with the next.
  *

@@ -191,6 +191,37 @@ static void check_nodes(struct sim *sim, const struct walk *walk)
         sim_took(sim, SIM_P_K10_LIMITED);
 }
 
+void sim_check_sums(struct sim *sim)
+{
+    uint64_t sites = 0, candidates = 0, frames = 0, shared = 0;
+    struct sp_engine_counters counters;
+
+    if (sim->asked++ % 8)
+        return;
+    for (const struct sp_mm *mm = sim->engine->first; mm; mm = mm->next) {
+        struct sp_mm_counters of_mm;
+
+        sp_engine_mm_counters(mm, &of_mm);
+        sites += of_mm.sites;
+        candidates += of_mm.candidates;
+    }
+    for (uint32_t at = 0; at < SIM_FRAMES; at++) {
+        const struct sp_node *node =
+            sp_stable_node(sim->engine, SP_FRAME(at / SIM_SEGMENT + 1, at % SIM_SEGMENT));
+
+        frames += node != NULL;
+        shared += node && node->nsites;
+    }
+    sp_engine_counters(sim->engine, &counters);
+    if (counters.pages_shared != shared || counters.pages_sharing != sites - shared ||
+        counters.pages_unshared != candidates || counters.frames != frames)
+        sim_fail(sim, "K12: while it asks the engine counts %llu, %llu, %llu, %llu, not %llu, %llu, %llu, %llu",
+                 (unsigned long long)counters.pages_shared, (unsigned long long)counters.pages_sharing,
+                 (unsigned long long)counters.pages_unshared, (unsigned long long)counters.frames,
+                 (unsigned long long)shared, (unsigned long long)(sites - shared),
+                 (unsigned long long)candidates, (unsigned long long)frames);
+}
+
 static void check_engine(struct sim *sim)
 {
     static struct walk walk;

@@ -104,6 +104,7 @@ static int op_scan(void *ctx, void *ref, struct sp_scan *scan)
     uint32_t i = 0;
     int err;
 
+    sim_check_sums(sim);
     if (scan->from && !page_of(sim, scan->from, &i))
         return -EINVAL;
     if (scan->budget < 1 || scan->budget > scan->max_pages)
@@ -133,6 +134,7 @@ static int op_fill(void *ctx, void *ref, struct sp_fill_page *ask, unsigned n)
     struct sim_mm *mm = ref;
     uint32_t page;
 
+    sim_check_sums(sim);
     if (n < 1 || n > SP_FILL_PAGES_MAX)
         sim_fail(sim, "a fill of %u pages is asked for", n);
     for (unsigned i = 0; i < n; i++) {
@@ -232,6 +234,7 @@ static int op_merge(void *ctx, void *ref, struct sp_merge_page *ask, unsigned n)
     struct sim_mm *mm = ref;
     uint32_t page;
 
+    sim_check_sums(sim);
     if (n < 1 || n > SP_BATCH_PAGES)
         sim_fail(sim, "a merge of %u pages is asked for", n);
     for (unsigned i = 0; i < n; i++) {
@@ -274,6 +277,7 @@ static int op_zero(void *ctx, void *ref, struct sp_merge_page *ask, unsigned n)
     struct sim_mm *mm = ref;
     uint32_t page;
 
+    sim_check_sums(sim);
     for (unsigned i = 0; i < n; i++) {
         int err = go_on(mm);
 
@@ -307,6 +311,7 @@ static int op_unmerge(void *ctx, void *ref, uint64_t start, uint64_t end, uint64
     uint32_t i = start > SIM_BASE ? (uint32_t)((start - SIM_BASE) / SIM_PAGE) : 0;
     uint32_t part = 1 + sim_below(&sim->draw, SIM_PAGES);
 
+    sim_check_sums(sim);
     *next = 0;
     *npages = 0;
     for (; i < SIM_PAGES && sim_addr(i) < end; i++) {

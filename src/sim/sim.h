@@ -148,6 +148,7 @@ struct sim {
     uint32_t asked_group;          /* whose references were asked last */
     bool block_used[SIM_BLOCKS];
     bool stepped;         /* the engine did something since it was checked */
+    unsigned asked;       /* times that the engine asked for something */
     uint64_t *count;      /* how often each path was taken, by enum sim_path */
     bool twin[SIM_TWINS]; /* a content that is this but for those bits was written */
     char error[256];      /* the first thing that did not hold */
@@ -342,6 +343,8 @@ void sim_daemon_run2(struct sim *sim, unsigned portions);
 
 /* check.c */
 void sim_check(struct sim *sim);
+/* When the engine asks for something: its counters add up then, too (ops.h). Looks each eighth time. */
+void sim_check_sums(struct sim *sim);
 /* With all programs at rest: counters are exact, and equal pages merged. */
 void sim_check_rest(struct sim *sim);
 /* With all programs gone and nothing left. */

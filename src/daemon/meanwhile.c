@@ -1,0 +1,105 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "meanwhile.h"
+
+#include <poll.h>
+
+#include "server.h"
+
+/* When the event loop came round last, us. */
+static uint64_t woke_at(const struct sp_daemon *daemon)
+{
+    uint64_t at = 0;
+
+    return sd_event_now(daemon->event, CLOCK_MONOTONIC, &at) < 0 ? 0 : at;
+}
+
+static int msecs_until(uint64_t at)
+{
+    uint64_t now = sp_now_usecs();
+
+    return now >= at ? 0 : (int)((at - now) / 1000) + 1;
+}
+
+/* What is looked at in one go. */
+struct round {
+    struct pollfd pfd[SP_MAX_CONNECTIONS + 2]; /* the agent's, the socket that listens, connections */
+    struct sp_conn *conn[SP_MAX_CONNECTIONS + 2];
+    nfds_t n;
+};
+
+static void collect(struct sp_daemon *daemon, const struct pollfd *agent, bool listen, struct round *round)
+{
+    struct sp_conn *conn;
+
+    round->pfd[0] = agent ? *agent : (struct pollfd){.fd = -1};
+    round->pfd[1] = (struct pollfd){.fd = listen ? daemon->listen_fd : -1, .events = POLLIN};
+    round->n = 2;
+    TAILQ_FOREACH(conn, &daemon->conns, link) {
+        short events = sp_conn_wants(conn);
+
+        if (!events || round->n == SP_MAX_CONNECTIONS + 2)
+            continue;
+        round->conn[round->n] = conn;
+        round->pfd[round->n++] = (struct pollfd){.fd = conn->fd, .events = events};
+    }
+}
+
+/* For a slice at most: the agent may have answered. Who had no turn comes first in the next round, for who
+ * had one goes to the end of the list. New connections last: one may push out another. */
+static void serve(struct sp_daemon *daemon, struct round *round, bool *listen)
+{
+    uint64_t end = sp_now_usecs() + SP_SLICE_USECS;
+
+    for (nfds_t i = 2; i < round->n && sp_now_usecs() < end; i++) {
+        if (round->pfd[i].revents)
+            sp_conn_serve_reader(round->conn[i]);
+    }
+    if (round->pfd[1].revents)
+        *listen = sp_server_accept(daemon);
+}
+
+/* Returns as poll() does for the agent's descriptor; 0 also when somebody was served. */
+static int go_round(struct sp_daemon *daemon, struct pollfd *agent, int msecs, bool *listen)
+{
+    struct round round;
+    int n;
+
+    collect(daemon, agent, *listen, &round);
+    n = poll(round.pfd, round.n, msecs);
+    if (n > 0 && round.pfd[0].revents) {
+        agent->revents = round.pfd[0].revents;
+        return 1;
+    }
+    daemon->served_at = sp_now_usecs();
+    if (n > 0)
+        serve(daemon, &round, listen);
+    return n < 0 ? n : 0;
+}
+
+int sp_meanwhile_poll(struct sp_daemon *daemon, struct pollfd *agent, uint64_t deadline)
+{
+    uint64_t due = woke_at(daemon) + SP_AWAY_USECS;
+    bool listen = true;
+    int n;
+
+    if (daemon->serving)
+        return poll(agent, 1, msecs_until(deadline));
+    if (sp_now_usecs() < due) {
+        n = poll(agent, 1, msecs_until(deadline < due ? deadline : due));
+        if (n)
+            return n;
+    }
+    do
+        n = go_round(daemon, agent, msecs_until(deadline), &listen);
+    while (n == 0 && sp_now_usecs() < deadline);
+    return n;
+}
+
+void sp_meanwhile_serve(struct sp_daemon *daemon)
+{
+    uint64_t now = sp_now_usecs();
+    bool listen = true;
+
+    if (!daemon->serving && now >= daemon->served_at + SP_AWAY_USECS && now >= woke_at(daemon) + SP_AWAY_USECS)
+        (void)go_round(daemon, NULL, 0, &listen);
+}
