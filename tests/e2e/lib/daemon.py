@@ -87,8 +87,8 @@ class Daemon:
                 timeout=patient(timeout), env={**os.environ, **self.env}, cwd=self.directory,
                 stdin=subprocess.DEVNULL, preexec_fn=become(uid), check=False)
         except subprocess.TimeoutExpired:
-            pytest.fail(f"samepage {' '.join(map(str, args))} still runs after "
-                        f"{patient(timeout):g} s; daemon: {self.log()}")
+            raise NotInTime(f"samepage {' '.join(map(str, args))} still runs after "
+                            f"{patient(timeout):g} s; daemon: {self.log()}")
         if check:
             died = self.popen and self.popen.poll()
             assert done.returncode == 0, \

@@ -12,7 +12,7 @@ import uuid
 import pytest
 
 from lib import proc
-from lib.place import A_SECOND, PATIENCE, patient, wait_for
+from lib.place import A_SECOND, PATIENCE, NotInTime, patient, wait_for
 
 MARK = "SAMEPAGE_TEST_PROGRAM"
 
@@ -80,16 +80,18 @@ class Program:
         self.popen.stdin.flush()
 
     def line(self, timeout=PATIENCE):
-        """The next line on stdout; fails the test when the program ends or says nothing."""
+        """The next line on stdout; fails the test when the program ends, or did not say it in time."""
         deadline = time.monotonic() + patient(timeout)
         while b"\n" not in self._buffer:
             left = deadline - time.monotonic()
             ready = left > 0 and select.select([self.popen.stdout], [], [], left)[0]
             data = os.read(self.popen.stdout.fileno(), 65536) if ready else b""
             if not data:
-                how = "ended" if ready else f"said nothing for {patient(timeout):g} s"
-                pytest.fail(f"{self.name} (pid {self.popen.pid}, status {self.popen.poll()}) {how}: "
-                            f"{self._buffer!r} {self.stderr()}")
+                name = f"{self.name} (pid {self.popen.pid}, status {self.popen.poll()})"
+                if ready:
+                    pytest.fail(f"{name} ended: {self._buffer!r} {self.stderr()}")
+                raise NotInTime(f"{name} said nothing for {patient(timeout):g} s: {self._buffer!r} "
+                                f"{self.stderr()} {_where(self.pid)}")
             self._buffer += data
         line, self._buffer = self._buffer.split(b"\n", 1)
         return line.decode()
@@ -105,8 +107,8 @@ class Program:
         try:
             return self.popen.wait(patient(timeout))
         except subprocess.TimeoutExpired:
-            pytest.fail(f"{self.name} (pid {self.popen.pid}) still runs after {patient(timeout):g} s: "
-                        f"{self.stderr()} {_where(self.pid)}")
+            raise NotInTime(f"{self.name} (pid {self.popen.pid}) still runs after {patient(timeout):g} s: "
+                            f"{self.stderr()} {_where(self.pid)}")
 
     def must_finish(self, status=0, timeout=PATIENCE):
         got = self.finish(timeout)
