@@ -515,6 +515,24 @@ static bool is_word(long advice)
     return (int)advice == MADV_MERGEABLE || (int)advice == MADV_UNMERGEABLE;
 }
 
+/* All parts, and what lies between them, by one request: while another one is made for the next part, the last one could
+ * be merged anew. */
+static void unmerge_parts(struct sp_gate_pass *pass, const struct iovec *part, uint64_t parts)
+{
+    uint64_t low = EVERYTHING, high = 0;
+
+    for (uint64_t i = 0; i < parts; i++) {
+        uint64_t addr = (uint64_t)part[i].iov_base, end = range_end(addr, part[i].iov_len);
+
+        if (end == addr)
+            continue;
+        low = addr < low ? addr : low;
+        high = end > high ? end : high;
+    }
+    if (high > low)
+        unmerge_all(pass, low, high);
+}
+
 /* The same words by process_madvise about the caller's own memory: what is refused is the kernel's to say. */
 static long call_process_word(struct sp_gate_pass *pass, const long *a)
 {
@@ -523,9 +541,8 @@ static long call_process_word(struct sp_gate_pass *pass, const long *a)
     uint64_t parts = (uint64_t)a[2], left;
     long ret;
 
-    for (uint64_t i = 0; i < parts && !mergeable; i++)
-        unmerge_all(pass, (uint64_t)part[i].iov_base,
-                    range_end((uint64_t)part[i].iov_base, part[i].iov_len));
+    if (!mergeable)
+        unmerge_parts(pass, part, parts);
     ret = call_anywhere(pass, __NR_process_madvise, a);
     left = ret > 0 ? (uint64_t)ret : 0;
     for (uint64_t i = 0; i < parts && left && left >= part[i].iov_len; left -= part[i++].iov_len) {

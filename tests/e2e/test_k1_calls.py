@@ -2,6 +2,7 @@
 """K1: madvise and prctl answer as the kernel's do, and registration is inherited."""
 
 import pathlib
+import select
 import signal
 import subprocess
 
@@ -130,6 +131,26 @@ def test_k1_what_is_taken_out_when_it_was_merged_stays_out(fault_daemon, compile
     daemon.wait()
     for program in programs:
         assert daemon.merged_pages(program, program.area) == 0
+
+
+def test_k1_what_is_merged_while_other_parts_are_taken_out(fault_daemon, compiled):
+    """process_madvise of two parts: if it asks for them one by one it is stopped in between, and the first is merged."""
+    need_ksm()
+    daemon, fault = fault_daemon, {"SAMEPAGE_FAULT": "gate-asks:2:19"}
+    program, _ = [daemon.run(compiled("k1_inherit", "-DBY_PROCESS"), "later", "self", 8, all=False, env=env)
+                  for env in (fault, {})]
+    start, length = program.region("all")
+    daemon.wait_merged(program, (start, length), share=1)
+    program.say()
+    ready = program.popen.stdout
+    wait_for("it does not go on", lambda: proc.look(program.pid).state == "T" or select.select([ready], [], [], 0)[0])
+    if proc.look(program.pid).state == "T":
+        daemon.wait_merged(program, (start + length // 4, length // 4))
+        program.signal(signal.SIGCONT)
+    said = program.line()
+    if said.startswith("skip "):
+        pytest.skip(said[5:])
+    assert daemon.merged_pages(program, program.region()) == 0
 
 
 def test_k1_k15_what_is_merged_while_zeros_are_taken_out(fault_daemon, compiled):

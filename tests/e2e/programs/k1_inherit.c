@@ -25,9 +25,9 @@
 static int take_out(char *at, size_t bytes)
 {
 #ifdef BY_PROCESS
-    struct iovec part = {at, bytes};
+    struct iovec part[2] = {{at, bytes / 2}, {at + bytes / 2, bytes / 2}};
     int pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
-    long ret = syscall(SYS_process_madvise, pidfd, &part, 1, MADV_UNMERGEABLE, 0);
+    long ret = syscall(SYS_process_madvise, pidfd, part, 2, MADV_UNMERGEABLE, 0);
 
     close(pidfd);
     if (ret < 0 && errno == EINVAL) {
