@@ -132,9 +132,9 @@ OP(op_dontneed_locked)
 }
 
 /*
- * Zeros or the old bytes, page by page, until it is written again. Not where a child shares the pages: Linux
- * (6.18) takes a shared page from the child, too, if the child's is clean, as it is where direct I/O once
- * read from it, and gives the child zeros when memory gets short (README.md).
+ * Zeros or the old bytes, page by page, until it is written again. Not where a child shares the
+ * pages: Linux (6.18) takes a shared page from the child, too, if the child's is clean, as it is
+ * where direct I/O once read from it, and gives the child zeros when memory gets short (README.md).
  */
 OP(op_free)
 {
@@ -227,6 +227,21 @@ OP(op_unmergeable)
     return !ret;
 }
 
+/* What the process has advised is so no more: without this, such a worker would hardly be merged
+ * again. */
+static void advise_all_again(void)
+{
+    for (uint32_t i = 0; i < nblocks; i++) {
+        struct block *b = &block[i];
+
+        pthread_rwlock_rdlock(&b->lock); /* it stays where it is */
+        if (madvise(b->base, (size_t)b->npages * PAGE, MADV_MERGEABLE) &&
+            !lacking("memory-merge") && errno != EINVAL && errno != EAGAIN)
+            wrong("madvise failed", "memory-merge");
+        pthread_rwlock_unlock(&b->lock);
+    }
+}
+
 /* For the whole process, once in a while. */
 OP(op_memory_merge)
 {
@@ -239,8 +254,10 @@ OP(op_memory_merge)
     if (ret && errno != EINVAL && !lacking("memory-merge"))
         wrong("prctl failed", "memory-merge");
     prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0);
-    if (options.advise)
+    if (options.advise) {
         prctl(PR_SET_MEMORY_MERGE, 0, 0, 0, 0);
+        advise_all_again();
+    }
     pthread_mutex_unlock(&lock);
     return !ret;
 }
