@@ -9,6 +9,7 @@
 
 #define BULK_PAGES   2048u
 #define SAME_NUMBERS 16u
+#define ASIDE        5u /* pages that the like of one in the other block of a pair is moved by */
 #define GENERATIONS  3u /* versions that an equal page may have: few, so that workers meet */
 
 struct block block[MAX_BLOCKS];
@@ -123,7 +124,7 @@ static bool make_one(uint32_t npages, uint32_t max_pages)
     pthread_rwlock_init(&b->lock, &kind);
     b->npages = npages;
     b->max_pages = max_pages;
-    b->number = (nblocks + 1) << 16;
+    b->number = (nblocks / 2 + 1) << 16 | nblocks % 2 * ASIDE;
     b->base = pages_map(NULL, npages, 0);
     /* Shared: never merged, so what is wrong is the page and not the record. */
     b->page = mmap(NULL, max_pages * sizeof(*b->page), PROT_READ | PROT_WRITE,
