@@ -16,17 +16,18 @@ POINTS = ("lift-moved", "lift-mapped", "gate-closed")
 LIFTS = 400  # at most, until one is not survived: mostly few, or the worker is gone before
 PAUSES = (0, 200, 1000, 5000, 20000)  # microseconds between two operations
 FLOOD_PAUSE = 200000                  # while merging has the machine nearly for itself
-FLOOD_SECONDS = 3, 7
-FLOOD_SHARE = 0.68  # of the time, in runs of more than:
+FLOOD_SECONDS = 3, 7, 15  # from, to, and to in a long run
+FLOOD_SHARE = 0.6  # of the time, in runs of more than:
 FLOODS_FROM = 60    # seconds; a short one has each action once, and this, too
 SETTLE_SECONDS = 4    # at most, until nothing more is merged:
 SETTLED = 1000        # at most so many pages in
 PASSES_TO_MERGE = 5   # passes: one to see that a page is quiet, more to hash, compare and merge it
-SETTLED_SECONDS = 0.5  # or in so long
+PATIENCE = 0.1, 0.1, 0.5  # or in so many seconds: one of these, for what comes late is to be merged, too
 # The advisor comes first: while it is on, nobody else may set pages_to_scan, which it leaves as it was last.
 FAST = {"advisor_mode": "none", "pages_to_scan": 100000, "sleep_millisecs": 0, "max_mappings": 0,
         "max_kernel_pages": 0, "smart_scan": 0}
 SHARING = 256         # max_page_sharing as it is at the beginning
+HASTY = 0.7           # of the workers: what was written after its merge rests sooner, and is merged again
 ZEROS_SECONDS = 10    # at most, until a page of zeros was given back
 
 
@@ -53,6 +54,7 @@ class Chaos:
         self.limits = {}  # worker: when its memory is to be enough again
         self.stops = {}   # worker: when it is to go on
         self.fast_again = {}  # setting: when nothing is to hold merging up any more
+        self.known = {}  # setting: as this daemon has it
         self.run_again = None
         self.began, self.flooded = None, 0
         self.cgroup, self.why_no_cgroup = self._make_cgroup()
@@ -85,7 +87,7 @@ class Chaos:
         chance = self.random.random
         linked = chance() < 0.15 or not any(w.how["linked"] for w in self.world.workers)
         return {"linked": linked, "advise": chance() < (0.4 if linked else 0.15), "domain": "other" if chance() < 0.15 else None,
-                "fault": None, "mappings": 0, "short": False, "cgroup": None, **fixed}
+                "hasty": chance() < HASTY, "fault": None, "mappings": 0, "short": False, "cgroup": None, **fixed}
 
     def fill(self):
         """As many workers as there are to be; one of them has a cgroup of its own."""
@@ -165,24 +167,30 @@ class Chaos:
     # run, and other settings.
 
     def _run_1(self):
-        self.world.cli("set", "run=1")
+        self.world.set("run", 1)
         self.run_again = None
 
     def _run_later(self, seconds):
         self.run_again = time.monotonic() + seconds
 
     def _fast(self, *keys):
+        """Only what is not so: each setting waits for the end of a slice of merging."""
         for key in keys:
-            self.world.cli("set", f"{key}={FAST[key]}")
             self.fast_again.pop(key, None)
+            if self.known.get(key) == FAST[key]:
+                continue
+            self.world.set(key, FAST[key])
+            self.known[key] = FAST[key]
             if key == "advisor_mode":
-                self.world.cli("set", f"pages_to_scan={FAST['pages_to_scan']}")
+                self.known.pop("pages_to_scan", None)
+                self._fast("pages_to_scan")
 
     def _slow(self, **settings):
         """For some seconds: for longer, hardly a lift would be there that a kill could hit."""
         until = time.monotonic() + 1 + 3 * self.random.random()
         for key, value in settings.items():
             self.world.cli("set", f"{key}={value}")
+            self.known[key] = value
             self.fast_again[key] = until
 
     def run_0(self):
@@ -226,7 +234,7 @@ class Chaos:
         self._slow(advisor_mode="scan-time")
 
     def _set_zeros(self, on):
-        self.world.cli("set", f"use_zero_pages={int(on)}")
+        self.world.set("use_zero_pages", int(on))
         self.zeros = on
 
     def zero_pages(self):
@@ -253,7 +261,7 @@ class Chaos:
         return any(tries)
 
     def _set_sharing(self, limit):
-        done = not self.world.cli("set", f"max_page_sharing={limit}", may_fail=True).returncode
+        done = self.world.set("max_page_sharing", limit, may_fail=True)
         self.sharing = limit if done else self.sharing
         return done
 
@@ -261,26 +269,31 @@ class Chaos:
         for worker in self.world.workers:
             worker.stats.pause(self.random.choice(PAUSES))
 
-    def _settle(self, end):
-        """Waits until some passes in a row merged nothing more, or nothing was merged for a while: a pass
-        that leaves out a process, because its agent rests, does not count as one."""
+    def _settle(self, end, patience):
+        """Waits until some passes in a row merged nothing more, or nothing was merged for a while, for so many
+        seconds once a pass ended: one that leaves out a process, because its agent rests, does not count as one."""
         end = min(end, time.monotonic() + SETTLE_SECONDS)
-        merged = since = at = None
+        merged = since = first = at = None
         while time.monotonic() < end:
             self.world.check()
             self.due()
             if self.world.poll():
                 now = self.world.total("pages_merged"), self.world.total("full_scans")
+                first = now[1] if first is None else first
                 if merged is None or now[0] > merged + SETTLED:
                     (merged, since), at = now, time.monotonic()
-                elif now[1] >= since + PASSES_TO_MERGE or time.monotonic() > at + SETTLED_SECONDS:
+                elif now[1] >= since + PASSES_TO_MERGE or \
+                        time.monotonic() > at + (patience if now[1] > first else max(PATIENCE)):
                     return
-            time.sleep(0.05)
+            time.sleep(0.03)
 
     def flood(self):
         """All is merged and un-merged in turn, as fast as it goes, while the workers do little."""
         began = time.monotonic()
-        end = began + self.random.uniform(*FLOOD_SECONDS)
+        least, most, long = FLOOD_SECONDS
+        end = began + self.random.uniform(least, most if self.deck else long)
+        for worker in self.world.workers:
+            worker.stats.pause(FLOOD_PAUSE)
         self._fast(*FAST)
         self._set_zeros(self.random.random() < 0.3)
         while time.monotonic() < end:
@@ -288,10 +301,12 @@ class Chaos:
             for worker in self.world.workers:
                 worker.stats.pause(FLOOD_PAUSE)
             self._run_1()
-            self._settle(end)
+            self._settle(end, self.random.choice(PATIENCE))
             # Run 2 forgets all that is known of pages, so that each is looked at twice again.
-            how = ("set", "run=2") if self.random.random() < 0.5 else ("unmerge",)
-            self.world.cli(*how, may_fail=True)
+            if self.random.random() < 0.5:
+                self.world.set("run", 2, may_fail=True)
+            else:
+                self.world.ask("unmerge", may_fail=True)
             if self.sharing != SHARING:
                 self._set_sharing(SHARING)
         self._run_1()
@@ -308,6 +323,7 @@ class Chaos:
     def _daemon_again(self):
         time.sleep(self.random.random() * 0.5)
         self.world.start_daemon()
+        self.known.clear()
         self._fast(*FAST)
         self._run_1()
 

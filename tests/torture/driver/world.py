@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is tortured: one daemon, several workers in its domains, a memory limit for one of them."""
 
-import json
 import os
 import pathlib
 import shutil
@@ -9,7 +8,7 @@ import signal
 import subprocess
 import time
 
-from lib import proc
+from lib import control, proc
 
 from .stats import Stats
 
@@ -58,6 +57,8 @@ class Worker:
         env = dict(world.env)
         if how["domain"]:
             env["SAMEPAGE_DOMAIN"] = how["domain"]
+        if how["hasty"]:
+            env["SAMEPAGE_TEST_HASTY"] = "1"
         if how["fault"]:
             env["SAMEPAGE_FAULT"] = how["fault"]
         if world.options.hold:
@@ -181,10 +182,11 @@ class World:
     def __init__(self, options, seed, directory):
         self.options, self.seed, self.directory = options, seed, directory
         self.samepage = options.build / "samepage"
+        self.socket = directory / "s.sock"
         self.samepaged = options.build / "samepaged"
         self.worker = options.build / "tests" / "torture" / "torture-worker"
         self.linked = options.build / "tests" / "torture" / "torture-linked"
-        self.env = {**os.environ, "SAMEPAGE_SOCKET": str(directory / "s.sock")}
+        self.env = {**os.environ, "SAMEPAGE_SOCKET": str(self.socket)}
         self.ops = run_quietly([self.worker, "--ops"], self.env).stdout.split()
         self.daemon, self.workers, self.made = None, [], 0
         self.sums = {key: 0 for key in SUMS}  # of daemons that are gone
@@ -224,8 +226,23 @@ class World:
                         f"{done.stderr.strip()}; samepaged (status {self.daemon.poll()}):\n{self.log()}")
         return done
 
+    def ask(self, op, may_fail=False, **what):
+        """The same without a process for it: what is asked many times a second. {} if nobody answers."""
+        try:
+            answer = control.answer_to(self, op, **what)
+        except TimeoutError:
+            raise Wrong(f"{op} {what} is not answered; samepaged says:\n{self.log()}") from None
+        except OSError:
+            answer = {}
+        if not answer.get("ok") and not may_fail:
+            raise Wrong(f"{op} {what}: {answer}; samepaged (status {self.daemon.poll()}):\n{self.log()}")
+        return answer
+
+    def set(self, key, value, may_fail=False):
+        return self.ask("set", may_fail, key=key, value=str(value)).get("ok", False)
+
     def begin(self, *args):
-        """The same, not waited for: whoever waits for it (wait) gets whatever it answers."""
+        """The command, not waited for: whoever waits for it (wait) gets whatever it answers."""
         return subprocess.Popen([str(a) for a in (self.samepage, *args)], env=self.env,
                                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                                 stderr=subprocess.DEVNULL)
@@ -240,11 +257,8 @@ class World:
 
     def poll(self):
         """Takes the daemon's counters; False if it does not answer."""
-        done = self.cli("status", "--json", may_fail=True)
-        if done.returncode:
-            return False
-        status = json.loads(done.stdout)
-        if status["daemon_pid"] != self.daemon.pid:
+        status = self.ask("status", may_fail=True)
+        if not status.get("ok") or status["daemon_pid"] != self.daemon.pid:
             return False
         self.last = status
         for key in KEPT:
