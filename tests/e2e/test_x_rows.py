@@ -78,10 +78,17 @@ def test_x_list(compiled):
     assert listed.stdout.split() == x_calls.NAMES
 
 
+def skip_as_told(told):
+    """A row that this machine cannot do says so, plain and merged."""
+    if told.startswith("skip "):
+        pytest.skip(told[5:])
+
+
 @pytest.mark.parametrize("name", x_calls.NAMES)
 def test_x_row(told, name):
     plain, merged = told
     assert merged[name] == plain[name]
+    skip_as_told(plain[name])
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +107,4 @@ def test_x_row_while_merging(moving, name):
     assert name in moving.stat, f"another row ended the program: {moving.ended}"
     rounds, _ = moving.stat[name]
     assert rounds >= ROUNDS
+    skip_as_told(moving.expected[name])

@@ -74,7 +74,8 @@ static inline void must(bool holds, const char *what)
 }
 
 /*
- * The transcript: equal on merged memory and on memory that samepage never saw.
+ * The transcript: equal on merged memory and on memory that samepage never saw. "skip WHY": the
+ * machine cannot do the row.
  */
 
 __attribute__((format(printf, 1, 2))) static inline void note(const char *format, ...)
