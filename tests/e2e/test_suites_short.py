@@ -84,3 +84,35 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def test_interrupted_while_it_forks():
     """It is not lost there."""
     ends_as_interrupted(start("--only", "test_gc", before=("-c", AFTER_FORK)))
+
+
+# Each suite passes at once, but one, which is missing.
+ONE_MISSING = """
+import pathlib, sys, types
+missing, sys.argv = sys.argv[1], sys.argv[2:]
+sys.path.insert(0, str(pathlib.Path(sys.argv[0]).parent))
+import suites
+
+def passes(suite, build, merged):
+    result = suites.Result(1)
+    result.add({"a test": "passed"})
+    return result, types.SimpleNamespace(pages_merged=1, said=[]), 0
+
+suites.why_not = lambda suite: "not installed" if suite.name == missing else None
+suites.run_in = passes
+sys.exit(suites.main())
+"""
+
+
+@pytest.mark.parametrize("missing, status, verdict", [("test_mmap", 1, "missing"), ("sqlite3", 0, "left out"),
+                                                      ("none", 0, "same")])
+def test_one_is_missing(missing, status, verdict):
+    """A suite of an ordinary run that is not there fails it; one of --more is left out. Both are told."""
+    suites = start("--only", "test_gc,test_mmap,sqlite3", "--json", before=("-c", ONE_MISSING, missing))
+    said, errors = suites.communicate(timeout=120 * SLACK)
+    assert suites.returncode == status, errors
+    found = {row["suite"].split()[1]: row["verdict"] for row in json.loads(said)["suites"]}
+    assert found == {"test_gc": "same", "test_mmap": "same", "sqlite3": "same",
+                     **({missing: verdict} if missing != "none" else {})}
+    assert json.loads(said)["ok"] == (status == 0)
+    assert (": left out" in errors) == (missing != "none"), errors

@@ -5,14 +5,14 @@ from result import differences, failed
 
 HEADER = ("suite", "plain", "merged", "pages merged", "")
 VERDICTS = {"same": "the same", "differs": "DIFFERS", "not merged": "NOTHING WAS MERGED",
-            "left out": "left out"}
+            "missing": "MISSING", "left out": "left out"}
 
 
 class Row:
-    """A suite's results in both modes, or why it was left out."""
+    """A suite's results in both modes, or why it was left out; of an ordinary run none may be: needed."""
 
-    def __init__(self, suite, plain=None, merged=None, where=None, why=None):
-        self.suite, self.plain, self.merged, self.why = suite, plain, merged, why
+    def __init__(self, suite, plain=None, merged=None, where=None, why=None, needed=False):
+        self.suite, self.plain, self.merged, self.why, self.needed = suite, plain, merged, why, needed
         self.pages_merged, self.said = 0, []
         self.seconds, self.differences, self.failed_plain = {}, [], set()
         if not why:
@@ -23,14 +23,14 @@ class Row:
     @property
     def verdict(self):
         if self.why:
-            return "left out"
+            return "missing" if self.needed else "left out"
         if self.differences:
             return "differs"
         return "same" if self.pages_merged else "not merged"
 
     def cells(self):
         if self.why:
-            return (self.title, "", "", "", f"left out: {self.why}")
+            return (self.title, "", "", "", f"{VERDICTS[self.verdict]}: {self.why}")
         notes = VERDICTS[self.verdict]
         if self.failed_plain:
             notes += f"; {len(self.failed_plain)} fail plain, too"

@@ -52,12 +52,12 @@ def arguments():
     if not 1 <= args.rounds <= 1000:
         parser.error("--rounds: a number from 1 to 1000")
     args.build = args.build.resolve()
-    args.suites = chosen(parser, args)
+    args.usual, more = all_suites()
+    args.suites = chosen(parser, args, args.usual, more)
     return args
 
 
-def chosen(parser, args):
-    usual, more = all_suites()
+def chosen(parser, args, usual, more):
     words = [word for word in args.only.split(",") if word]
     for word in words:
         if not any(word in (suite.kind, suite.name) for suite in usual + more):
@@ -96,11 +96,11 @@ def run_in(suite, build, merged):
     return result, where, time.monotonic() - began
 
 
-def run_both(suite, build):
+def run_both(suite, build, needed):
     why = why_not(suite)
     if why:
-        say(f"{suite.kind} {suite.name}: left out: {why}")
-        return Row(suite, why=why)
+        say(f"{suite.kind} {suite.name}: left out{', but of every run' if needed else ''}: {why}")
+        return Row(suite, why=why, needed=needed)
     plain, _, plain_seconds = run_in(suite, build, False)
     say(f"{suite.kind} {suite.name}: plain: {plain.counts()} in {plain_seconds:.0f} s")
     merged, where, merged_seconds = run_in(suite, build, True)
@@ -153,7 +153,7 @@ def main():
         for _ in range(args.rounds):
             for suite in args.suites:
                 place.go_on()
-                rows.append(run_both(suite, args.build))
+                rows.append(run_both(suite, args.build, suite in args.usual))
     except (pytest.skip.Exception, *place.FAILURES) as error:
         say(str(error))
         return 1
