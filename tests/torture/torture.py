@@ -50,6 +50,8 @@ def parse(argv):
                         help="without the fuzz targets and sanitizers (a tenth of the time)")
     parser.add_argument("--hold", action="store_true",
                         help="when something is wrong, leave all processes as they are")
+    # So many operations of each worker's first thread, then it makes a byte wrong: to see that it is found.
+    parser.add_argument("--plant", type=int, metavar="N", help=argparse.SUPPRESS)
     parser.add_argument("--keep", type=pathlib.Path, metavar="DIR",
                         help="where to keep what is needed to look at it (default: under /tmp)")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")

@@ -12,7 +12,9 @@ from lib import control, proc
 
 from .stats import Stats
 
+REPORT_SECONDS = 30  # a child that a filter killed never ends its report
 HANG_MS = 180000  # an operation takes some seconds on a machine that is very busy
+REPORTED = 2  # as worker/content.c sets stats.wrong when all is written
 PAGES = ("pages_lifted", "pages_put_back", "pages_merged", "pages_unmerged")
 KEPT = ("repairs", "takeovers")  # a daemon that takes over goes on counting these
 SUMS = PAGES + KEPT + ("merge_changed", "merge_pinned", "merge_gone", "merge_fork",
@@ -54,6 +56,7 @@ class Worker:
         argv += ["--mappings", how["mappings"]] if how["mappings"] else []
         argv += ["--only", world.options.only] if world.options.only else []
         argv += ["--without", world.options.without] if world.options.without else []
+        argv += ["--plant", world.options.plant] if world.options.plant else []
         env = dict(world.env)
         if how["domain"]:
             env["SAMEPAGE_DOMAIN"] = how["domain"]
@@ -90,7 +93,7 @@ class Worker:
     def check(self):
         """Is it well? Raises Wrong if not; False if it ended in a way that is allowed."""
         if self.stats.wrong:
-            time.sleep(1)  # its report is being written
+            self._wait_report()
             raise Wrong(f"worker {self.number} (pid {self.pid}) found something wrong:\n"
                         f"{self.said()}")
         status = self.popen.poll()
@@ -102,6 +105,11 @@ class Worker:
         if not self.stopped and not self.limited:
             self._check_hang()
         return True
+
+    def _wait_report(self):
+        deadline = time.monotonic() + REPORT_SECONDS
+        while self.stats.wrong < REPORTED and self.popen.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
 
     def _check_hang(self):
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000000

@@ -62,12 +62,27 @@ static void pause_as_told(void)
         pause();
 }
 
+/* So that one sees that it is found: a wrong byte, behind the record, in the last block. */
+static void plant(void)
+{
+    struct block *b = &block[nblocks - 1];
+    uint32_t i = b->npages / 2;
+
+    pthread_rwlock_wrlock(&b->lock);
+    printf("planted at page %p, %u of block %u\n", (void *)page_at(b, i), i, nblocks - 1);
+    fflush(stdout);
+    page_at(b, i)[PAGE / 2] ^= 1;
+    pthread_rwlock_unlock(&b->lock);
+}
+
 static void *walk(void *arg)
 {
     struct actor *a = arg;
 
     while (!stopping) {
         actor_step(a);
+        if (!a->index && options.plant && a->stats->steps == options.plant)
+            plant();
         pause_as_told();
     }
     actor_finish(a);
@@ -104,13 +119,21 @@ static int print_ops(void)
 }
 
 static const struct option long_options[] = {
-    {"seed", required_argument, NULL, 's'},     {"id", required_argument, NULL, 'i'},
-    {"threads", required_argument, NULL, 't'},  {"mib", required_argument, NULL, 'm'},
-    {"mappings", required_argument, NULL, 'n'}, {"directory", required_argument, NULL, 'd'},
-    {"stats", required_argument, NULL, 'f'},    {"advise", no_argument, NULL, 'a'},
-    {"short", no_argument, NULL, 'e'},          {"brief", required_argument, NULL, 'b'},
-    {"without", required_argument, NULL, 'w'},  {"ops", no_argument, NULL, 'o'},
-    {"only", required_argument, NULL, 'l'},     {0},
+    {"seed", required_argument, NULL, 's'},
+    {"id", required_argument, NULL, 'i'},
+    {"threads", required_argument, NULL, 't'},
+    {"mib", required_argument, NULL, 'm'},
+    {"mappings", required_argument, NULL, 'n'},
+    {"directory", required_argument, NULL, 'd'},
+    {"stats", required_argument, NULL, 'f'},
+    {"advise", no_argument, NULL, 'a'},
+    {"short", no_argument, NULL, 'e'},
+    {"brief", required_argument, NULL, 'b'},
+    {"without", required_argument, NULL, 'w'},
+    {"ops", no_argument, NULL, 'o'},
+    {"only", required_argument, NULL, 'l'},
+    {"plant", required_argument, NULL, 'p'},
+    {0},
 };
 
 static int usage(void)
@@ -118,6 +141,7 @@ static int usage(void)
     fprintf(stderr, "usage: torture-worker --seed S --id N --threads N --mib N --directory DIR\n"
                     "         --stats FILE [--only OP,...] [--without OP,...] [--mappings N] "
                     "[--advise] [--short]\n"
+                    "         [--plant STEPS]\n"
                     "       torture-worker --ops | --brief S\n");
     return 2;
 }
@@ -162,6 +186,9 @@ static int parse(int argc, char **argv)
             return brief(n);
         case 'l':
             options.only = optarg;
+            break;
+        case 'p':
+            options.plant = n;
             break;
         case 'w':
             options.without = optarg;

@@ -80,6 +80,7 @@ struct stats {
 struct options {
     uint64_t seed;
     uint32_t id, threads, mib, mappings;
+    uint64_t plant; /* operations of the first thread, then it makes a byte wrong; 0: never */
     const char *directory, *stats;
     const char *only, *without; /* operations, with commas */
     bool advise;                /* the program advises its memory itself */
