@@ -72,12 +72,15 @@ bool sp_gate_is_gated(long nr, const long *a);
 /* Does one gated call (never a clone or execve), as the kernel would: its result. */
 long sp_gate_call(struct sp_gate_pass *pass, long nr, const long *a);
 
+/* Is [from, from + length) of one mapping, which could grow? */
+bool sp_gate_is_one_mapping(uint64_t from, uint64_t length);
 /*
  * Moves [from, from + length), private memory with these attributes (attributes.h), to `to`, which is mapped, as
  * mremap moves one mapping, with MREMAP_DONTUNMAP in flags or 0: 0, or a negative errno, and all of it is where it
- * was, `to` perhaps a hole. Inside the gate; the program's signals wait until it is done.
+ * was; then *left bytes from `to` on are a hole, where another thread may map something. Inside the gate, with the
+ * program's signals blocked: a handler would find half of it at each place, or jump away from that.
  */
-long sp_gate_move(uint64_t from, uint64_t length, uint64_t to, long flags, uint32_t attributes);
+long sp_gate_move(uint64_t from, uint64_t length, uint64_t to, long flags, uint32_t attributes, uint64_t *left);
 
 /* Can this open, nr being openat or open, be of a file of the program's own (own_file.h)? Cheap. */
 bool sp_gate_may_open_own(long nr, const long *a);

@@ -10,6 +10,9 @@
  *
  * So the advice is taken away first, and given again at the end: then no move looks for signals. (One
  * alone, made again, would be right, too, but its target would be a hole meanwhile.)
+ *
+ * Where pieces were is kept by memory that nobody may touch until all is done: in a hole another thread's
+ * mmap could lie, to which there is no way back.
  */
 #include <errno.h>
 
@@ -20,7 +23,7 @@
 #include "sys.h"
 
 #define MOVE     (MREMAP_MAYMOVE | MREMAP_FIXED)
-#define SET_MASK 2 /* of rt_sigprocmask */
+#define KEEP     (MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE)
 #define TRIES    1000u
 #define SPARE    8u /* mappings */
 
@@ -66,9 +69,9 @@ static uint64_t too_long(uint64_t from)
     return above > from ? sp_gate_page_up(above + 1) - from : 0;
 }
 
-/* Is [from, from + length) of one mapping? Only that can grow; it never does here, because something is mapped in
- * its way. The kernel looks at that last. */
-static bool is_one_mapping(uint64_t from, uint64_t length)
+/* Only one mapping can grow; it never does here, because something is mapped in its way. The kernel looks at that
+ * last. */
+bool sp_gate_is_one_mapping(uint64_t from, uint64_t length)
 {
     uint64_t longer = too_long(from);
 
@@ -86,54 +89,94 @@ static uint64_t next_piece(uint64_t from, uint64_t length, uint64_t last)
 {
     uint64_t piece = last < length ? last : length;
 
-    if (!is_one_mapping(from, piece)) {
+    if (!sp_gate_is_one_mapping(from, piece)) {
         do
             piece = (piece / 2) & ~((uint64_t)sp_gate.page_size - 1);
-        while (piece > sp_gate.page_size && !is_one_mapping(from, piece));
+        while (piece > sp_gate.page_size && !sp_gate_is_one_mapping(from, piece));
         return piece ? piece : sp_gate.page_size;
     }
     while (piece < length) {
         uint64_t more = 2 * piece < length ? 2 * piece : length;
 
-        if (!is_one_mapping(from, more))
+        if (!sp_gate_is_one_mapping(from, more))
             break;
         piece = more;
     }
     return piece;
 }
 
-/* *done is how much is at its new place. Never by copying the bytes: the pages themselves may lie in a pipe
- * (gate_splice.c), or be pinned. */
-static long move_pieces(uint64_t from, uint64_t length, uint64_t to, long flags, struct spare *spare, uint64_t *done)
+/* A place that was left, and is to be come back to or unmapped. False: another thread's memory is there by now, which
+ * the kernel's call for all would not have let in, or there is no mapping left. */
+static bool keep_place(uint64_t at, uint64_t length)
+{
+    long ret = sp_sys(__NR_mmap, at, length, PROT_NONE, KEEP, -1, 0);
+
+    if (ret == (long)at)
+        return true;
+    if (!sp_is_err(ret)) /* a kernel that takes the address for a hint */
+        sp_sys(__NR_munmap, ret, length);
+    return false;
+}
+
+struct progress {
+    uint64_t done; /* so much is at its new place, */
+    uint64_t kept; /* and so much of where it was is kept: all of it but where another thread came between */
+};
+
+/* With DONTUNMAP it is still mapped. Else, if that takes the last mapping, there is to be no next piece. */
+static long keep_piece(uint64_t at, uint64_t length, long flags, struct spare *spare, uint64_t *kept)
+{
+    long ret = 0;
+
+    if (!flags && !keep_place(at, length)) {
+        drop_spare(spare);
+        ret = -ENOMEM;
+        if (!keep_place(at, length))
+            return 0;
+    }
+    *kept += length;
+    return ret;
+}
+
+/* Never by copying the bytes: the pages themselves may lie in a pipe (gate_splice.c), or be pinned. */
+static long move_pieces(uint64_t from, uint64_t length, uint64_t to, long flags, struct spare *spare, struct progress *p)
 {
     uint64_t piece = length;
 
-    for (*done = 0; *done < length; *done += piece) {
+    *p = (struct progress){0};
+    while (p->done < length) {
         long ret = 0;
 
-        piece = next_piece(from + *done, length - *done, piece);
+        piece = next_piece(from + p->done, length - p->done, piece);
         if (spare && !spare->at && piece < length)
             ret = keep_spare(spare);
         if (!ret)
-            ret = sp_sys(__NR_mremap, from + *done, piece, piece, MOVE | flags, to + *done);
+            ret = sp_sys(__NR_mremap, from + p->done, piece, piece, MOVE | flags, to + p->done);
         if (sp_is_err(ret))
+            return ret;
+        ret = 0;
+        if (spare && piece < length && p->kept == p->done)
+            ret = keep_piece(from + p->done, piece, flags, spare, &p->kept);
+        p->done += piece;
+        if (ret)
             return ret;
     }
     return 0;
 }
 
 /* The kernel may lack a little memory. It is tried until there is some, and given up only where the program is as
- * good as lost: then what is missing is a hole, so that nobody takes zeros for it. */
+ * good as lost: then what is missing is no more than kept, so that nobody takes zeros for it. */
 static void move_back(uint64_t from, uint64_t length, uint64_t to)
 {
-    uint64_t done = 0, part;
+    struct progress p;
+    uint64_t done = 0;
 
     for (unsigned n = 0; n < TRIES && done < length; n++) {
-        move_pieces(to + done, length - done, from + done, 0, NULL, &part);
-        done += part;
+        move_pieces(to + done, length - done, from + done, 0, NULL, &p);
+        done += p.done;
     }
     if (done < length)
-        sp_sys(__NR_munmap, from + done, length - done);
+        sp_sys(__NR_mprotect, from + done, length - done, PROT_NONE);
 }
 
 /* A kernel without KSM does not know the advice. */
@@ -144,33 +187,24 @@ static long unadvise(uint64_t from, uint64_t length)
     return ret == -EINVAL ? 0 : ret;
 }
 
-static long move(uint64_t from, uint64_t length, uint64_t to, long flags, uint32_t attributes)
+long sp_gate_move(uint64_t from, uint64_t length, uint64_t to, long flags, uint32_t attributes, uint64_t *left)
 {
     bool advised = attributes & SP_RANGE_ADVISED;
+    struct progress p = {0};
     struct spare spare = {0};
-    uint64_t done = 0;
     long ret = advised ? unadvise(from, length) : 0;
 
     if (!ret)
-        ret = move_pieces(from, length, to, flags, &spare, &done);
+        ret = move_pieces(from, length, to, flags, &spare, &p);
     drop_spare(&spare);
+    *left = ret ? p.done : 0;
     if (ret)
-        move_back(from, done, to);
-    else if (advised)
+        move_back(from, p.kept, to);
+    else if (p.kept && !flags)
+        sp_sys(__NR_munmap, from, p.kept);
+    if (advised && !ret)
         sp_sys(__NR_madvise, to, length, MADV_MERGEABLE);
     if (advised && (ret || flags))
         sp_sys(__NR_madvise, from, length, MADV_MERGEABLE);
-    return ret;
-}
-
-long sp_gate_move(uint64_t from, uint64_t length, uint64_t to, long flags, uint32_t attributes)
-{
-    uint64_t all = ~(uint64_t)0, old = 0;
-    long ret;
-
-    /* A handler would find half of it at each place, or jump away from that. */
-    sp_sys(__NR_rt_sigprocmask, SET_MASK, &all, &old, sizeof(all));
-    ret = move(from, length, to, flags, attributes);
-    sp_sys(__NR_rt_sigprocmask, SET_MASK, &old, 0, sizeof(old));
     return ret;
 }

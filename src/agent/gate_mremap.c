@@ -23,6 +23,7 @@
 #define MREMAP_DONTUNMAP 4
 #endif
 #define MOVE (MREMAP_MAYMOVE | MREMAP_FIXED)
+#define SET_MASK 2 /* of rt_sigprocmask */
 /* Above it no address is the program's: what names one the kernel refuses. */
 #define ADDRESS_END (((uint64_t)1 << 47) - sp_gate.page_size)
 
@@ -97,10 +98,10 @@ static void empty_old_place(const struct remap *r, uint64_t end)
     }
 }
 
-/* Moves the old range up to end to `to`: the new place or a negative errno. */
-static long move_all(const struct remap *r, uint64_t to, uint64_t end)
+/* Moves the old range up to end to `to`: the new place or a negative errno; *left as sp_gate_move() says. */
+static long move_all(const struct remap *r, uint64_t to, uint64_t end, uint64_t *left)
 {
-    long ret = sp_gate_move(r->addr, end - r->addr, to, r->flags & MREMAP_DONTUNMAP, r->attributes);
+    long ret = sp_gate_move(r->addr, end - r->addr, to, r->flags & MREMAP_DONTUNMAP, r->attributes, left);
 
     if (ret)
         return ret;
@@ -114,21 +115,22 @@ static long move_all(const struct remap *r, uint64_t to, uint64_t end)
 static long move_and_grow(const struct remap *r, uint64_t to, int flags)
 {
     long place = sp_map_with(to, r->length, flags, r->attributes), ret;
+    uint64_t left;
 
     if (sp_is_err(place))
         return place;
     to = (uint64_t)place;
     sp_sitemap_clear(to, to + r->length);
     sp_gate_forget_tcb(to, to + r->length);
-    ret = move_all(r, to, r->end);
-    if (sp_is_err(ret))
-        sp_sys(__NR_munmap, to, r->length);
+    ret = move_all(r, to, r->end, &left);
+    if (sp_is_err(ret) && left < r->length)
+        sp_sys(__NR_munmap, to + left, r->length - left);
     return ret;
 }
 
 static long move_fixed(struct remap *r)
 {
-    uint64_t to_end = r->to + r->length;
+    uint64_t to_end = r->to + r->length, left;
     long ret;
 
     if (r->length > old_length(r))
@@ -140,7 +142,7 @@ static long move_fixed(struct remap *r)
         sp_sitemap_clear(r->addr + r->length, r->end);
         sp_gate_forget_tcb(r->addr + r->length, r->end);
     }
-    ret = move_all(r, r->to, r->addr + r->length);
+    ret = move_all(r, r->to, r->addr + r->length, &left);
     if (!sp_is_err(ret))
         sp_gate_forget_tcb(r->to, to_end);
     return ret;
@@ -211,8 +213,9 @@ static bool kernel_moves_many(void)
         if (!sp_is_err(ret) || ret == -EFAULT)
             __atomic_store_n(&answer, sp_is_err(ret) ? 1 : 2, __ATOMIC_RELAXED);
     }
-    left = sp_is_err(ret) ? at : at + 2 * (long)page; /* where it was another may map something by now */
-    sp_sys(__NR_munmap, left, at + 4 * (long)page - left);
+    /* What was moved, or unmapped for it, before it was refused: there another may map something by now. */
+    left = sp_is_err(ret) ? at : at + 2 * (long)page;
+    sp_sys(__NR_munmap, left, ret == -EFAULT || !sp_is_err(ret) ? 2 * page : 4 * page);
     return !sp_is_err(ret);
 }
 
@@ -221,6 +224,7 @@ static bool kernel_moves_many(void)
 static bool moves_each(const struct remap *r)
 {
     return (r->flags & MREMAP_FIXED) && r->length == old_length(r) &&
+           sp_gate_is_one_mapping(r->addr, sp_gate.page_size) && /* not a device's */
            sp_sys(__NR_msync, r->addr, r->length, MS_ASYNC) == 0 && kernel_moves_many();
 }
 
@@ -228,14 +232,11 @@ static bool moves_each(const struct remap *r)
  * grow. */
 static long move_many(const struct remap *r)
 {
+    uint64_t left;
     long ret;
 
-    if (grows_frames(r))
-        sp_merged_unmerge(r->pass, SP_GATE_UNMERGE, r->addr, r->end);
-    if (r->flags & MREMAP_FIXED)
-        sp_gate_note(r->to, r->to + r->length); /* the gate was open meanwhile */
     if (moves_each(r)) {
-        ret = sp_gate_move(r->addr, r->length, r->to, r->flags & MREMAP_DONTUNMAP, 0);
+        ret = sp_gate_move(r->addr, r->length, r->to, r->flags & MREMAP_DONTUNMAP, 0, &left);
         ret = ret ? ret : (long)r->to;
     } else {
         ret = grows_frames(r) ? -EFAULT : native(r);
@@ -272,16 +273,38 @@ static void prepare(struct remap *r)
     if (attributes == -ESRCH)
         attributes = sp_gate.attributes | SP_RANGE_RW;
     r->attributes = sp_is_err(attributes) ? SP_RANGE_OTHER | SP_RANGE_RW : (uint32_t)attributes;
+    if ((r->attributes & SP_RANGE_OTHER) && grows_frames(r))
+        sp_merged_unmerge(r->pass, SP_GATE_UNMERGE, r->addr, r->end);
     sp_gate_ask(r->pass, SP_GATE_UNTRACK, r->addr, r->end); /* refused: then it is moved as it is */
     sp_gate_note(r->addr, r->end);
     if (r->flags & MREMAP_FIXED)
         sp_gate_note(r->to, r->to + r->length);
 }
 
+/* One mapping, of whatever kind, without sites: it is the kernel's call. */
+static long move_one(const struct remap *r)
+{
+    long ret = native(r);
+
+    if (sp_is_err(ret)) {
+        if (r->flags & MREMAP_FIXED)
+            sp_sites_drop_unmapped(r->to, r->to + r->length);
+        return ret;
+    }
+    if ((uint64_t)ret != r->addr) {
+        sp_sitemap_clear((uint64_t)ret, (uint64_t)ret + r->length);
+        sp_gate_forget_tcb((uint64_t)ret, (uint64_t)ret + r->length);
+        if (!(r->flags & MREMAP_DONTUNMAP))
+            sp_gate_forget_tcb(r->addr, r->end);
+    }
+    return ret;
+}
+
 long sp_merged_mremap(struct sp_gate_pass *pass, const long *a, uint64_t addr, uint64_t end)
 {
     struct remap r = {.pass = pass, .a = a, .addr = addr, .end = end, .to = (uint64_t)a[4],
                       .length = sp_gate_page_up((uint64_t)a[2]), .flags = a[3]};
+    uint64_t all = ~(uint64_t)0, old = 0;
     long ret;
 
     if (is_refused(&r))
@@ -290,9 +313,14 @@ long sp_merged_mremap(struct sp_gate_pass *pass, const long *a, uint64_t addr, u
         return move_natively(&r);
     if (!(r.flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)) && r.length <= end - addr)
         return shrink(&r);
+    if (!sp_sitemap_any(addr, end) && sp_gate_is_one_mapping(addr, end - addr))
+        return move_one(&r);
     __atomic_fetch_add(&sp_gate.moving, 1, __ATOMIC_SEQ_CST);
     prepare(&r);
+    /* A handler would find half of it at each place, or jump away from that. */
+    sp_sys(__NR_rt_sigprocmask, SET_MASK, &all, &old, sizeof(all));
     ret = remap(&r);
     __atomic_fetch_sub(&sp_gate.moving, 1, __ATOMIC_SEQ_CST);
+    sp_sys(__NR_rt_sigprocmask, SET_MASK, &old, 0, sizeof(old));
     return ret;
 }

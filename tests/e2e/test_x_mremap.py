@@ -77,6 +77,43 @@ def test_x_mremap_without_agent(daemon, kind):
         assert said.split()[0] == "right", (said, program.stderr())
 
 
+SHARED = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = libc.mremap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+libc.mremap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_size_t, ctypes.c_int, ctypes.c_void_p]
+size = 64 * 4096
+own = libc.mmap(None, size, 3, 0x22, -1, 0)
+ctypes.memset(own, 7, size)
+file = os.memfd_create("shared")
+os.ftruncate(file, 2 * size)
+at = libc.mmap(None, size, 3, 1, file, 0)
+room = libc.mmap(None, 2 * size, 0, 0x4022, -1, 0)
+print("ready", hex(own), size, flush=True)
+sys.stdin.readline()
+to = libc.mremap(at, size, 2 * size, 3, room)
+ctypes.memset(room + size, 9, size)
+print(to == room and os.pread(file, size, size) == bytes([9]) * size, flush=True)
+"""
+
+
+@pytest.mark.parametrize("agent", [True, False], ids=["agent", "no-agent"])
+def test_x_mremap_of_a_file_that_is_shared(daemon, agent):
+    """What is one mapping is the kernel's to move, whatever it is: also where nobody can say what it is."""
+    programs = [daemon.run("/usr/bin/python3", "-c", SHARED) for _ in range(2)]
+    areas = [program.region() for program in programs]
+    for program, area in zip(programs, areas):
+        daemon.wait_merged(program, area, 0.8)
+    if not agent:
+        daemon.kill()
+        for process in programs[0].agents():
+            os.kill(process, signal.SIGKILL)
+        wait_for("its agent lives", lambda: not programs[0].agents())
+    programs[0].say()
+    assert programs[0].line() == "True"
+
+
 def signal_holders(daemon, number):
     """The daemon and its keeper: both hold userfaultfds."""
     for pid in [daemon.pid, *[p.pid for p in daemon.left(keeper=True) if b"--keeper" in p.cmdline.split(b"\0")]]:
