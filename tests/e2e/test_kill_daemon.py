@@ -2,7 +2,12 @@
 """D1: the daemon dies at any instant; programs go on with their bytes, nothing of it is left, and
 a new daemon takes the programs over without their restart."""
 
-from lib import proc
+import os
+import signal
+
+import pytest
+
+from lib import lifts, proc
 from lib.place import A_SECOND, longer, wait_for
 
 KILLS = longer(5, 20)
@@ -63,12 +68,36 @@ def test_d1_program_ends_without_daemon(daemon, compiled):
 
 
 def test_d5_ordinary_stop(daemon, compiled):
-    """D5: TERM ends the daemon between lifts, status 0; programs go on, unmerged or merged."""
+    """D5: TERM ends the daemon, status 0; programs go on, unmerged or merged. The next one finds every agent
+    alive and no lift that somebody died in."""
     programs = [daemon.checker(compiled, mib=16) for _ in range(2)]
+    agents = [wait_for("no agent", program.agents) for program in programs]
     daemon.wait_sharing(1000)
     daemon.stop()
     for program in programs:
         program.progress.wait_all_go_on("checker after an ordinary stop")
+    daemon.start()
+    for program in programs:
+        daemon.wait_state(program.pid, "merging")
+    assert [program.agents() for program in programs] == agents
+    assert (daemon.status("takeovers"), daemon.status("repairs")) == (1, 0)
+    for program in programs:
         program.popen.terminate()
     for program in programs:
         program.must_finish(0)
+
+
+@pytest.mark.parametrize("point", ["lift-moved", "lift-mapped"])
+def test_d5_ordinary_stop_in_a_lift(fault_daemon, compiled, point):
+    """D5: the agent ends its lift without the daemon, and nothing is left to be put right. It stands still until
+    the daemon is gone, so that TERM comes in the middle."""
+    daemon = fault_daemon
+    other, program, agent = lifts.start_one(daemon, compiled, point)
+    daemon.stop()
+    assert lifts.stands(agent)
+    os.kill(agent, signal.SIGCONT)
+    daemon.start()
+    daemon.wait_state(program.pid, "merging")
+    assert program.agents() == [agent]
+    lifts.end(other, program)
+    assert (daemon.status("takeovers"), daemon.status("repairs")) == (1, 0)
