@@ -2,9 +2,9 @@
 /*
  * A program that leaves its memory, merged by then, in the way that it is told. usage: exec_or_exit
  *
- * Prints "ready ADDRESS BYTES"; takes a line, checks all its region, and does what the line says: "exit" ends it with
- * status 7; "exec" and "exec-bare" execute it anew, the latter as a program that is not merged. Then it prints "new",
- * takes a line and ends with status 7.
+ * Prints "ready ADDRESS BYTES"; takes a line, checks all its region, and does what the line says:
+ * "exit" ends it with status 7; "exec" and "exec-bare" execute it anew, the latter as a program
+ * that is not merged. Then it prints "new", takes a line and ends with status 7.
  */
 #include "loop.h"
 
