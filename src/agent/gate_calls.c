@@ -42,6 +42,7 @@
 #define SET_MASK 2 /* of rt_sigprocmask */
 #define ZERO_TRIES 20u /* of ten in the agent, as to un-merge */
 #define RELEASES 20u  /* times that a range is asked to be left alone: some thread was in the gate */
+#define PART_ROUNDS 4u /* times that the parts of one call are un-merged */
 #define MOVE_TRIES 4u   /* times that the pages of a move are un-merged */
 #define GIVE_BACKS 2u /* times that a call which lacks mappings is tried again */
 
@@ -319,6 +320,11 @@ static void unmerge_all(struct sp_gate_pass *pass, uint64_t addr, uint64_t end)
     sp_gate_note(addr, end);
 }
 
+static bool has_ours(uint64_t addr, uint64_t end)
+{
+    return end > addr && (sp_sitemap_any(addr, end) || sp_zeroed_any(addr, end));
+}
+
 /* A kernel without KSM does not know this advice; the agent follows it all the same (K1). msync
  * with MS_ASYNC does nothing but report holes, as madvise does. */
 static long advise_mergeable(struct sp_gate_pass *pass, const long *a, uint64_t addr, uint64_t end,
@@ -515,22 +521,21 @@ static bool is_word(long advice)
     return (int)advice == MADV_MERGEABLE || (int)advice == MADV_UNMERGEABLE;
 }
 
-/* All parts, and what lies between them, by one request: while another one is made for the next part, the last one could
- * be merged anew. */
+/* While one part is un-merged the gate is open, and another can be merged anew: then all are taken out again. This thread
+ * is inside when it looks, so what it finds is so until the call is made. */
 static void unmerge_parts(struct sp_gate_pass *pass, const struct iovec *part, uint64_t parts)
 {
-    uint64_t low = EVERYTHING, high = 0;
+    bool left = true;
 
-    for (uint64_t i = 0; i < parts; i++) {
-        uint64_t addr = (uint64_t)part[i].iov_base, end = range_end(addr, part[i].iov_len);
-
-        if (end == addr)
-            continue;
-        low = addr < low ? addr : low;
-        high = end > high ? end : high;
+    for (unsigned n = 0; n < PART_ROUNDS && left; n++) {
+        left = false;
+        for (uint64_t i = 0; i < parts; i++)
+            unmerge_all(pass, (uint64_t)part[i].iov_base,
+                        range_end((uint64_t)part[i].iov_base, part[i].iov_len));
+        for (uint64_t i = 0; i < parts && !left; i++)
+            left = has_ours((uint64_t)part[i].iov_base,
+                            range_end((uint64_t)part[i].iov_base, part[i].iov_len));
     }
-    if (high > low)
-        unmerge_all(pass, low, high);
 }
 
 /* The same words by process_madvise about the caller's own memory: what is refused is the kernel's to say. */

@@ -153,6 +153,24 @@ def test_k1_what_is_merged_while_other_parts_are_taken_out(fault_daemon, compile
     assert daemon.merged_pages(program, program.region()) == 0
 
 
+def test_k1_what_lies_between_parts_that_are_taken_out_stays_merged(daemon, compiled):
+    """process_madvise of two parts un-merges no more than them. Nothing is merged again meanwhile: that is switched off."""
+    need_ksm()
+    program, _ = [daemon.run(compiled("k1_inherit", "-DBY_PROCESS", "-DAPART"), "later", "self", 8, all=False)
+                  for _ in range(2)]
+    start, length = program.region("all")
+    daemon.wait_merged(program, (start, length), share=1)
+    daemon.set(run=0)
+    program.say()
+    said = program.line()
+    if said.startswith("skip "):
+        pytest.skip(said[5:])
+    at, length = int(said.split()[1], 16), int(said.split()[2])
+    part = length // 4
+    merged = [daemon.merged_pages(program, area) for area in ((at, part), (at + part, 2 * part), (at + 3 * part, part))]
+    assert merged == [0, 2 * part // 4096, 0]
+
+
 def test_k1_k15_what_is_merged_while_zeros_are_taken_out(fault_daemon, compiled):
     """It asks for its merged pages, then for its zeros; stopped in between, it has pages merged again."""
     need_ksm()

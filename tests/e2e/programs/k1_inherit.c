@@ -25,7 +25,11 @@
 static int take_out(char *at, size_t bytes)
 {
 #ifdef BY_PROCESS
+#ifdef APART
+    struct iovec part[2] = {{at, bytes / 4}, {at + 3 * (bytes / 4), bytes / 4}};
+#else
     struct iovec part[2] = {{at, bytes / 2}, {at + bytes / 2, bytes / 2}};
+#endif
     int pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
     long ret = syscall(SYS_process_madvise, pidfd, part, 2, MADV_UNMERGEABLE, 0);
 
@@ -34,7 +38,7 @@ static int take_out(char *at, size_t bytes)
         puts("skip this kernel's process_madvise is for others only");
         exit(0);
     }
-    return ret != (long)bytes;
+    return ret != (long)(part[0].iov_len + part[1].iov_len);
 #else
     return madvise(at, bytes, MADV_UNMERGEABLE);
 #endif
@@ -89,6 +93,11 @@ int main(int argc, char **argv)
         region += npages / 2 * PAGE;
         if (take_out(region, npages * PAGE))
             die("to take it out");
+#ifdef APART
+        printf("taken %p %zu\n", (void *)region, npages * PAGE);
+        fflush(stdout);
+        return has_line() ? 0 : 3;
+#endif
         return hold(region, npages, 1);
     }
     if (argc > 1 && !strcmp(argv[1], "anew")) {
