@@ -31,6 +31,7 @@ static void collect(struct sp_daemon *daemon, const struct pollfd *agent, bool l
 {
     struct sp_conn *conn;
 
+    listen = listen && sp_server_room(daemon);
     round->pfd[0] = agent ? *agent : (struct pollfd){.fd = -1};
     round->pfd[1] = (struct pollfd){.fd = listen ? daemon->listen_fd : -1, .events = POLLIN};
     round->n = 2;
@@ -45,16 +46,19 @@ static void collect(struct sp_daemon *daemon, const struct pollfd *agent, bool l
 }
 
 /* For a slice at most: the agent may have answered. Who had no turn comes first in the next round, for who
- * had one goes to the end of the list. New connections last: one may push out another. */
+ * had one goes to the end of the list. New connections last: one may push out another; and only when all that
+ * spoke were looked at, so that none of them is that (sp_server_room()). */
 static void serve(struct sp_daemon *daemon, struct round *round, bool *listen)
 {
     uint64_t end = sp_now_usecs() + SP_SLICE_USECS;
 
-    for (nfds_t i = 2; i < round->n && sp_now_usecs() < end; i++) {
+    for (nfds_t i = 2; i < round->n; i++) {
+        if (round->pfd[i].revents && sp_now_usecs() >= end)
+            return;
         if (round->pfd[i].revents)
             sp_conn_serve_reader(round->conn[i]);
     }
-    if (round->pfd[1].revents)
+    if (round->pfd[1].revents && sp_server_room(daemon))
         *listen = sp_server_accept(daemon);
 }
 

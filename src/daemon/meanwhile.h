@@ -7,7 +7,7 @@
  * looks at its connections itself, and serves those whose request changes nothing
  * (sp_control_only_reads()). All others are put off until the loop comes round: they might free, or
  * change, what is in the hands of whoever asks the agent. So are connections that hung up, and new
- * clients.
+ * clients; when a batch of those waits, nobody is accepted any more (sp_server_room()).
  *
  * What is read in the middle of an engine's call makes sense: the engine's counters add up whenever it
  * asks for something (ops.h), and the lists of clients and domains do not change while an agent is asked.

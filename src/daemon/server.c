@@ -324,11 +324,22 @@ static void conn_new(struct sp_daemon *daemon, int fd)
         conn_free(conn);
 }
 
+/* What waits for the event loop lies there unread, and nothing that is new may push it out (config.h). */
+unsigned sp_server_room(const struct sp_daemon *daemon)
+{
+    const struct sp_conn *conn;
+    unsigned room = ACCEPT_BATCH;
+
+    TAILQ_FOREACH(conn, &daemon->conns, link)
+        room -= room && conn->put_off && !conn->control;
+    return room;
+}
+
 bool sp_server_accept(struct sp_daemon *daemon)
 {
-    int i;
+    unsigned i, room = sp_server_room(daemon);
 
-    for (i = 0; i < ACCEPT_BATCH; i++) {
+    for (i = 0; i < room; i++) {
         int fd = accept4(daemon->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
         if (fd < 0)

@@ -55,7 +55,10 @@ void sp_server_close(struct sp_daemon *daemon);
  * the object. A connection that cannot be sent to ends at the next event. */
 void sp_conn_reply(struct sp_conn *conn, struct json_object *object);
 
-/* For meanwhile.h. Accepts some that wait; false: none. May push out others, which wait for no answer. */
+/* For meanwhile.h. How many more may be accepted, so that of those of which nothing was read yet none is pushed out
+ * that spoke. */
+unsigned sp_server_room(const struct sp_daemon *daemon);
+/* Accepts so many of those that wait; false: none. May push out others, which wait for no answer. */
 bool sp_server_accept(struct sp_daemon *daemon);
 /* What to poll for if the connection may be served while an agent is asked; 0: nothing. */
 short sp_conn_wants(const struct sp_conn *conn);

@@ -13,6 +13,8 @@ from lib import fake_agent as fa
 from lib.place import NotInTime, patient, wait_for
 
 AGENTS = 6  # chances, on a machine so slow that the daemon has given up an agent before it answers us
+CONNECTIONS = 540  # more than the daemon has places; it accepts some, the rest waits in the backlog
+WANT_UFFD = 14
 BASE = 0x100000000
 READS = [dict(op="status"), dict(op="ps"), dict(op="get", key="run"), dict(op="get", key="pages_shared"),
          dict(op="get", key="run", domain="u0"), dict(op="domains"), dict(op="process"), dict(op="self"),
@@ -129,3 +131,27 @@ def test_files_are_read_while_an_agent_is_waited_for(ksmfs, silent):
     else:
         raise NotInTime("the daemon has given up each agent before its files were read")
     assert read == ["1", "0", "0"]
+
+
+def is_answered(sock):
+    """It gets userfaultfd, or is refused; or else the connection ended."""
+    kind, _, _, fd = fa.receive(sock)
+    if fd is not None:
+        os.close(fd)
+    return kind is not None
+
+
+def test_who_waits_for_the_loop_is_not_pushed_out(daemon, silent):
+    """More connections than there are places, each of which has asked for something that is not answered
+    meanwhile: a later one does not push out an earlier one that was not heard."""
+    agents = silent(fa.SCAN)
+    agents.asked()
+    socks = []
+    for _ in range(CONNECTIONS):
+        socks.append(fa.connect(daemon.socket))
+        socks[-1].send(fa.packet(WANT_UFFD))
+    agents.kill()
+    heard = [is_answered(sock) for sock in socks]
+    for sock in socks:
+        sock.close()
+    assert heard.count(False) == 0
