@@ -45,21 +45,31 @@ static void collect(struct sp_daemon *daemon, const struct pollfd *agent, bool l
     }
 }
 
-/* For a slice at most: the agent may have answered. Who had no turn comes first in the next round, for who
- * had one goes to the end of the list. New connections last: one may push out another; and only when all that
- * spoke were looked at, so that none of them is that (sp_server_room()). */
-static void serve(struct sp_daemon *daemon, struct round *round, bool *listen)
+/* Until end at most: the agent may have answered. Who had no turn comes first in the next round, for who had one goes to
+ * the end of the list. False: some had none. */
+static bool serve(const struct round *round, uint64_t end)
 {
-    uint64_t end = sp_now_usecs() + SP_SLICE_USECS;
-
     for (nfds_t i = 2; i < round->n; i++) {
         if (round->pfd[i].revents && sp_now_usecs() >= end)
-            return;
+            return false;
         if (round->pfd[i].revents)
             sp_conn_serve_reader(round->conn[i]);
     }
-    if (round->pfd[1].revents && sp_server_room(daemon))
-        *listen = sp_server_accept(daemon);
+    return true;
+}
+
+/* New connections last: one may push out another; and only when all that spoke were looked at, so that none of them is
+ * that (sp_server_room()). What the new ones ask is answered at once if there is time. */
+static void serve_all(struct sp_daemon *daemon, struct round *round, bool *listen)
+{
+    uint64_t end = sp_now_usecs() + SP_SLICE_USECS;
+
+    if (!serve(round, end) || !round->pfd[1].revents || !sp_server_room(daemon))
+        return;
+    *listen = sp_server_accept(daemon);
+    collect(daemon, NULL, false, round);
+    if (poll(round->pfd, round->n, 0) > 0)
+        (void)serve(round, end);
 }
 
 /* Returns as poll() does for the agent's descriptor; 0 also when somebody was served. */
@@ -74,36 +84,41 @@ static int go_round(struct sp_daemon *daemon, struct pollfd *agent, int msecs, b
         agent->revents = round.pfd[0].revents;
         return 1;
     }
-    daemon->served_at = sp_now_usecs();
     if (n > 0)
-        serve(daemon, &round, listen);
+        serve_all(daemon, &round, listen);
+    daemon->served_at = sp_now_usecs();
     return n < 0 ? n : 0;
+}
+
+/* When readers have their turn. A slice of theirs is followed by as long a wait as the first had: however many ask, agents
+ * have most of the time. */
+static uint64_t due_at(const struct sp_daemon *daemon)
+{
+    uint64_t at = woke_at(daemon);
+
+    return (at > daemon->served_at ? at : daemon->served_at) + SP_AWAY_USECS;
 }
 
 int sp_meanwhile_poll(struct sp_daemon *daemon, struct pollfd *agent, uint64_t deadline)
 {
-    uint64_t due = woke_at(daemon) + SP_AWAY_USECS;
     bool listen = true;
+    uint64_t due;
     int n;
 
-    if (daemon->serving)
-        return poll(agent, 1, msecs_until(deadline));
-    if (sp_now_usecs() < due) {
-        n = poll(agent, 1, msecs_until(deadline < due ? deadline : due));
-        if (n)
-            return n;
-    }
-    do
-        n = go_round(daemon, agent, msecs_until(deadline), &listen);
-    while (n == 0 && sp_now_usecs() < deadline);
+    do {
+        due = daemon->serving ? deadline : due_at(daemon);
+        if (due >= deadline || sp_now_usecs() < due)
+            n = poll(agent, 1, msecs_until(due < deadline ? due : deadline));
+        else
+            n = go_round(daemon, agent, msecs_until(deadline), &listen);
+    } while (n == 0 && sp_now_usecs() < deadline);
     return n;
 }
 
 void sp_meanwhile_serve(struct sp_daemon *daemon)
 {
-    uint64_t now = sp_now_usecs();
     bool listen = true;
 
-    if (!daemon->serving && now >= daemon->served_at + SP_AWAY_USECS && now >= woke_at(daemon) + SP_AWAY_USECS)
+    if (!daemon->serving && sp_now_usecs() >= due_at(daemon))
         (void)go_round(daemon, NULL, 0, &listen);
 }

@@ -4,8 +4,8 @@
  *
  * The daemon has one thread, and an agent that is stopped, or hangs, keeps it for SP_ANSWER_MSECS; one
  * go of the event loop may ask many of them. So when it has been away from the loop for SP_AWAY_USECS it
- * looks at its connections itself, and serves those whose request changes nothing
- * (sp_control_only_reads()). All others are put off until the loop comes round: they might free, or
+ * looks at its connections itself, for a slice (SP_SLICE_USECS) and again after as long a wait, and serves those whose
+ * request changes nothing (sp_control_only_reads()). All others are put off until the loop comes round: they might free, or
  * change, what is in the hands of whoever asks the agent. So are connections that hung up, and new
  * clients; when a batch of those waits, nobody is accepted any more (sp_server_room()).
  *
