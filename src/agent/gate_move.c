@@ -105,17 +105,16 @@ static uint64_t next_piece(uint64_t from, uint64_t length, uint64_t last)
     return piece;
 }
 
-/* A place that was left, and is to be come back to or unmapped. False: another thread's memory is there by now, which
- * the kernel's call for all would not have let in, or there is no mapping left. */
-static bool keep_place(uint64_t at, uint64_t length)
+/* A place that was left, and is to be come back to: 0, or a negative errno; -EEXIST: another thread's memory is
+ * there by now. */
+static long keep_place(uint64_t at, uint64_t length)
 {
     long ret = sp_sys(__NR_mmap, at, length, PROT_NONE, KEEP, -1, 0);
 
-    if (ret == (long)at)
-        return true;
-    if (!sp_is_err(ret)) /* a kernel that takes the address for a hint */
-        sp_sys(__NR_munmap, ret, length);
-    return false;
+    if (sp_is_err(ret) || ret == (long)at)
+        return sp_is_err(ret) ? ret : 0;
+    sp_sys(__NR_munmap, ret, length); /* a kernel that takes the address for a hint */
+    return -EEXIST;
 }
 
 struct progress {
@@ -123,19 +122,18 @@ struct progress {
     uint64_t kept; /* and so much of where it was is kept: all of it but where another thread came between */
 };
 
-/* With DONTUNMAP it is still mapped. Else, if that takes the last mapping, there is to be no next piece. */
-static long keep_piece(uint64_t at, uint64_t length, long flags, struct spare *spare, uint64_t *kept)
+/* With DONTUNMAP it is still mapped. Else, if that takes the last mapping, the spare ones go, and there is no next
+ * piece. What cannot be kept for another reason (another's memory is there, too much would be locked) is not come
+ * back to. */
+static bool keep_piece(uint64_t at, uint64_t length, long flags, struct spare *spare)
 {
-    long ret = 0;
+    long ret = flags ? 0 : keep_place(at, length);
 
-    if (!flags && !keep_place(at, length)) {
+    if (ret == -ENOMEM) {
         drop_spare(spare);
-        ret = -ENOMEM;
-        if (!keep_place(at, length))
-            return 0;
+        ret = keep_place(at, length);
     }
-    *kept += length;
-    return ret;
+    return ret == 0;
 }
 
 /* Never by copying the bytes: the pages themselves may lie in a pipe (gate_splice.c), or be pinned. */
@@ -150,16 +148,13 @@ static long move_pieces(uint64_t from, uint64_t length, uint64_t to, long flags,
         piece = next_piece(from + p->done, length - p->done, piece);
         if (spare && !spare->at && piece < length)
             ret = keep_spare(spare);
-        if (!ret)
+        if (ret != -ENOMEM)
             ret = sp_sys(__NR_mremap, from + p->done, piece, piece, MOVE | flags, to + p->done);
         if (sp_is_err(ret))
             return ret;
-        ret = 0;
-        if (spare && piece < length && p->kept == p->done)
-            ret = keep_piece(from + p->done, piece, flags, spare, &p->kept);
+        if (spare && piece < length && p->kept == p->done && keep_piece(from + p->done, piece, flags, spare))
+            p->kept += piece;
         p->done += piece;
-        if (ret)
-            return ret;
     }
     return 0;
 }

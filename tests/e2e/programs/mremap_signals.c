@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * mremap_signals OWN: memory of which every third page is this process' own, so that merging makes many
- * mappings of it, advised with MADV_MERGEABLE; a thread sends signals to who moves it, all the time.
+ * mappings of it, advised with MADV_MERGEABLE; a thread sends signals to who moves it, all the time, and another maps
+ * memory, which may lie where some of it was, and looks whether that stays its own.
  *
  * Prints "ready ADDRESS BYTES". Then a line of stdin each:
  *   fork           a child gets a copy of the memory, and keeps it
@@ -47,6 +48,26 @@ static void *send(void *unused)
     while (!stop) {
         pthread_kill(mover, SIGUSR1);
         usleep(GAP_US);
+    }
+    return unused;
+}
+
+static void *map(void *unused)
+{
+    for (uint64_t n = 1; !stop; n++) {
+        size_t bytes = n % 8 ? PAGE : 16 * PAGE;
+        uint64_t *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+        if (p == MAP_FAILED)
+            continue;
+        *p = n;
+        if (n % 64 == 0)
+            usleep(10);
+        if (*p != n) {
+            fprintf(stderr, "WRONG BYTES in what another thread mapped\n");
+            exit(1);
+        }
+        munmap(p, bytes);
     }
     return unused;
 }
@@ -129,10 +150,10 @@ static char *move(char *area, const char *kind, unsigned rounds)
                            : !strcmp(kind, "both")      ? move_both
                            : !strcmp(kind, "dontunmap") ? move_dontunmap
                                                         : move_grow;
-    pthread_t thread;
+    pthread_t sends, maps;
 
     stop = 0;
-    if (pthread_create(&thread, NULL, send, NULL))
+    if (pthread_create(&sends, NULL, send, NULL) || pthread_create(&maps, NULL, map, NULL))
         fail("pthread_create");
     for (unsigned i = 0; i < rounds; i++) {
         area = how(area);
@@ -141,7 +162,8 @@ static char *move(char *area, const char *kind, unsigned rounds)
         check(area, kind);
     }
     stop = 1;
-    pthread_join(thread, NULL);
+    pthread_join(sends, NULL);
+    pthread_join(maps, NULL);
     return area;
 }
 
