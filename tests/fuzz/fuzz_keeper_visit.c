@@ -39,7 +39,8 @@ static void on_state(void *arg, const void *data, size_t size)
     memcpy(last, data, size);
 }
 
-static void put_answer(int peer, uint8_t options, const uint8_t *bytes, size_t size)
+/* False: more than the socket takes while nobody reads. */
+static bool put_answer(int peer, uint8_t options, const uint8_t *bytes, size_t size)
 {
     static struct sp_keeper_msg msg;
     static const uint16_t type[] = {SP_KEEPER_GET, SP_KEEPER_PUT_CLIENT, SP_KEEPER_PUT_POOL,
@@ -47,7 +48,7 @@ static void put_answer(int peer, uint8_t options, const uint8_t *bytes, size_t s
     static const size_t right[] = {0, sizeof(struct sp_keeper_client),
                                    sizeof(struct sp_pool_record), SP_KEEPER_STATE_MAX};
     unsigned kind = options & 3, nfds = options >> 4 & 7;
-    int fd[SP_KEEPER_FDS] = {held, held, held, held};
+    int fd[SP_KEEPER_FDS] = {held, held, held, held}, ret;
 
     if (nfds > SP_KEEPER_FDS)
         nfds = SP_KEEPER_FDS;
@@ -58,10 +59,15 @@ static void put_answer(int peer, uint8_t options, const uint8_t *bytes, size_t s
                                  .status = options & 0x80 ? -1 : 0,
                                  .length = (uint32_t)(options & 4 ? right[kind] : size)};
     memcpy(msg.body, bytes, size);
-    if (options & 8) /* no header of ours */
-        expect(send(peer, bytes, size, MSG_NOSIGNAL) == (ssize_t)size);
-    else
-        expect(sp_keeper_msg_send(peer, &msg, fd) == 0);
+    if (options & 8) { /* no header of ours */
+        ssize_t n = send(peer, bytes, size, MSG_NOSIGNAL);
+
+        expect(n == (ssize_t)size || (n < 0 && errno == EAGAIN));
+        return n >= 0;
+    }
+    ret = sp_keeper_msg_send(peer, &msg, fd);
+    expect(ret == 0 || ret == -EAGAIN);
+    return ret == 0;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -75,13 +81,15 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
         held = eventfd(0, EFD_CLOEXEC);
     before = open_descriptors();
     expect(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) == 0);
+    expect(fcntl(pair[1], F_SETFL, O_NONBLOCK) == 0);
     keeper.fd = pair[0];
     for (int i = 0; i < PACKETS && size >= 3; i++) {
         size_t length = (size_t)data[1] | (size_t)(data[2] & 0x1f) << 8;
 
         if (length > size - 3)
             length = size - 3;
-        put_answer(pair[1], data[0], data + 3, length);
+        if (!put_answer(pair[1], data[0], data + 3, length))
+            break;
         data += 3 + length;
         size -= 3 + length;
     }
