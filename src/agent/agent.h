@@ -61,7 +61,7 @@ struct sp_agent {
     uint64_t arena, arena_end; /* everything below lives in one reservation of our own */
     uint64_t staging;          /* SP_LIFT_PAGES pages, registered MISSING */
     uint64_t track_area, seed_area;
-    uint64_t stack_top, helper_stack_top;
+    uint64_t stack_top, helper_stack_top, aside_stack_top;
     sp_hash_fn hash;
 
     /* This process'. */

@@ -40,7 +40,7 @@ int sp_setup_arena(void)
 {
     uint64_t page = sp_agent.page_size, lists = 2 * SP_AGENT_RANGES * sizeof(struct sp_range);
     uint64_t track = (sp_track_bytes() + page - 1) & ~(page - 1);
-    uint64_t bytes = page * (SP_LIFT_PAGES + 2 + 2 * STACK_PAGES + 4) + lists + track + sp_seed_bytes();
+    uint64_t bytes = page * (SP_LIFT_PAGES + 2 + 3 * STACK_PAGES + 4) + lists + track + sp_seed_bytes();
     uint64_t at;
     long ret = sp_sys(__NR_mmap, 0, bytes, 3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
@@ -55,6 +55,7 @@ int sp_setup_arena(void)
     /* A page of its own on each side keeps the registrations apart. */
     sp_gate.wait_page = (volatile uint32_t *)(at + page);
     at += 3 * page;
+    sp_agent.aside_stack_top = at += page * STACK_PAGES;
     sp_agent.helper_stack_top = at += page * STACK_PAGES;
     sp_agent.stack_top = at += page * STACK_PAGES;
     sp_agent.range = (struct sp_range *)(at += page);

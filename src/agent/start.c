@@ -13,6 +13,7 @@
 
 #include "agent.h"
 #include "attributes.h"
+#include "clone.h"
 #include "gate.h"
 #include "gate_inside.h"
 #include "linked.h"
@@ -38,47 +39,16 @@ struct sp_agent sp_agent = {.sock = -1, .uffd = -1, .uffd_sync = -1, .pagemap = 
 struct start {
     bool forked;
     bool adopts; /* the program is given the orphans among its descendants as children */
-    long agent;
+    bool untold; /* who makes the agent ends with SIGCHLD */
+    long helper, agent;
     uint32_t spawned; /* a futex: the agent is confined, or ends */
 };
 
 static struct start start;
 
-/* clone(2) with CLONE_VM onto a stack of its own; fn never returns. tid: for the flags that name it. */
-#if defined(__x86_64__)
-static long clone_vm(unsigned long flags, uint64_t stack, uint32_t *tid, void (*fn)(void))
+static void agent_entry(void *arg)
 {
-    long ret;
-
-    __asm__ volatile("mov %[stack], %%rsi\n\t"
-                     "mov %[tid], %%rdx\n\t"
-                     "mov %[tid], %%r10\n\t"
-                     "mov %[fn], %%r9\n\t"
-                     "xor %%r8d, %%r8d\n\t"
-                     "syscall\n\t"
-                     "test %%rax, %%rax\n\t"
-                     "jnz 1f\n\t"
-                     "xor %%ebp, %%ebp\n\t"
-                     "and $-16, %%rsp\n\t"
-                     "call *%%r9\n\t"
-                     "hlt\n\t"
-                     "1:"
-                     : "=a"(ret)
-                     : "a"(__NR_clone), "D"(flags), [stack] "r"(stack), [tid] "r"(tid),
-                       [fn] "r"(fn)
-                     : "rsi", "rdx", "r10", "r8", "r9", "rcx", "r11", "memory");
-    return ret;
-}
-#else
-static long clone_vm(unsigned long flags, uint64_t stack, uint32_t *tid, void (*fn)(void))
-{
-    (void)flags, (void)stack, (void)tid, (void)fn;
-    return -38;
-}
-#endif
-
-static void agent_entry(void)
-{
+    (void)arg;
     sp_fault_point("agent-born");
     sp_agent_main(start.forked);
 }
@@ -99,46 +69,79 @@ void sp_agent_spawned(void)
     sp_sys(__NR_futex, &start.spawned, FUTEX_WAKE_PRIVATE_OP, 1);
 }
 
+/* A forked child has none of our descriptors yet. */
+static void leave_files(void)
+{
+    if (start.forked)
+        sp_sys(__NR_close_range, 0, ~0u, 0);
+    else
+        sp_close_others();
+    sp_sys(__NR_chdir, "/");
+}
+
 /*
  * Between the program and the agent: so that the agent is nobody's child in the program (no zombie
  * of ours is ever left to it), it is made by a process that ends at once. A program that is given all
  * orphans would have it for an ordinary child then, and wait() for ever: there it is this process' brother,
  * a child that tells of its end by no signal, which only who asks for such (__WALL) is told of.
  */
-static void helper_entry(void)
+static void helper_entry(void *apart)
 {
     unsigned long brother = start.adopts ? CLONE_PARENT : 0;
 
-    /* The program's pipes, sockets and locks must end when it closes them, or is killed while we come to be.
-     * The program waits for this process, so when its fork returns nothing of ours holds them any more. A forked
-     * child has none of ours yet. */
-    if (start.forked)
-        sp_sys(__NR_close_range, 0, ~0u, 0);
-    else
-        sp_close_others();
-    sp_sys(__NR_chdir, "/");
-    start.agent = clone_vm(CLONE_VM | CLONE_UNTRACED | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | brother,
-                           sp_agent.stack_top, &sp_gate_agent_tid, agent_entry);
+    sp_fault_point("helper-born");
+    if (!apart)
+        leave_files();
+    start.agent = sp_clone_vm(CLONE_VM | CLONE_UNTRACED | CLONE_PARENT_SETTID | CLONE_CHILD_CLEARTID | brother,
+                              sp_agent.stack_top, &sp_gate_agent_tid, agent_entry, NULL);
     if (!sp_is_err(start.agent))
         wait_spawned();
     sp_sys(__NR_exit, 0);
 }
 
-/* The process between program and agent: makes the agent, and is gone when this returns. */
-static int run_helper(void)
+/* Has the process between program and agent made, and waits until it is gone. */
+static void make_helper(bool *apart)
 {
-    /* The agent would end with the same signal where it is this process' brother. */
-    bool untold = !start.adopts && sp_untold_begin(start.forked);
-    long pid = clone_vm(CLONE_VM | CLONE_VFORK | CLONE_UNTRACED | (untold ? SIGCHLD : 0),
-                        sp_agent.helper_stack_top, NULL, helper_entry);
     int status;
 
-    while (!sp_is_err(pid) && sp_sys(__NR_wait4, pid, &status, WALL, 0) == -EINTR)
+    start.helper = sp_clone_vm(CLONE_VM | CLONE_VFORK | CLONE_UNTRACED | (start.untold ? SIGCHLD : 0),
+                               sp_agent.helper_stack_top, NULL, helper_entry, apart);
+    while (!sp_is_err(start.helper) && sp_sys(__NR_wait4, start.helper, &status, WALL, 0) == -EINTR)
         ;
-    if (untold)
+}
+
+static void make_helper_apart(void *arg)
+{
+    bool apart = true;
+
+    (void)arg;
+    sp_fault_point("aside-born");
+    leave_files();
+    make_helper(&apart);
+}
+
+/*
+ * The program may be killed at any time, and who then waits for its end is to find its pipes, sockets and locks
+ * ended: so a thread, which ends with it, gives up the copies of its descriptors before a process is made. Where
+ * there can be no thread (too many processes) that process gives them up itself: a moment longer they may outlive
+ * the program. -EINVAL: the program's children are to be in another namespace of processes than it is, the first of
+ * them as its first process, with which it ends. That is not to be one of ours.
+ */
+static int run_helper(void)
+{
+    long ret;
+
+    /* The agent would end with the same signal where it is that process' brother. */
+    start.untold = !start.adopts && sp_untold_begin(start.forked);
+    ret = sp_aside(make_helper_apart, NULL, sp_agent.aside_stack_top);
+    if (ret == -EINVAL)
+        start.helper = ret;
+    else if (ret)
+        make_helper(NULL);
+    if (start.untold)
         sp_untold_end();
-    if (sp_is_err(pid))
-        return (int)pid;
+    if (sp_is_err(start.helper))
+        return (int)start.helper;
     return start.agent < 0 ? (int)start.agent : 0;
 }
 
@@ -505,6 +508,7 @@ __attribute__((constructor, used)) static void sp_start(int argc, char **argv, c
     static char why[300];
     struct rlimit64 limit;
     bool failed;
+    int spawned;
 
     if (!is_glibc()) {
         sp_sys(__NR_prctl, PR_GET_NAME, sp_agent.comm);
@@ -545,9 +549,12 @@ __attribute__((constructor, used)) static void sp_start(int argc, char **argv, c
         return;
     }
     start.adopts = is_reaper();
-    if (sp_agent_spawn()) {
+    spawned = sp_agent_spawn();
+    if (spawned) {
         undo();
-        say_why("its agent could not be started (too many processes?)");
+        say_why(spawned == -EINVAL ? "its children are to be in another namespace of processes (unshare --pid); start it as "
+                                     "a child of what made that (unshare --pid --fork)"
+                                   : "its agent could not be started (too many processes?)");
         return;
     }
     close_programs_copies();

@@ -50,6 +50,25 @@ def test_no_permission_for_userfaultfd(make_daemon, compiled):
     must_say_why_and_exit_7(daemon.run(program_path, 0.5))
 
 
+IN_NAMESPACE = """
+import os, sys
+child = os.fork()
+if not child:
+    print(os.getpid(), flush=True)
+    os._exit(0)
+print(os.waitpid(child, 0)[1], flush=True)
+"""
+
+
+def test_children_in_another_namespace_of_processes(daemon):
+    """The first process there, which all others end with, is the program's own child, not one of ours."""
+    place.need_root()
+    program = daemon.run("unshare", "--pid", "/usr/bin/python3", "-c", IN_NAMESPACE)
+    assert [program.line(), program.line()] == ["1", "0"], program.stderr()
+    program.must_finish(0)
+    assert len(program.samepage_lines()) == 1 and "namespace of processes" in program.stderr(), program.stderr()
+
+
 def test_no_place_for_the_socket(make_daemon, compiled):
     """No daemon runs, and none can be started because its socket's folder cannot be written."""
     daemon = make_daemon()
