@@ -8,6 +8,7 @@
  * gate_close.c  the agent's side
  * gate_calls.c  one gated call: which rule holds for which number
  * gate_merged.c the same calls on merged pages (X)
+ * gate_alone.c  rights taken from them, and dropping, where no agent is (D2)
  * gate_mremap.c mremap of what is many mappings by our doing (X)
  * gate_move.c   moving what is many mappings by our doing
  * gate_replace.c un-merging of what only the program can replace (X)
@@ -170,7 +171,7 @@ static inline bool sp_gate_page_aligned(uint64_t addr)
 }
 
 /*
- * gate_merged.c, gate_mremap.c, gate_replace.c: all inside the gate, [addr, end) page aligned and not empty.
+ * gate_merged.c, gate_alone.c, gate_mremap.c, gate_replace.c: all inside the gate, [addr, end) page aligned and not empty.
  */
 /* madvise on a range with merged pages, but for what is native there. */
 long sp_merged_madvise(struct sp_gate_pass *pass, const long *a, uint64_t addr, uint64_t end);
@@ -178,6 +179,14 @@ long sp_merged_madvise(struct sp_gate_pass *pass, const long *a, uint64_t addr, 
  * stay readable and writable, and nothing else. */
 void sp_merged_before_protect(struct sp_gate_pass *pass, long nr, const long *a, uint64_t addr,
                               uint64_t end);
+/* New anonymous memory, advised as what was merged is: its address, or a negative errno. */
+long sp_gate_map_anonymous(uint64_t addr, uint64_t length, int flags);
+/* gate_alone.c: without an agent, before the program takes the right to write from [addr, end), which is to have
+ * prot: frames there become anonymous memory, if that can be. */
+void sp_alone_freeze(uint64_t addr, uint64_t end, long prot);
+/* Without an agent: zeros in [start, stop), all merged, which the program may not write; others may see a frame before.
+ * False: it cannot be done. */
+bool sp_alone_zero(uint64_t start, uint64_t stop);
 /* mremap of a range with merged pages, or of one that is many mappings by our doing. */
 long sp_merged_mremap(struct sp_gate_pass *pass, const long *a, uint64_t addr, uint64_t end);
 /* Asks for the merged pages of the range to be un-merged, a few times if new ones are merged

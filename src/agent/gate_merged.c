@@ -43,7 +43,7 @@ static long native(long nr, const long *a)
 }
 
 /* What was merged because the program advised it stays advised. */
-static long map_anonymous(uint64_t addr, uint64_t length, int flags)
+long sp_gate_map_anonymous(uint64_t addr, uint64_t length, int flags)
 {
     return sp_map_with(addr, length, flags,
                        sp_gate.attributes | SP_RANGE_RW |
@@ -121,7 +121,7 @@ static void drop_unmerged(uint64_t addr, uint64_t end)
 /* A new mapping: who reads finds the old bytes, then zeros; the frames are free. */
 static bool map_anew(uint64_t start, uint64_t stop)
 {
-    if (sp_is_err(map_anonymous(start, stop - start, MAP_FIXED)))
+    if (sp_is_err(sp_gate_map_anonymous(start, stop - start, MAP_FIXED)))
         return false;
     sp_sitemap_clear(start, stop);
     return true;
@@ -179,9 +179,12 @@ static bool zeroed_by_agent(struct sp_gate_pass *pass, uint64_t addr, uint64_t e
 static void zero_in_place(struct sp_gate_pass *pass, uint64_t start, uint64_t stop)
 {
     if (may_write(start, stop)) {
+        if (agent_state() == SP_GATE_NO_AGENT) /* a pipe may have pages that were written, and keeps their bytes */
+            sp_sys(__NR_madvise, start, stop - start, MADV_DONTNEED_LOCKED);
         memset((void *)start, 0, stop - start);
     } else if (agent_state() != SP_GATE_FILTERED) {
-        if (sp_gate_ask(pass, SP_GATE_ZERO, start, stop) != 0)
+        if (sp_gate_ask(pass, SP_GATE_ZERO, start, stop) != 0 &&
+            (agent_state() != SP_GATE_NO_AGENT || !sp_alone_zero(start, stop)))
             sp_sys(__NR_madvise, start, stop - start, MADV_DONTNEED_LOCKED);
         drop_unmerged(start, stop);
         sp_gate_note(start, stop);
@@ -385,44 +388,13 @@ long sp_merged_madvise(struct sp_gate_pass *pass, const long *a, uint64_t addr, 
     }
 }
 
-/*
- * Without an agent: [start, stop), merged and being made unwritable, becomes anonymous memory with
- * the same bytes. Nobody may write it from here on, so this thread can copy; moving the copy over
- * the old pages is one step of the kernel's. What fails leaves the run merged, which only matters
- * if it is later dropped.
- */
-static void freeze_run(uint64_t start, uint64_t stop, long prot)
-{
-    long copy = map_anonymous(0, stop - start, 0);
-
-    if (sp_is_err(copy))
-        return;
-    if (sp_sys(__NR_mprotect, start, stop - start, PROT_READ) != 0)
-        goto unmap;
-    memcpy((void *)copy, (const void *)start, stop - start);
-    if (sp_sys(__NR_mprotect, copy, stop - start, prot) != 0)
-        goto unmap;
-    if (sp_move_over((uint64_t)copy, stop - start, start, MREMAP_MAYMOVE | MREMAP_FIXED,
-                     sp_gate.advised_only || sp_gate.advise_all))
-        goto unmap;
-    sp_sitemap_clear(start, stop);
-    return;
-unmap:
-    sp_sys(__NR_munmap, copy, stop - start);
-}
-
 void sp_merged_before_protect(struct sp_gate_pass *pass, long nr, const long *a, uint64_t addr,
                               uint64_t end)
 {
-    uint64_t start, stop, at = addr;
-
     if (nr == __NR_mprotect && a[2] == READ_WRITE)
         return;
     sp_merged_unmerge(pass, SP_GATE_UNMERGE, addr, end);
-    while (agent_state() == SP_GATE_NO_AGENT && !(a[2] & ~(PROT_READ | PROT_EXEC)) &&
-           sp_sitemap_next(at, end, &start, &stop)) {
-        freeze_run(start, stop, a[2]);
-        at = stop;
-    }
+    if (agent_state() == SP_GATE_NO_AGENT && !(a[2] & ~(PROT_READ | PROT_EXEC)))
+        sp_alone_freeze(addr, end, a[2]);
     sites_may_differ(addr, end);
 }

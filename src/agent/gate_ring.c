@@ -66,16 +66,30 @@ static bool own_parts(struct sp_gate_pass *pass, const struct iovec *part, uint6
     return all;
 }
 
+/* Without an agent they stay where they are, and only what has them noted knows that they are held (gate_alone.c). */
+static void note_parts(const struct iovec *part, uint64_t parts)
+{
+    uint64_t left, start, stop;
+
+    for (uint64_t i = 0; i < parts; i++) {
+        left = MAX_PART;
+        if (sp_gate_next_part(&part[i], &left, &start, &stop) && sp_sitemap_any(start, stop))
+            sp_spliced_add(start, stop);
+    }
+}
+
 bool sp_gate_ring_register(struct sp_gate_pass *pass, const long *a, long *ret)
 {
     uint64_t vector, parts;
 
-    if (sp_load(&sp_gate.agent) != SP_GATE_AGENT || !sp_sitemap_pages() ||
-        !find_vector(a, &vector, &parts))
+    if (sp_load(&sp_gate.agent) == SP_GATE_FILTERED || !sp_sitemap_pages() || !find_vector(a, &vector, &parts))
         return false;
     sp_gate_enter(pass);
-    for (unsigned n = 0; n < ROUNDS && !own_parts(pass, (const struct iovec *)vector, parts); n++)
+    for (unsigned n = 0; n < ROUNDS && sp_load(&sp_gate.agent) == SP_GATE_AGENT &&
+                         !own_parts(pass, (const struct iovec *)vector, parts);
+         n++)
         ;
+    note_parts((const struct iovec *)vector, parts);
     *ret = sp_sys(__NR_io_uring_register, a[0], a[1], a[2], a[3]);
     sp_gate_leave(pass);
     return true;

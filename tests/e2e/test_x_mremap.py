@@ -67,10 +67,7 @@ def test_x_mremap_without_agent(daemon, kind):
     areas = [program.region() for program in programs]
     for program, area in zip(programs, areas):
         daemon.wait_merged(program, area, 0.8)
-    daemon.kill()
-    for agent in programs[0].agents():
-        os.kill(agent, signal.SIGKILL)
-    wait_for("its agent lives", lambda: not programs[0].agents())
+    daemon.kill_with_agents(programs[0])
     for program in programs:
         program.say()
         said = program.line()
@@ -106,10 +103,7 @@ def test_x_mremap_of_a_file_that_is_shared(daemon, agent):
     for program, area in zip(programs, areas):
         daemon.wait_merged(program, area, 0.8)
     if not agent:
-        daemon.kill()
-        for process in programs[0].agents():
-            os.kill(process, signal.SIGKILL)
-        wait_for("its agent lives", lambda: not programs[0].agents())
+        daemon.kill_with_agents(programs[0])
     programs[0].say()
     assert programs[0].line() == "True"
 
@@ -190,10 +184,7 @@ def test_x_mremap_where_mappings_are_short(daemon, compiled, kind, agent):
     for program, area in zip(programs, areas):
         daemon.wait_merged(program, area, 0.6)
     if not agent:
-        daemon.kill()
-        for process in programs[0].agents():
-            os.kill(process, signal.SIGKILL)
-        wait_for("its agent lives", lambda: not programs[0].agents())
+        daemon.kill_with_agents(programs[0])
     told = []
     for left in (2000, 200, 40, 20, 10, 6, 4, 2, 0):
         programs[0].say(f"short {kind} {left}")

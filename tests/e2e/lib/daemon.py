@@ -68,6 +68,13 @@ class Daemon:
         self.popen.kill()
         self.popen.wait()
 
+    def kill_with_agents(self, program):
+        """D3: the daemon, then all agents of a program, which nothing merges or un-merges any more."""
+        self.kill()
+        for agent in program.agents():
+            os.kill(agent, signal.SIGKILL)
+        wait_for("its agent lives", lambda: not program.agents())
+
     def stop(self):
         """An ordinary stop (D5): exit status 0."""
         self.popen.terminate()

@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * What the gate does to merged pages where no agent is (D2): rights that the program takes from them, and what it
+ * drops of those that it may not write.
+ *
+ * Some of a site's pages are the program's own: written since the merge, or made its own by what refers to them, a
+ * ring, a pipe, a read on its way. Those must stay the pages that they are; so they stay in their mapping of the
+ * pool. Which ones they are only /proc tells, so it is read by a thread that has descriptors of its own
+ * (sp_aside()). Where it cannot be read all pages count as frames but those that the gate knows to be held.
+ */
+#include <linux/mman.h>
+
+#include "attributes.h"
+#include "clone.h"
+#include "gate_inside.h"
+#include "kernel.h"
+#include "mem.h"
+#include "sitemap.h"
+#include "sys.h"
+
+#define AT_CWD  (-100)
+#define O_WRITE 01
+#define ZEROS   4096u
+
+static const uint8_t zeros[ZEROS];
+
+/* In a thread of sp_aside(): one of the program's own files, and nothing else is open. */
+static long open_own(const char *path, int flags)
+{
+    sp_sys(__NR_close_range, 0, ~0u, 0);
+    return sp_sys(__NR_openat, AT_CWD, path, flags);
+}
+
+struct freeze {
+    uint64_t addr, end;
+    long prot;
+    long pagemap; /* or a negative errno */
+};
+
+/* The first page at or after `at` that is the program's own, and where such pages end; `end` if there is none. */
+static uint64_t next_own(const struct freeze *f, uint64_t at, uint64_t end, uint64_t *stop)
+{
+    struct sp_page_region own = {.start = end, .end = end};
+    struct sp_pm_scan_arg arg = {
+        .size = sizeof(arg), .start = at, .end = end, .vec = (uintptr_t)&own, .vec_len = 1,
+        .category_inverted = SP_PAGE_FILE, .category_mask = SP_PAGE_FILE,
+        .category_anyof_mask = SP_PAGE_PRESENT | SP_PAGE_SWAPPED, .return_mask = SP_PAGE_PRESENT};
+
+    *stop = end;
+    if (!sp_is_err(f->pagemap) && !sp_is_err(sp_sys(__NR_ioctl, f->pagemap, SP_PAGEMAP_SCAN, &arg))) {
+        *stop = own.end;
+        return own.start;
+    }
+    while (at < end && !sp_spliced_any(at, at + sp_gate.page_size))
+        at += sp_gate.page_size;
+    if (at < end)
+        *stop = at + sp_gate.page_size;
+    return at;
+}
+
+/* Anonymous memory with the same bytes in place of frames that nobody may write any more. The move is one step of the
+ * kernel's. What fails leaves them merged, which only matters if they are later dropped. */
+static void copy_frames(uint64_t start, uint64_t stop, long prot)
+{
+    long copy;
+
+    if (start >= stop)
+        return;
+    copy = sp_gate_map_anonymous(0, stop - start, 0);
+    if (sp_is_err(copy))
+        return;
+    memcpy((void *)copy, (const void *)start, stop - start);
+    if (sp_sys(__NR_mprotect, copy, stop - start, prot) != 0 ||
+        sp_move_over((uint64_t)copy, stop - start, start, MREMAP_MAYMOVE | MREMAP_FIXED,
+                     sp_gate.advised_only || sp_gate.advise_all)) {
+        sp_sys(__NR_munmap, copy, stop - start);
+        return;
+    }
+    sp_sitemap_clear(start, stop);
+}
+
+static void freeze_run(const struct freeze *f, uint64_t start, uint64_t stop)
+{
+    if (sp_sys(__NR_mprotect, start, stop - start, PROT_READ) != 0)
+        return;
+    for (uint64_t at = start; at < stop;) {
+        uint64_t after, own = next_own(f, at, stop, &after);
+
+        copy_frames(at, own, f->prot);
+        at = after;
+    }
+}
+
+static void freeze_all(struct freeze *f)
+{
+    uint64_t start, stop;
+
+    for (uint64_t at = f->addr; sp_sitemap_next(at, f->end, &start, &stop); at = stop)
+        freeze_run(f, start, stop);
+}
+
+static void freeze_aside(void *arg)
+{
+    struct freeze *f = arg;
+
+    f->pagemap = open_own("/proc/self/pagemap", 0);
+    freeze_all(f);
+}
+
+void sp_alone_freeze(uint64_t addr, uint64_t end, long prot)
+{
+    struct freeze f = {addr, end, prot, -EBADF};
+
+    if (sp_sitemap_any(addr, end) && sp_aside(freeze_aside, &f, 0))
+        freeze_all(&f);
+}
+
+struct clear {
+    uint64_t start, stop;
+    bool done;
+};
+
+/* As a debugger writes, whatever the protection. */
+static void clear_aside(void *arg)
+{
+    struct clear *c = arg;
+    long mem = open_own("/proc/self/mem", O_WRITE);
+
+    if (sp_is_err(mem))
+        return;
+    /* What refers to a page that was the program's own keeps its bytes. */
+    sp_sys(__NR_madvise, c->start, c->stop - c->start, SP_MADV_DONTNEED_LOCKED);
+    c->done = true;
+    for (uint64_t at = c->start; c->done && at < c->stop; at += ZEROS)
+        c->done = sp_sys(__NR_pwrite64, mem, zeros, ZEROS, at) == ZEROS;
+}
+
+/* Where that may not be opened: new memory, of which only the right to execute is lost. What may be written is. */
+static bool zero_page(uint64_t page)
+{
+    uint32_t right = sp_gate_can_read(page, page + sizeof(uint64_t)) ? SP_RANGE_READ : 0;
+    uint32_t advised = sp_gate.advised_only ? SP_RANGE_ADVISED : 0;
+    uint64_t length = sp_gate.page_size;
+
+    if (sp_sys(__NR_madvise, page, length, SP_MADV_POPULATE_WRITE) == 0) {
+        memset((void *)page, 0, length);
+        return true;
+    }
+    if (sp_is_err(sp_map_with(page, length, MAP_FIXED, sp_gate.attributes | right | advised)))
+        return false;
+    sp_sitemap_clear(page, page + length);
+    return true;
+}
+
+bool sp_alone_zero(uint64_t start, uint64_t stop)
+{
+    struct clear c = {start, stop, false};
+    bool done = sp_aside(clear_aside, &c, 0) == 0 && c.done;
+
+    if (done)
+        return true;
+    for (done = true; start < stop; start += sp_gate.page_size)
+        done &= zero_page(start);
+    return done;
+}
