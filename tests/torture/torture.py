@@ -21,7 +21,7 @@ from driver.world import World, Wrong  # noqa: E402
 WELL, FAILED, INTERRUPTED = 0, 1, 130
 SANITIZED_SHARE = 0.1  # of the time, for the fuzz targets and the sanitizers
 TELL_EVERY = 15  # seconds
-LONGER = 3  # times as long at most, until everything was done once
+LONGER = 240  # seconds at most, until everything was done once
 
 
 def parse(argv):
@@ -78,7 +78,17 @@ def goes_on(options, world, chaos, passed, seconds):
     """A short run goes on until everything was done once: which can be when is the machine's luck."""
     if passed < seconds or options.calm:
         return passed < seconds
-    return passed < LONGER * seconds and not (chaos.all_done() and (options.some or world.all_done()))
+    return passed < LONGER + seconds and not (chaos.all_done() and (options.some or world.all_done()))
+
+
+def act(options, world, chaos, late):
+    """late: only what was not done yet is waited for."""
+    if late:
+        world.want_rest()
+    if late and chaos.all_done():
+        chaos.let_merge()
+    elif not options.calm:
+        chaos.act()
 
 
 def torture(options, world, chaos, seconds):
@@ -90,8 +100,7 @@ def torture(options, world, chaos, seconds):
     world.cli("set", "sleep_millisecs=0")
     while goes_on(options, world, chaos, time.monotonic() - began, seconds):
         chaos.fill()
-        if not options.calm:
-            chaos.act()
+        act(options, world, chaos, time.monotonic() - began > seconds)
         end = time.monotonic() + beat.random() * 0.5
         while time.monotonic() < end:
             world.check()

@@ -154,6 +154,12 @@ class Chaos:
         elif not self.counts[name]:
             self.deck.insert(0, name)  # not now
 
+    def let_merge(self):
+        """Instead of an action: what needs merged pages is to have some."""
+        self._fast(*FAST)
+        self._run_1()
+        self.pace()
+
     def all_done(self):
         """Was every action done that can be?"""
         return not {*self.deck} - {*self.impossible()}

@@ -7,13 +7,13 @@ import struct
 
 MAGIC = 0x3155545254535053
 MAX_THREADS, MAX_OPS, RECENT = 16, 128, 32
-HEAD = struct.Struct("<8Q")
+HEAD = struct.Struct("<10Q")
 COUNTS = struct.Struct(f"<{MAX_OPS}Q")
 THREAD = struct.Struct("<4Q")
 STEP = struct.Struct("<2IQ")
 THREAD_SIZE = THREAD.size + RECENT * STEP.size
 SIZE = HEAD.size + 3 * COUNTS.size + MAX_THREADS * THREAD_SIZE
-PAUSE_AT, AGENT_KILLED_AT = 4 * 8, 7 * 8
+PAUSE_AT, AGENT_KILLED_AT, WANTED_AT = 4 * 8, 7 * 8, 8 * 8
 
 
 class Stats:
@@ -56,6 +56,13 @@ class Stats:
         data = self._bytes()
         if data:
             struct.pack_into("<Q", data, PAUSE_AT, microseconds)
+
+    def want(self, operations):
+        """Numbers of operations that are to come more often than their weights say, and no others."""
+        data = self._bytes()
+        if data:
+            bits = sum(1 << i for i in operations)
+            struct.pack_into("<2Q", data, WANTED_AT, bits & (1 << 64) - 1, bits >> 64)
 
     def agent_is_killed(self):
         """To be said before it is done. False if nobody is there yet who could be told."""

@@ -327,6 +327,13 @@ class World:
         """Was every operation of the workers done that can be?"""
         return all(done or not_here for done, _, not_here in self.counts().values())
 
+    def want_rest(self):
+        """What was not done yet is to come soon."""
+        counts = list(self.counts().values())
+        rest = [i for i, (done, _, not_here) in enumerate(counts) if not (done or not_here)]
+        for worker in self.workers:
+            worker.stats.want(rest)
+
     def checked(self):
         return self.pages_checked + sum(w.stats.pages_checked for w in self.workers)
 

@@ -206,11 +206,28 @@ static void note_step(struct actor *a, uint32_t op, uint64_t c, const struct blo
     __atomic_store_n(&t->since_ms, now_ms(), __ATOMIC_RELAXED);
 }
 
+/* The driver wants these, of which a short run had none yet: every second one is one of them. NOPS: not now. */
+static uint32_t wanted_op(uint64_t c)
+{
+    uint32_t from = (uint32_t)(c >> 1) % NOPS;
+
+    for (uint32_t k = 0; c % 2 && k < NOPS; k++) {
+        uint32_t i = (from + k) % NOPS;
+
+        if (__atomic_load_n(&stats->wanted[i / 64], __ATOMIC_RELAXED) >> (i % 64) & 1)
+            return i;
+    }
+    return NOPS;
+}
+
 /* Each once, so that a short run has them all; then as their weights say. */
 static uint32_t next_op(const struct actor *a, uint64_t c)
 {
     uint64_t step = a->stats->steps;
+    uint32_t wanted = wanted_op(c);
 
+    if (wanted < NOPS && weight[wanted])
+        return wanted;
     return step < NOPS && weight[a->deck[step]] ? a->deck[step] : choose(c);
 }
 

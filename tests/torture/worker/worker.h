@@ -70,6 +70,7 @@ struct stats {
     uint64_t pause_us; /* the driver's: between two operations */
     uint64_t pages_checked, enomem;
     uint64_t agent_killed; /* the driver's: it kills the agent, or the agent itself will */
+    uint64_t wanted[MAX_OPS / 64]; /* the driver's: operations that are to come more often */
     uint64_t count[MAX_OPS];
     uint64_t skipped[MAX_OPS]; /* could not be done then: the block was pinned, memory short */
     uint64_t missing[MAX_OPS]; /* could not be done here at all */
