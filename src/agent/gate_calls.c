@@ -767,6 +767,7 @@ void sp_gate_before_filter(struct sp_gate_pass *pass)
     if (status == -ESRCH && sp_gate.guarded)
         own_what_is_left();
     sp_gate_leave(pass);
+    sp_store(&sp_gate.filter, 1);
     /* Answered, it is what could not be given back in time: the agent has yet to leave. One that died left what it
      * had merged. */
     if (status != -ESRCH)

@@ -179,14 +179,18 @@ void sp_agent_forked(void)
      * before fork returns. */
     bool had = sp_gate.agent == SP_GATE_AGENT;
 
+    /* A filter is the child's, too. */
+    if (sp_gate.agent == SP_GATE_FILTERED && sp_gate.filter)
+        return;
     sp_gate.agent = SP_GATE_NO_AGENT;
+    /* Also where there was no agent, or what the child maps there would be taken for merged. */
+    if (sp_gate.dontfork)
+        sp_sites_drop_unmapped(0, ~0ull);
     if (!had)
         return;
     sp_agent.program_pid = (int)sp_sys(__NR_getpid);
     start.forked = true;
     start.adopts = sp_agent.program_pid == 1; /* it is born as no subreaper */
-    if (sp_gate.dontfork)
-        sp_sites_drop_unmapped(0, ~0ull);
     sp_agent_spawn();
 }
 
