@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What the gate does to merged pages where no agent is (D2): rights that the program takes from them, and what it
- * drops of those that it may not write.
+ * What the gate does to merged pages where no agent is (D2), or where that cannot help: rights that the program takes
+ * from them, what it drops of those that it may not write, and what a pipe is to have of them.
  *
  * Some of a site's pages are the program's own: written since the merge, or made its own by what refers to them, a
  * ring, a pipe, a read on its way. Those must stay the pages that they are; so they stay in their mapping of the
  * pool. Which ones they are only /proc tells, so it is read by a thread that has descriptors of its own
- * (sp_aside()). Where it cannot be read all pages count as frames but those that the gate knows to be held.
+ * (sp_aside()). Where it cannot be read all pages count as frames but those that the gate knows to be held. All that
+ * comes after the program's call, and only if the kernel did it: what it refuses keeps its rights.
  */
 #include <linux/mman.h>
 
@@ -58,6 +59,21 @@ static uint64_t next_own(const struct freeze *f, uint64_t at, uint64_t end, uint
     return at;
 }
 
+/* By the kernel: what cannot be read is an error, and not this thread's fault. */
+static bool copy_bytes(uint64_t to, uint64_t from, uint64_t length)
+{
+    long pid = sp_sys(__NR_getpid), n;
+
+    for (uint64_t done = 0; done < length; done += (uint64_t)n) {
+        struct iovec here = {(void *)(to + done), length - done}, there = {(void *)(from + done), length - done};
+
+        n = sp_sys(__NR_process_vm_readv, pid, &here, 1, &there, 1, 0);
+        if (n <= 0)
+            return false;
+    }
+    return true;
+}
+
 /* Anonymous memory with the same bytes in place of frames that nobody may write any more. The move is one step of the
  * kernel's. What fails leaves them merged, which only matters if they are later dropped. */
 static void copy_frames(uint64_t start, uint64_t stop, long prot)
@@ -69,20 +85,21 @@ static void copy_frames(uint64_t start, uint64_t stop, long prot)
     copy = sp_gate_map_anonymous(0, stop - start, 0);
     if (sp_is_err(copy))
         return;
-    memcpy((void *)copy, (const void *)start, stop - start);
-    if (sp_sys(__NR_mprotect, copy, stop - start, prot) != 0 ||
+    if (!(prot & PROT_READ))
+        sp_sys(__NR_mprotect, start, stop - start, PROT_READ);
+    if (copy_bytes((uint64_t)copy, start, stop - start) && sp_sys(__NR_mprotect, copy, stop - start, prot) == 0 &&
         sp_move_over((uint64_t)copy, stop - start, start, MREMAP_MAYMOVE | MREMAP_FIXED,
-                     sp_gate.advised_only || sp_gate.advise_all)) {
-        sp_sys(__NR_munmap, copy, stop - start);
+                     sp_gate.advised_only || sp_gate.advise_all) == 0) {
+        sp_sitemap_clear(start, stop);
         return;
     }
-    sp_sitemap_clear(start, stop);
+    sp_sys(__NR_munmap, copy, stop - start);
+    if (!(prot & PROT_READ))
+        sp_sys(__NR_mprotect, start, stop - start, prot);
 }
 
 static void freeze_run(const struct freeze *f, uint64_t start, uint64_t stop)
 {
-    if (sp_sys(__NR_mprotect, start, stop - start, PROT_READ) != 0)
-        return;
     for (uint64_t at = start; at < stop;) {
         uint64_t after, own = next_own(f, at, stop, &after);
 

@@ -235,11 +235,16 @@ static long call_brk(struct sp_gate_pass *pass, const long *a)
 static long call_protect(struct sp_gate_pass *pass, long nr, const long *a)
 {
     uint64_t addr = (uint64_t)a[0], end = range_end(addr, (uint64_t)a[1]);
+    bool merged = sp_sitemap_any(addr, end);
+    long ret;
 
-    if (sp_sitemap_any(addr, end))
+    if (merged)
         sp_merged_before_protect(pass, nr, a, addr, end);
     sp_gate_note(addr, end);
-    return with_mappings(pass, nr, a);
+    ret = with_mappings(pass, nr, a);
+    if (merged)
+        sp_merged_after_protect(nr, a, addr, end, ret);
+    return ret;
 }
 
 /* Many mappings take more to move than one. */

@@ -179,10 +179,12 @@ long sp_merged_madvise(struct sp_gate_pass *pass, const long *a, uint64_t addr, 
  * stay readable and writable, and nothing else. */
 void sp_merged_before_protect(struct sp_gate_pass *pass, long nr, const long *a, uint64_t addr,
                               uint64_t end);
+/* And after it, ret being its result: without an agent, frames that it took the right to write from are replaced. */
+void sp_merged_after_protect(long nr, const long *a, uint64_t addr, uint64_t end, long ret);
 /* New anonymous memory, advised as what was merged is: its address, or a negative errno. */
 long sp_gate_map_anonymous(uint64_t addr, uint64_t length, int flags);
-/* gate_alone.c: without an agent, before the program takes the right to write from [addr, end), which is to have
- * prot: frames there become anonymous memory, if that can be. */
+/* gate_alone.c: without an agent, when the program took the right to write from [addr, end), which is mapped, and has
+ * prot now: frames there become anonymous memory, if that can be. */
 void sp_alone_freeze(uint64_t addr, uint64_t end, long prot);
 /* Without an agent: zeros in [start, stop), all merged, which the program may not write; others may see a frame before.
  * False: it cannot be done. */

@@ -388,13 +388,33 @@ long sp_merged_madvise(struct sp_gate_pass *pass, const long *a, uint64_t addr, 
     }
 }
 
+static bool keeps_protection(long nr, const long *a)
+{
+    return nr == __NR_mprotect && a[2] == READ_WRITE;
+}
+
 void sp_merged_before_protect(struct sp_gate_pass *pass, long nr, const long *a, uint64_t addr,
                               uint64_t end)
 {
-    if (nr == __NR_mprotect && a[2] == READ_WRITE)
+    if (keeps_protection(nr, a))
         return;
     sp_merged_unmerge(pass, SP_GATE_UNMERGE, addr, end);
-    if (agent_state() == SP_GATE_NO_AGENT && !(a[2] & ~(PROT_READ | PROT_EXEC)))
+    /* Before the protection changes: a handler, or a child of another thread, is not to take it for what it was. */
+    if (agent_state() != SP_GATE_NO_AGENT)
+        sites_may_differ(addr, end);
+    else if (sp_sitemap_any(addr, end))
+        sp_gate.guarded = true;
+}
+
+/* With a key, or where some of it may be kept from fork, new memory would not be like it. */
+void sp_merged_after_protect(long nr, const long *a, uint64_t addr, uint64_t end, long ret)
+{
+    static bool keyed;
+
+    if (keeps_protection(nr, a) || agent_state() != SP_GATE_NO_AGENT)
+        return;
+    keyed |= nr != __NR_mprotect && a[3] != -1;
+    if (ret == 0 && !(a[2] & ~(PROT_READ | PROT_EXEC)) && !keyed && !sp_gate.dontfork)
         sp_alone_freeze(addr, end, a[2]);
     sites_may_differ(addr, end);
 }

@@ -3,7 +3,7 @@
 
 import pytest
 
-KINDS = ["fork-without", "fork-filtered"]
+KINDS = ["protect-hole", "protect-forbidden", "protect-bad-key", "protect-kept-from-fork", "fork-without", "fork-filtered"]
 
 
 @pytest.mark.parametrize("agent", [True, False], ids=["agent", "no-agent"])
