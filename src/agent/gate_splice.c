@@ -80,16 +80,6 @@ static bool note_pages(const struct iovec *vector, uint64_t parts, struct known 
     return merged;
 }
 
-/* A write that changes nothing: the page is the program's own after it. */
-static void write_to(uint64_t page)
-{
-    uint8_t *byte = (uint8_t *)page, value = __atomic_load_n(byte, __ATOMIC_SEQ_CST);
-
-    while (!__atomic_compare_exchange_n(byte, &value, value, false, __ATOMIC_SEQ_CST,
-                                        __ATOMIC_SEQ_CST))
-        ;
-}
-
 /* The agent gives plain memory back, also of what was written since it was merged, or another call
  * would have to take that page away later; unless a pipe may have it already. Where it cannot, the page is
  * made private in its mapping. */
@@ -102,9 +92,8 @@ static void make_own(struct sp_gate_pass *pass, uint64_t start, uint64_t stop, b
         sp_sys(__NR_madvise, start, stop - start, SP_MADV_POPULATE_WRITE);
     if (sp_sitemap_any(start, stop))
         sp_merged_unmerge(pass, known ? SP_GATE_UNMERGE : SP_GATE_UNMERGE_WRITTEN, start, stop);
-    while (sp_sitemap_next(start, stop, &a, &b))
-        for (start = a; start < b; start += sp_gate.page_size)
-            write_to(start);
+    for (; sp_sitemap_next(start, stop, &a, &b); start = b)
+        sp_alone_own(a, b);
 }
 
 static void own_pages(const struct iovec *vector, uint64_t parts, const struct known *known)

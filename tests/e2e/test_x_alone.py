@@ -3,7 +3,8 @@
 
 import pytest
 
-KINDS = ["protect-hole", "protect-forbidden", "protect-bad-key", "protect-kept-from-fork", "fork-without", "fork-filtered"]
+KINDS = ["protect-hole", "protect-forbidden", "protect-bad-key", "splice-protected", "splice-forbidden",
+         "fork-without", "protect-kept-from-fork", "fork-filtered"]
 
 
 @pytest.mark.parametrize("agent", [True, False], ids=["agent", "no-agent"])
