@@ -3,6 +3,7 @@
 
 #include <linux/mman.h>
 #include <linux/sched.h>
+#include <linux/time_types.h>
 
 #include "gate.h"
 #include "sys.h"
@@ -12,6 +13,8 @@
 #define SET_MASK    2          /* of rt_sigprocmask */
 #define WAIT_PRIVATE 128       /* of futex */
 #define WAKE_PRIVATE 129
+#define YIELDS      100u       /* before it sleeps so long: */
+#define MOMENT_NS   50000
 #define P_ALL_IDS   0          /* of waitid, and what it is to look at: */
 #define LOOK_ONLY   0x41000005 /* __WALL, WNOWAIT, WNOHANG, WEXITED */
 
@@ -78,10 +81,16 @@ static void wait_done(const struct aside *a)
  */
 static void wait_gone(long tid)
 {
+    struct __kernel_timespec moment = {.tv_nsec = MOMENT_NS};
     long pid = sp_sys(__NR_getpid);
 
-    while (sp_sys(__NR_tgkill, pid, tid, 0) != -ESRCH)
-        sp_sys(__NR_sched_yield);
+    /* Not for ever at any other answer, which a filter may give. The thread may need the processor of one that runs
+     * before all others. */
+    for (unsigned n = 0; sp_sys(__NR_tgkill, pid, tid, 0) == 0; n++)
+        if (n < YIELDS)
+            sp_sys(__NR_sched_yield);
+        else
+            sp_sys(__NR_nanosleep, &moment, 0);
     sp_sys(__NR_waitid, P_ALL_IDS, 0, 0, LOOK_ONLY, 0);
 }
 
