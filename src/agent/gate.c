@@ -294,6 +294,7 @@ void sp_gate_reset(void)
     sp_store(&sp_gate.waiters, 0);
     sp_store(&sp_gate.counted, 0);
     sp_store(&sp_gate.moving, 0);
+    sp_store(&sp_gate.protecting, 0);
     sp_removals_reset();
     sp_store(&sp_gate.locks_future, 0); /* which the kernel does not hand on */
     for (unsigned i = 0; i < SP_GATE_SLOTS; i++)

@@ -140,6 +140,7 @@ struct sp_gate {
     uint32_t waiters;  /* threads at the wait page, or on their way to it or from it */
     uint32_t agent;    /* enum sp_gate_agent */
     uint32_t filter;   /* a thread put itself under one, or was about to: why agent is FILTERED */
+    uint32_t protecting; /* a futex: without an agent, a thread changes the protection of merged memory */
     uint32_t execs;    /* counts execve calls begun: the agent then looks whether to end */
     uint32_t advise_all;      /* the program called prctl(PR_SET_MEMORY_MERGE, 1) */
     uint32_t locks_future;    /* the program called mlockall(MCL_FUTURE): no merging meanwhile */

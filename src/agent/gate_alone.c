@@ -23,8 +23,28 @@
 #define O_WRITE 01
 #define O_READ_WRITE 02
 #define ZEROS   4096u
+#define SET_MASK     2   /* of rt_sigprocmask */
+#define WAIT_PRIVATE 128 /* of futex */
+#define WAKE_PRIVATE 129
 
 static const uint8_t zeros[ZEROS];
+
+uint64_t sp_alone_begin(void)
+{
+    uint64_t all = ~(uint64_t)0, signals = 0;
+
+    sp_sys(__NR_rt_sigprocmask, SET_MASK, &all, &signals, sizeof(all));
+    while (__atomic_exchange_n(&sp_gate.protecting, 1, __ATOMIC_SEQ_CST))
+        sp_sys(__NR_futex, &sp_gate.protecting, WAIT_PRIVATE, 1, 0);
+    return signals;
+}
+
+void sp_alone_end(uint64_t signals)
+{
+    sp_store(&sp_gate.protecting, 0);
+    sp_sys(__NR_futex, &sp_gate.protecting, WAKE_PRIVATE, 1);
+    sp_sys(__NR_rt_sigprocmask, SET_MASK, &signals, 0, sizeof(signals));
+}
 
 /* In a thread of sp_aside(): one of the program's own files, and nothing else is open. */
 static long open_own(const char *path, int flags)

@@ -236,14 +236,18 @@ static long call_protect(struct sp_gate_pass *pass, long nr, const long *a)
 {
     uint64_t addr = (uint64_t)a[0], end = range_end(addr, (uint64_t)a[1]);
     bool merged = sp_sitemap_any(addr, end);
+    uint64_t signals;
     long ret;
 
     if (merged)
         sp_merged_before_protect(pass, nr, a, addr, end);
     sp_gate_note(addr, end);
-    ret = with_mappings(pass, nr, a);
-    if (merged)
-        sp_merged_after_protect(nr, a, addr, end, ret);
+    if (!merged || sp_load(&sp_gate.agent) != SP_GATE_NO_AGENT)
+        return with_mappings(pass, nr, a);
+    signals = sp_alone_begin();
+    ret = native(nr, a);
+    sp_merged_after_protect(nr, a, addr, end, ret);
+    sp_alone_end(signals);
     return ret;
 }
 

@@ -179,11 +179,20 @@ long sp_merged_madvise(struct sp_gate_pass *pass, const long *a, uint64_t addr, 
  * stay readable and writable, and nothing else. */
 void sp_merged_before_protect(struct sp_gate_pass *pass, long nr, const long *a, uint64_t addr,
                               uint64_t end);
-/* And after it, ret being its result: without an agent, frames that it took the right to write from are replaced. */
+/* And without an agent after it, ret being its result: frames that it took the right to write from are replaced. From
+ * sp_alone_begin() before the call to sp_alone_end(). */
 void sp_merged_after_protect(long nr, const long *a, uint64_t addr, uint64_t end, long ret);
 /* New anonymous memory, advised as what was merged is: its address, or a negative errno. */
 long sp_gate_map_anonymous(uint64_t addr, uint64_t length, int flags);
-/* gate_alone.c: without an agent, when the program took the right to write from [addr, end), which is mapped, and has
+/*
+ * gate_alone.c: without an agent, around what changes the protection of merged memory, one thread at a time. What is
+ * written to a page between its copying and its replacing is lost, and the handler of who may not write there may
+ * just give the right back. All signals are blocked meanwhile, for the same handler in the same thread: what begin
+ * returned goes to end.
+ */
+uint64_t sp_alone_begin(void);
+void sp_alone_end(uint64_t signals);
+/* Without an agent, when the program took the right to write from [addr, end), which is mapped, and has
  * prot now: frames there become anonymous memory, if that can be. */
 void sp_alone_freeze(uint64_t addr, uint64_t end, long prot);
 /* Without an agent: zeros in [start, stop), all merged, which the program may not write; others may see a frame before.

@@ -3,7 +3,7 @@
 
 import pytest
 
-KINDS = ["protect-hole", "protect-forbidden", "protect-bad-key", "splice-protected", "splice-forbidden",
+KINDS = ["protect-hole", "protect-forbidden", "protect-bad-key", "protect-raced", "splice-protected", "splice-forbidden",
          "fork-without", "protect-kept-from-fork", "fork-filtered"]
 
 

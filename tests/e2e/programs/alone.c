@@ -9,6 +9,8 @@
 #include <fcntl.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stddef.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -81,6 +83,64 @@ static void protect_with_bad_key(void)
     must(syscall(SYS_pkey_mprotect, region, PAGES * PAGE, PROT_READ, 15) == -1 && errno == EINVAL,
          "EINVAL: no such key");
     write_all(0, PAGES);
+}
+
+#define PART 8u /* pages that lose the right at once */
+
+static volatile uint32_t faults, part_begun, part_ended;
+
+static void allow_page(int number, siginfo_t *info, void *context)
+{
+    (void)number, (void)context;
+    if (mprotect((void *)((uintptr_t)info->si_addr & ~(uintptr_t)(PAGE - 1)), PAGE, PROT_READ | PROT_WRITE))
+        abort();
+    faults++;
+}
+
+/* Writes to the first page of each part until it loses the right, and then, sooner or later, to the others. */
+static void *write_on(void *arg)
+{
+    volatile uint32_t spins;
+
+    (void)arg;
+    for (unsigned part = 0; part < PAGES / PART; part++) {
+        uint32_t before = faults;
+
+        while (part_begun <= part)
+            ;
+        while (faults == before)
+            *(volatile uint64_t *)page_at(part * PART) = 0;
+        for (unsigned i = part * PART; i < (part + 1) * PART; i++) {
+            for (spins = pattern_mix(i) % 20000; spins; spins--)
+                ;
+            *(volatile uint64_t *)page_at(i) = ~(uint64_t)i;
+        }
+        part_ended = part + 1;
+    }
+    return NULL;
+}
+
+/* As a collector of garbage protects, and the handler of who writes gives the right back to a page. */
+static void protect_raced(void)
+{
+    struct sigaction action = {.sa_sigaction = allow_page, .sa_flags = SA_SIGINFO};
+    pthread_t writer;
+
+    if (sigaction(SIGSEGV, &action, NULL) || pthread_create(&writer, NULL, write_on, NULL))
+        die("pthread_create");
+    for (unsigned part = 0; part < PAGES / PART; part++) {
+        part_begun = part + 1;
+        if (mprotect(page_at(part * PART), PART * PAGE, PROT_READ))
+            die("mprotect");
+        while (part_ended <= part)
+            ;
+    }
+    if (pthread_join(writer, NULL))
+        die("pthread_join");
+    for (unsigned i = 0; i < PAGES; i++) {
+        must(*(uint64_t *)page_at(i) == ~(uint64_t)i, "what was written since stays");
+        pattern_check_from(page_at(i), 1, i, 0, "behind it");
+    }
 }
 
 /* A pipe takes what may be read, written before or not, and what is written later shows there. */
@@ -208,6 +268,7 @@ static const struct {
     {"protect-hole", protect_with_hole},
     {"protect-forbidden", protect_forbidden},
     {"protect-bad-key", protect_with_bad_key},
+    {"protect-raced", protect_raced},
     {"splice-protected", splice_protected},
     {"splice-forbidden", splice_forbidden},
     {"fork-without", fork_without},
