@@ -198,8 +198,8 @@ void sp_alone_freeze(uint64_t addr, uint64_t end, long prot);
 /* Without an agent: zeros in [start, stop), all merged, which the program may not write; others may see a frame before.
  * False: it cannot be done. */
 bool sp_alone_zero(uint64_t start, uint64_t stop);
-/* Makes all of [start, stop), all merged, the program's own where it is, also what may not be written, if that can be.
- * With an agent, too. */
+/* Makes all of [start, stop), all merged or given back as zeros (K15), the program's own where it is, also what may not
+ * be written, if that can be. With an agent, too. */
 void sp_alone_own(uint64_t start, uint64_t stop);
 /* mremap of a range with merged pages, or of one that is many mappings by our doing. */
 long sp_merged_mremap(struct sp_gate_pass *pass, const long *a, uint64_t addr, uint64_t end);

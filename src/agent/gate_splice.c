@@ -87,9 +87,10 @@ static void make_own(struct sp_gate_pass *pass, uint64_t start, uint64_t stop, b
 {
     uint64_t a, b;
 
+    /* First: the agent leaves those that the program may not write as they are, and forgets them. */
+    for (uint64_t at = start; sp_zeroed_next(at, stop, &a, &b); at = b)
+        sp_alone_own(a, b);
     sp_gate_own_zeros(pass, start, stop);
-    if (sp_zeroed_any(start, stop)) /* no agent is there */
-        sp_sys(__NR_madvise, start, stop - start, SP_MADV_POPULATE_WRITE);
     if (sp_sitemap_any(start, stop))
         sp_merged_unmerge(pass, known ? SP_GATE_UNMERGE : SP_GATE_UNMERGE_WRITTEN, start, stop);
     for (; sp_sitemap_next(start, stop, &a, &b); start = b)

@@ -2,7 +2,7 @@
 /*
  * Calls on merged memory whose outcome is the kernel's, also where no agent is. usage: alone KIND
  *
- * Fills a region that is equal in every one of them, prints "ready ADDRESS BYTES"; at a line on
+ * Fills a region that is equal in every one of them (with zeros for splice-zeros), prints "ready ADDRESS BYTES"; at a line on
  * stdin does what KIND says, and prints "ok", or "skip WHY". What goes wrong ends it by a signal.
  */
 #include <errno.h>
@@ -143,15 +143,13 @@ static void protect_raced(void)
     }
 }
 
-/* A pipe takes what may be read, written before or not, and what is written later shows there. */
-static void splice_protected(void)
+/* A pipe takes what may be read, and what is written later shows there. */
+static void splice_zeros(void)
 {
     struct iovec part = {page_at(0), 8 * PAGE};
     static char page[PAGE];
     int ends[2];
 
-    for (unsigned i = 0; i < PAGES; i += 2)
-        pattern_fill(page_at(i), i, 1);
     if (mprotect(region, PAGES * PAGE, PROT_READ))
         die("mprotect");
     if (pipe(ends) || vmsplice(ends[1], &part, 1, 0) != 8 * PAGE)
@@ -165,6 +163,14 @@ static void splice_protected(void)
             die("read");
         pattern_check(page, i, 2, "in the pipe");
     }
+}
+
+/* The same, written before or not. */
+static void splice_protected(void)
+{
+    for (unsigned i = 0; i < PAGES; i += 2)
+        pattern_fill(page_at(i), i, 1);
+    splice_zeros();
 }
 
 /* What nobody may read a pipe does not take. */
@@ -270,6 +276,7 @@ static const struct {
     {"protect-bad-key", protect_with_bad_key},
     {"protect-raced", protect_raced},
     {"splice-protected", splice_protected},
+    {"splice-zeros", splice_zeros},
     {"splice-forbidden", splice_forbidden},
     {"fork-without", fork_without},
     {"protect-kept-from-fork", protect_kept_from_fork},
@@ -280,6 +287,8 @@ int main(int argc, char **argv)
 {
     region = region_map(PAGES);
     region_fill(region, PAGES, 0);
+    if (argc > 1 && !strcmp(argv[1], "splice-zeros"))
+        memset(region, 0, PAGES * PAGE);
     printf("ready %p %u\n", (void *)region, PAGES * PAGE);
     fflush(stdout);
     if (argc < 2 || getchar() == EOF)
