@@ -156,6 +156,7 @@ struct sp_gate {
     uint32_t advised_only; /* merged pages are what the program advised */
     uint32_t attributes; /* of merged memory: all of it, unless mixed */
     uint32_t mixed;  /* merged pages, and written ones in mappings of the pool, have various ones */
+    uint32_t keyed;  /* merged pages may have another key than 0 (pkey_mprotect), where there is no agent */
     uint32_t asks;   /* requests begun, and ended: a call that asked is under way though the gate closed */
     uint32_t moving; /* threads that move memory which must not be tracked meanwhile */
     volatile uint32_t *wait_page;

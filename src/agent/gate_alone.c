@@ -153,6 +153,86 @@ void sp_alone_freeze(uint64_t addr, uint64_t end, long prot)
         freeze_all(&f);
 }
 
+/* What a line of /proc/self/maps begins with. False: it is none. */
+static bool parse_mapping(const char *line, const char *end, uint64_t *start, uint64_t *stop, long *prot)
+{
+    *start = sp_parse_hex(&line, end);
+    if (line == end || *line++ != '-')
+        return false;
+    *stop = sp_parse_hex(&line, end);
+    if (end - line < 5)
+        return false;
+    *prot = (line[1] == 'r' ? PROT_READ : 0) | (line[2] == 'w' ? PROT_WRITE : 0) | (line[3] == 'x' ? PROT_EXEC : 0);
+    return *stop > *start;
+}
+
+/* Sites in [start, stop), all of one mapping: what may be written becomes the program's own, the rest anonymous memory,
+ * also what the program wrote, but for what is known to be held. True if nothing is left that may not be written. */
+static bool own_mapping(uint64_t start, uint64_t stop, long prot)
+{
+    struct freeze f = {start, stop, prot, -EBADF};
+    uint64_t a, b;
+    bool done = true;
+
+    if (!(prot & PROT_WRITE) && !sp_gate.dontfork && !sp_gate.keyed)
+        freeze_all(&f);
+    for (; sp_sitemap_next(start, stop, &a, &b); start = b)
+        done &= (prot & PROT_WRITE) && sp_sys(__NR_madvise, a, b - a, SP_MADV_POPULATE_WRITE) == 0;
+    return done;
+}
+
+/* True if all that is left of what they name may be written. */
+static bool own_lines(const char *line, const char *end)
+{
+    uint64_t start, stop;
+    bool done = true;
+    long prot;
+
+    while (line < end) {
+        const char *next = line;
+
+        while (next < end && *next != '\n')
+            next++;
+        if (parse_mapping(line, next, &start, &stop, &prot) && sp_sitemap_any(start, stop))
+            done &= own_mapping(start, stop, prot);
+        line = next + 1;
+    }
+    return done;
+}
+
+struct settle {
+    bool done, whole;
+};
+
+/* A read gives whole lines, if there is room for one. */
+static void own_all_aside(void *arg)
+{
+    struct settle *s = arg;
+    char text[2 * ZEROS];
+    long file = open_own("/proc/self/maps", 0), n = -1;
+
+    s->done = true;
+    while (!sp_is_err(file) && (n = sp_sys(__NR_read, file, text, sizeof(text))) > 0)
+        s->done &= own_lines(text, text + n);
+    s->whole = n == 0;
+}
+
+bool sp_alone_before_filter(void)
+{
+    uint64_t start, stop, signals = sp_alone_begin();
+    struct settle s = {0};
+    bool done = true;
+
+    if (sp_aside(own_all_aside, &s, 0) == 0 && s.whole) {
+        done = s.done;
+    } else {
+        for (uint64_t at = 0; done && sp_sitemap_next(at, ~0ull, &start, &stop); at = stop)
+            done = sp_sys(__NR_madvise, start, stop - start, SP_MADV_POPULATE_WRITE) == 0;
+    }
+    sp_alone_end(signals);
+    return done;
+}
+
 struct clear {
     uint64_t start, stop;
     bool done;

@@ -752,20 +752,6 @@ static long call_prctl(struct sp_gate_pass *pass, const long *a)
     return ret == -EBADF && sp_sitemap_any(addr, end) ? 0 : ret;
 }
 
-/*
- * Without an agent what is merged stays so under the filter, and is zeroed by writing when it is dropped: if all of
- * it may be written. That is found out now, while there still may be calls of ours: each page becomes the program's own.
- */
-static void own_what_is_left(void)
-{
-    uint64_t start, stop, at = 0;
-
-    for (; sp_sitemap_next(at, EVERYTHING, &start, &stop); at = stop)
-        if (sp_sys(__NR_madvise, start, stop - start, SP_MADV_POPULATE_WRITE))
-            return;
-    sp_gate.guarded = false;
-}
-
 void sp_gate_before_filter(struct sp_gate_pass *pass)
 {
     uint32_t none = SP_GATE_NO_AGENT;
@@ -773,8 +759,8 @@ void sp_gate_before_filter(struct sp_gate_pass *pass)
 
     sp_gate_enter(pass);
     status = sp_gate_ask(pass, SP_GATE_FILTER, 0, EVERYTHING);
-    if (status == -ESRCH && sp_gate.guarded)
-        own_what_is_left();
+    if (status == -ESRCH && sp_gate.guarded && sp_alone_before_filter())
+        sp_gate.guarded = false;
     sp_gate_leave(pass);
     sp_store(&sp_gate.filter, 1);
     /* Answered, it is what could not be given back in time: the agent has yet to leave. One that died left what it

@@ -195,6 +195,9 @@ void sp_alone_end(uint64_t signals);
 /* Without an agent, when the program took the right to write from [addr, end), which is mapped, and has
  * prot now: frames there become anonymous memory, if that can be. */
 void sp_alone_freeze(uint64_t addr, uint64_t end, long prot);
+/* Without an agent, while there still may be calls of ours: true if all that stays merged under the filter may be
+ * written, so that it can be zeroed when it is dropped, and is the program's own. */
+bool sp_alone_before_filter(void);
 /* Without an agent: zeros in [start, stop), all merged, which the program may not write; others may see a frame before.
  * False: it cannot be done. */
 bool sp_alone_zero(uint64_t start, uint64_t stop);

@@ -409,12 +409,11 @@ void sp_merged_before_protect(struct sp_gate_pass *pass, long nr, const long *a,
 /* With a key, or where some of it may be kept from fork, new memory would not be like it. */
 void sp_merged_after_protect(long nr, const long *a, uint64_t addr, uint64_t end, long ret)
 {
-    static bool keyed;
-
     if (keeps_protection(nr, a) || agent_state() != SP_GATE_NO_AGENT)
         return;
-    keyed |= nr != __NR_mprotect && a[3] != -1;
-    if (ret == 0 && !(a[2] & ~(PROT_READ | PROT_EXEC)) && !keyed && !sp_gate.dontfork)
+    if (nr != __NR_mprotect && a[3] != -1)
+        sp_gate.keyed = 1;
+    if (ret == 0 && !(a[2] & ~(PROT_READ | PROT_EXEC)) && !sp_gate.keyed && !sp_gate.dontfork)
         sp_alone_freeze(addr, end, a[2]);
     sites_may_differ(addr, end);
 }

@@ -7,7 +7,8 @@ from lib import proc
 from lib.place import wait_for
 
 KINDS = ["protect-hole", "protect-forbidden", "protect-bad-key", "protect-raced", "splice-protected", "splice-forbidden",
-         "fork-without", "protect-kept-from-fork", "fork-filtered"]
+         "fork-without", "protect-kept-from-fork", "fork-filtered", "filter-protected-none", "filter-protected-read",
+         "filter-protected-exec"]
 
 
 @pytest.mark.parametrize("agent", [True, False], ids=["agent", "no-agent"])

@@ -267,6 +267,65 @@ static void fork_filtered(void)
     region_check(region, PAGES, 1, "in the parent");
 }
 
+static void return_at_once(char *at)
+{
+#if defined(__x86_64__)
+    *at = (char)0xc3;
+#else
+    (void)at;
+#endif
+}
+
+static void call(char *at)
+{
+#if defined(__x86_64__)
+    void (*function)(void);
+
+    memcpy(&function, &at, sizeof(function));
+    function();
+#else
+    (void)at;
+#endif
+}
+
+/* What is protected when a filter is put up, and was written since its merge, is zeros when it is dropped, as is all
+ * else; and it is what it was until then. */
+static void filter_protected(int protection)
+{
+    for (unsigned i = 0; i < HALF; i += 3)
+        pattern_fill(page_at(i), i, 1);
+    return_at_once(page_at(3));
+    if (mprotect(region, HALF * PAGE, protection))
+        die("mprotect");
+    forbid_mmap();
+    for (unsigned i = 0; (protection & PROT_READ) && i < HALF; i++)
+        if (i != 3)
+            pattern_check(page_at(i), i, i % 3 == 0, "under the filter");
+    if (protection & PROT_EXEC)
+        call(page_at(3));
+    if (madvise(page_at(HALF), HALF * PAGE, MADV_DONTNEED))
+        die("madvise");
+    region_zero(page_at(HALF), PAGES - HALF, "dropped");
+    if (madvise(region, HALF * PAGE, MADV_DONTNEED) || mprotect(region, HALF * PAGE, PROT_READ | PROT_WRITE))
+        die("madvise");
+    region_zero(region, PAGES, "dropped while protected");
+}
+
+static void filter_protected_none(void)
+{
+    filter_protected(PROT_NONE);
+}
+
+static void filter_protected_read(void)
+{
+    filter_protected(PROT_READ);
+}
+
+static void filter_protected_exec(void)
+{
+    filter_protected(PROT_READ | PROT_EXEC);
+}
+
 static const struct {
     const char *name;
     void (*run)(void);
@@ -281,6 +340,9 @@ static const struct {
     {"fork-without", fork_without},
     {"protect-kept-from-fork", protect_kept_from_fork},
     {"fork-filtered", fork_filtered},
+    {"filter-protected-none", filter_protected_none},
+    {"filter-protected-read", filter_protected_read},
+    {"filter-protected-exec", filter_protected_exec},
 };
 
 int main(int argc, char **argv)
