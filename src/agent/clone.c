@@ -9,10 +9,9 @@
 #include "sys.h"
 
 #define ASIDE_PAGES 8u
-#define ASIDE_FLAGS (CLONE_VM | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_UNTRACED)
+#define ASIDE_FLAGS (CLONE_VM | CLONE_SIGHAND | CLONE_THREAD | CLONE_SYSVSEM | CLONE_UNTRACED | CLONE_CHILD_CLEARTID)
 #define SET_MASK    2          /* of rt_sigprocmask */
-#define WAIT_PRIVATE 128       /* of futex */
-#define WAKE_PRIVATE 129
+#define WAIT_SHARED 0          /* of futex: the kernel wakes so */
 #define YIELDS      100u       /* before it sleeps so long: */
 #define MOMENT_NS   50000
 #define P_ALL_IDS   0          /* of waitid, and what it is to look at: */
@@ -54,24 +53,22 @@ long sp_clone_vm(unsigned long flags, uint64_t stack, uint32_t *tid, void (*fn)(
 struct aside {
     void (*fn)(void *arg);
     void *arg;
-    uint32_t done; /* a futex */
+    uint32_t alive; /* a futex, cleared by the kernel when the thread has ended, whatever ended it */
 };
 
 static void aside_entry(void *arg)
 {
-    struct aside *a = arg;
+    const struct aside *a = arg;
 
     a->fn(a->arg);
-    __atomic_store_n(&a->done, 1, __ATOMIC_SEQ_CST);
-    sp_sys(__NR_futex, &a->done, WAKE_PRIVATE, 1);
     sp_sys(__NR_exit, 0);
 }
 
 /* Not as after a vfork, which who is stopped would not take part in: then the program would not be. */
 static void wait_done(const struct aside *a)
 {
-    while (!__atomic_load_n(&a->done, __ATOMIC_SEQ_CST))
-        sp_sys(__NR_futex, &a->done, WAIT_PRIVATE, 0, 0);
+    while (__atomic_load_n(&a->alive, __ATOMIC_SEQ_CST))
+        sp_sys(__NR_futex, &a->alive, WAIT_SHARED, 1, 0);
 }
 
 /*
@@ -96,7 +93,7 @@ static void wait_gone(long tid)
 
 long sp_aside(void (*fn)(void *arg), void *arg, uint64_t stack)
 {
-    struct aside a = {fn, arg, 0};
+    struct aside a = {fn, arg, 1};
     uint64_t length = ASIDE_PAGES * (uint64_t)sp_gate.page_size, all = ~(uint64_t)0, old = 0;
     long own = 0, tid;
 
@@ -107,7 +104,7 @@ long sp_aside(void (*fn)(void *arg), void *arg, uint64_t stack)
         stack = (uint64_t)own + length;
     }
     sp_sys(__NR_rt_sigprocmask, SET_MASK, &all, &old, sizeof(all));
-    tid = sp_clone_vm(ASIDE_FLAGS, stack, 0, aside_entry, &a);
+    tid = sp_clone_vm(ASIDE_FLAGS, stack, &a.alive, aside_entry, &a);
     if (!sp_is_err(tid)) {
         wait_done(&a);
         wait_gone(tid);
