@@ -14,6 +14,7 @@ from .stats import Stats
 
 REPORT_SECONDS = 30  # a child that a filter killed never ends its report
 HANG_MS = 180000  # an operation takes some seconds on a machine that is very busy
+OTHERS = 5  # daemons that may be in the way, one after the other
 REPORTED = 2  # as worker/content.c sets stats.wrong when all is written
 PAGES = ("pages_lifted", "pages_put_back", "pages_merged", "pages_unmerged")
 KEPT = ("repairs", "takeovers")  # a daemon that takes over goes on counting these
@@ -209,19 +210,35 @@ class World:
     # The daemon.
 
     def start_daemon(self):
+        """A worker that began while there was none may have started one of its own: that one is killed then."""
+        for _ in range(OTHERS):
+            if self._start_one():
+                return
+            other = self.ask("status", may_fail=True).get("daemon_pid")
+            if other:
+                send(other, signal.SIGKILL)
+        raise Wrong(f"samepaged does not start:\n{self.log()}")
+
+    def _start_one(self):
+        """False if there is one already."""
+        said = len(self.log(None))
         with open(self.directory / "samepaged.log", "ab") as log:
             self.daemon = subprocess.Popen([str(self.samepaged), "--foreground"], env=self.env,
                                            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                            start_new_session=True)
         deadline = time.monotonic() + 30
         while not self.poll():
+            if self.daemon.poll() == 1 and "another samepaged runs" in self.log(None)[said:]:
+                return False
             if self.daemon.poll() is not None or time.monotonic() > deadline:
                 raise Wrong(f"samepaged does not answer (status {self.daemon.poll()}):\n{self.log()}")
             time.sleep(0.02)
+        return True
 
-    def log(self):
+    def log(self, last=4000):
+        """The last so many characters of it; None: all."""
         path = self.directory / "samepaged.log"
-        return path.read_text(errors="replace")[-4000:] if path.exists() else ""
+        return path.read_text(errors="replace")[-last if last else None:] if path.exists() else ""
 
     def cli(self, *args, may_fail=False, timeout=120):
         try:
