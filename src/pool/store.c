@@ -13,17 +13,9 @@
 #include "pool.h"
 #include "store_inside.h"
 
-#define MAGIC         "spstore1"
-#define PAGE_SIZE_MAX 32768u /* a slot's length has 16 bits, its size 12 bits of units */
-#define HEAD_BYTES    (1u << 21)
-#define PIECES_BYTES  (SP_STORE_PIECES * sizeof(struct sp_piece))
-#define ENTRIES       ((uint64_t)SP_STORE_SEGMENTS * SP_POOL_SEGMENT_PAGES)
-#define INDEX_BYTES   (HEAD_BYTES + PIECES_BYTES + ENTRIES * sizeof(uint64_t))
-#define MEMORY_BYTES  ((uint64_t)SP_STORE_PIECES * SP_STORE_PIECE)
+#define MEMORY_BYTES ((uint64_t)SP_STORE_PIECES * SP_STORE_PIECE)
 
-_Static_assert(sizeof(struct sp_store_head) <= HEAD_BYTES, "the head has no room");
-
-static const uint64_t size_of[SP_STORE_FDS] = {INDEX_BYTES, MEMORY_BYTES};
+static const uint64_t size_of[SP_STORE_FDS] = {SP_STORE_INDEX_BYTES, MEMORY_BYTES};
 
 uint64_t *sp_store_entry(const struct sp_store *store, uint32_t frame)
 {
@@ -73,20 +65,21 @@ static int prepare(struct sp_store *store, const struct sp_store_config *config)
         store->file_most = (uint32_t)(config->file_bytes / SP_STORE_PIECE < SP_STORE_PIECES
                                           ? config->file_bytes / SP_STORE_PIECE
                                           : SP_STORE_PIECES);
-    index = map(store->fd[SP_STORE_FD_INDEX], INDEX_BYTES);
+    index = map(store->fd[SP_STORE_FD_INDEX], SP_STORE_INDEX_BYTES);
     store->memory = map(store->fd[SP_STORE_FD_PIECES], MEMORY_BYTES);
     store->packer = sp_packer_new(config->codec, store->page_size);
     store->live = calloc(SP_STORE_PIECES, sizeof(*store->live));
     store->broken = calloc(SP_STORE_PIECES, 1);
     store->place_taken = calloc(SP_STORE_PIECES, 1);
     store->slot = malloc(sp_slot_most(store->page_size) + SP_SLOT_UNIT);
-    store->window = aligned_alloc(PAGE_SIZE_MAX, 3ul * PAGE_SIZE_MAX);
+    store->window = aligned_alloc(SP_STORE_PAGE_SIZE_MAX, 3ul * SP_STORE_PAGE_SIZE_MAX);
     store->head = (struct sp_store_head *)index;
     if (!index || !store->memory || !store->packer || !store->live || !store->broken ||
         !store->place_taken || !store->slot || !store->window)
         return -ENOMEM;
-    store->piece = (struct sp_piece *)(index + HEAD_BYTES);
-    store->entry = (uint64_t *)(index + HEAD_BYTES + PIECES_BYTES);
+    store->piece = (struct sp_piece *)(index + SP_STORE_PIECES_AT);
+    store->entry = (uint64_t *)(index + SP_STORE_ENTRIES_AT);
+    store->marks = (struct sp_store_marks *)(index + SP_STORE_MARKS_AT);
     return 0;
 }
 
@@ -95,7 +88,8 @@ static int store_alloc(struct sp_store **out, const struct sp_store_config *conf
     long page_size = sysconf(_SC_PAGESIZE);
     struct sp_store *store;
 
-    if (page_size > (long)PAGE_SIZE_MAX || config->memory_bytes < 2 * (uint64_t)SP_STORE_PIECE)
+    if (page_size > (long)SP_STORE_PAGE_SIZE_MAX ||
+        config->memory_bytes < 2 * (uint64_t)SP_STORE_PIECE)
         return -EINVAL;
     store = calloc(1, sizeof(*store));
     if (!store)
@@ -112,7 +106,7 @@ void sp_store_free(struct sp_store *store)
     if (!store)
         return;
     if (store->head)
-        munmap(store->head, INDEX_BYTES);
+        munmap(store->head, SP_STORE_INDEX_BYTES);
     if (store->memory)
         munmap(store->memory, MEMORY_BYTES);
     for (int i = 0; i < SP_STORE_FDS; i++)
@@ -146,7 +140,7 @@ int sp_store_new(struct sp_store **out, const struct sp_store_config *config)
         sp_store_free(store);
         return err;
     }
-    memcpy(store->head->magic, MAGIC, sizeof(store->head->magic));
+    memcpy(store->head->magic, SP_STORE_MAGIC, sizeof(store->head->magic));
     store->head->page_size = (uint32_t)store->page_size;
     *out = store;
     return 0;
@@ -170,7 +164,7 @@ static bool is_sound(const struct sp_store *store, uint64_t entry)
 /* Where the index has memory, entry numbers [*from, *to); false: no more from *from on. */
 static bool next_entries(const struct sp_store *store, uint64_t *from, uint64_t *to)
 {
-    const uint64_t base = HEAD_BYTES + PIECES_BYTES;
+    const uint64_t base = SP_STORE_ENTRIES_AT;
     int fd = store->fd[SP_STORE_FD_INDEX];
     off_t data = lseek(fd, (off_t)(base + *from * sizeof(uint64_t)), SEEK_DATA), hole;
 
@@ -179,12 +173,14 @@ static bool next_entries(const struct sp_store *store, uint64_t *from, uint64_t 
     hole = lseek(fd, data, SEEK_HOLE);
     *from = ((uint64_t)data - base) / sizeof(uint64_t);
     *to = ((uint64_t)hole - base) / sizeof(uint64_t);
-    return hole > data;
+    if (*to > SP_STORE_ENTRIES)
+        *to = SP_STORE_ENTRIES;
+    return hole > data && *from < *to;
 }
 
 static void take_entries(struct sp_store *store)
 {
-    for (uint64_t i = 0, end; i < ENTRIES && next_entries(store, &i, &end);)
+    for (uint64_t i = 0, end; i < SP_STORE_ENTRIES && next_entries(store, &i, &end);)
         for (; i < end; i++) {
             uint64_t entry = store->entry[i];
 
@@ -219,7 +215,7 @@ int sp_store_attach(struct sp_store **out, const int fd[SP_STORE_FDS],
     }
     if (!err)
         err = prepare(store, config);
-    if (!err && (memcmp(store->head->magic, MAGIC, sizeof(store->head->magic)) ||
+    if (!err && (memcmp(store->head->magic, SP_STORE_MAGIC, sizeof(store->head->magic)) ||
                  store->head->page_size != store->page_size))
         err = -EINVAL;
     if (err) {
@@ -321,6 +317,11 @@ struct sp_store_notes *sp_store_notes(struct sp_store *store)
     return &store->head->notes;
 }
 
+struct sp_store_marks *sp_store_marks(struct sp_store *store, uint32_t segment)
+{
+    return &store->marks[segment];
+}
+
 void sp_store_drop_segment(struct sp_store *store, uint32_t segment)
 {
     uint64_t size = SP_POOL_SEGMENT_PAGES * sizeof(uint64_t);
@@ -330,7 +331,8 @@ void sp_store_drop_segment(struct sp_store *store, uint32_t segment)
     for (uint32_t i = 0; i < SP_POOL_SEGMENT_PAGES; i++)
         sp_store_drop(store, segment << 16 | i);
     (void)fallocate(store->fd[SP_STORE_FD_INDEX], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
-                    (off_t)(HEAD_BYTES + PIECES_BYTES + segment * size), (off_t)size);
+                    (off_t)(SP_STORE_ENTRIES_AT + segment * size), (off_t)size);
+    memset(&store->marks[segment], 0, sizeof(store->marks[segment]));
 }
 
 uint32_t sp_store_next(const struct sp_store *store, uint32_t from)
@@ -338,7 +340,7 @@ uint32_t sp_store_next(const struct sp_store *store, uint32_t from)
     uint64_t i = (uint64_t)(from >> 16) * SP_POOL_SEGMENT_PAGES, end;
 
     i += (from & 0xffff) < SP_POOL_SEGMENT_PAGES ? from & 0xffff : SP_POOL_SEGMENT_PAGES;
-    while (i < ENTRIES && next_entries(store, &i, &end))
+    while (i < SP_STORE_ENTRIES && next_entries(store, &i, &end))
         for (; i < end; i++)
             if (store->entry[i])
                 return frame_of(i);
@@ -352,8 +354,8 @@ void sp_store_counters(const struct sp_store *store, struct sp_store_counters *o
         .live_bytes = store->memory_live + store->file_live,
         .memory_bytes = store->memory_used,
         .file_bytes = (uint64_t)store->in_file * SP_STORE_PIECE,
-        .read_errors = store->read_errors,
-        .checksum_errors = store->checksum_errors,
+        .read_errors = store->read_errors + store->head->notes.read_errors,
+        .checksum_errors = store->checksum_errors + store->head->notes.checksum_errors,
         .write_errors = store->write_errors,
         .moved = store->moved,
     };

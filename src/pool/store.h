@@ -31,6 +31,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "pool.h"
+
 #define SP_STORE_PIECE (1u << 20)
 
 struct sp_store;
@@ -70,9 +72,20 @@ struct sp_store_notes {
         uint64_t request; /* by which it was opened */
         uint32_t segment; /* 0: free */
     } opening[SP_STORE_OPENINGS];
+    uint32_t openings;                         /* none of a higher number was ever used */
     uint32_t hold_segment, hold_index, hold_n; /* frames that are held back; n last, 0: none */
+    uint64_t read_errors, checksum_errors; /* readers' (store_reader.h), added to the counters */
 };
 struct sp_store_notes *sp_store_notes(struct sp_store *store);
+/* The same, bits for the frames of one segment (store_process.h). */
+#define SP_STORE_WORDS (SP_POOL_SEGMENT_PAGES / 64)
+struct sp_store_marks {
+    uint64_t kept[SP_STORE_WORDS]; /* only in memory, or lost */
+    uint64_t held[SP_STORE_WORDS]; /* who touches one waits */
+    uint64_t back[SP_STORE_WORDS]; /* came back, not told yet */
+    uint64_t lost[SP_STORE_WORDS]; /* could not be had when somebody wanted it, not told yet */
+};
+struct sp_store_marks *sp_store_marks(struct sp_store *store, uint32_t segment);
 
 /* They stay the store's. */
 void sp_store_fds(const struct sp_store *store, int fd[SP_STORE_FDS]);

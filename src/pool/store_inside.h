@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What store.c and store_pieces.c share. */
+/* What store.c, store_pieces.c and store_reader.c share. */
 #ifndef SP_POOL_STORE_INSIDE_H
 #define SP_POOL_STORE_INSIDE_H
 
+#include "pool.h"
 #include "store_slot.h"
 
 #define SP_STORE_PIECES      65536u /* numbers; 0 is none: 64 GiB of packed bytes */
@@ -35,6 +36,25 @@ struct sp_store_head {
 #define SP_ENTRY_OFFSET(entry) ((uint32_t)((entry) >> 12 & 0xfffff) * SP_SLOT_UNIT)
 #define SP_ENTRY_SIZE(entry)   ((uint32_t)((entry)&0xfff) * SP_SLOT_UNIT)
 
+/* The index: the head, the pieces, the frames' entries, the segments' marks. Sparse. */
+#define SP_STORE_HEAD_BYTES  (1u << 21)
+#define SP_STORE_PIECES_AT   SP_STORE_HEAD_BYTES
+#define SP_STORE_ENTRIES     ((uint64_t)SP_STORE_SEGMENTS * SP_POOL_SEGMENT_PAGES)
+#define SP_STORE_ENTRIES_AT  (SP_STORE_PIECES_AT + SP_STORE_PIECES * sizeof(struct sp_piece))
+#define SP_STORE_MARKS_AT    (SP_STORE_ENTRIES_AT + SP_STORE_ENTRIES * sizeof(uint64_t))
+#define SP_STORE_INDEX_BYTES (SP_STORE_MARKS_AT + SP_STORE_SEGMENTS * sizeof(struct sp_store_marks))
+
+_Static_assert(sizeof(struct sp_store_head) <= SP_STORE_HEAD_BYTES, "the head has no room");
+
+#define SP_STORE_MAGIC         "spstore2"
+#define SP_STORE_PAGE_SIZE_MAX 32768u /* a slot's length has 16 bits, its size 12 bits of units */
+#define SP_STORE_FILE_BLOCK    4096u  /* what direct I/O is aligned to */
+
+static inline uint32_t sp_store_round_up(uint32_t size)
+{
+    return (size + SP_STORE_FILE_BLOCK - 1) & ~(SP_STORE_FILE_BLOCK - 1);
+}
+
 struct sp_store {
     int fd[SP_STORE_FDS];
     struct sp_store_config config;
@@ -43,6 +63,7 @@ struct sp_store {
     struct sp_store_head *head; /* the index: head, pieces, entries */
     struct sp_piece *piece;
     uint64_t *entry;
+    struct sp_store_marks *marks;
     char *memory;  /* piece n, while it is there, at n * SP_STORE_PIECE */
     uint32_t open; /* the piece that grows; 0: none */
     uint32_t age;
@@ -59,6 +80,8 @@ struct sp_store {
     char *whole; /* a piece that was read from the file; made when first needed */
 };
 
+/* All of size bytes of a file, from there on. 0 or -EIO. */
+int sp_store_read_file(int file, void *to, size_t size, uint64_t at);
 /* The frame's entry; NULL: no store has such a frame. */
 uint64_t *sp_store_entry(const struct sp_store *store, uint32_t frame);
 /* Names a slot, which is complete, as the frame's; old is what the entry was, 0: nothing. */

@@ -9,7 +9,6 @@
 
 #include "store_inside.h"
 
-#define FILE_BLOCK 4096u /* what direct I/O is aligned to */
 #define ROOM_TRIES 16u
 /* Where room is needed, a piece is emptied even if that frees no more than this. */
 #define LEAST_FREED (SP_STORE_PIECE / 8)
@@ -142,12 +141,10 @@ int sp_pieces_append(struct sp_store *store, const struct sp_slot *slot, bool sp
     return 0;
 }
 
-static int read_file(struct sp_store *store, void *to, size_t size, uint32_t place, uint32_t offset)
+int sp_store_read_file(int file, void *to, size_t size, uint64_t at)
 {
-    off_t at = (off_t)place * SP_STORE_PIECE + offset;
-
     for (size_t done = 0; done < size;) {
-        ssize_t n = pread(store->config.file, (char *)to + done, size - done, at + (off_t)done);
+        ssize_t n = pread(file, (char *)to + done, size - done, (off_t)(at + done));
 
         if (n < 0 && errno == EINTR)
             continue;
@@ -158,9 +155,10 @@ static int read_file(struct sp_store *store, void *to, size_t size, uint32_t pla
     return 0;
 }
 
-static uint32_t round_up(uint32_t size)
+static int read_file(struct sp_store *store, void *to, size_t size, uint32_t place, uint32_t offset)
 {
-    return (size + FILE_BLOCK - 1) & ~(FILE_BLOCK - 1);
+    return sp_store_read_file(store->config.file, to, size,
+                              (uint64_t)place * SP_STORE_PIECE + offset);
 }
 
 const struct sp_slot *sp_pieces_slot(struct sp_store *store, uint64_t entry, size_t *size)
@@ -170,8 +168,8 @@ const struct sp_slot *sp_pieces_slot(struct sp_store *store, uint64_t entry, siz
     *size = SP_ENTRY_SIZE(entry);
     if (is_in_memory(store, n))
         return (const struct sp_slot *)(memory_of(store, n) + offset);
-    first = offset & ~(FILE_BLOCK - 1);
-    if (read_file(store, store->window, round_up(offset + (uint32_t)*size) - first,
+    first = offset & ~(SP_STORE_FILE_BLOCK - 1);
+    if (read_file(store, store->window, sp_store_round_up(offset + (uint32_t)*size) - first,
                   SP_PIECE_PLACE(where(store, n)), first))
         return NULL;
     return (const struct sp_slot *)(store->window + (offset - first));
@@ -179,7 +177,7 @@ const struct sp_slot *sp_pieces_slot(struct sp_store *store, uint64_t entry, siz
 
 static int write_file(struct sp_store *store, uint32_t n, uint32_t place)
 {
-    size_t size = round_up(store->piece[n].used);
+    size_t size = sp_store_round_up(store->piece[n].used);
     off_t at = (off_t)place * SP_STORE_PIECE;
 
     for (size_t done = 0; done < size;) {
@@ -273,8 +271,8 @@ static const char *bytes_of(struct sp_store *store, uint32_t n)
     if (is_in_memory(store, n))
         return memory_of(store, n);
     if (!store->whole)
-        store->whole = aligned_alloc(FILE_BLOCK, SP_STORE_PIECE);
-    if (!store->whole || read_file(store, store->whole, round_up(store->piece[n].used),
+        store->whole = aligned_alloc(SP_STORE_FILE_BLOCK, SP_STORE_PIECE);
+    if (!store->whole || read_file(store, store->whole, sp_store_round_up(store->piece[n].used),
                                    SP_PIECE_PLACE(where(store, n)), 0))
         return NULL;
     return store->whole;

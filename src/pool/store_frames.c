@@ -1,0 +1,209 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The frames of the store's worker: kept, out, and back (store_process.h). */
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "store_worker_inside.h"
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
+
+#define FILL_TRIES 3u
+
+/* By a read, not through the view: an error is an error then, and not the end of the process. */
+static bool read_cached(struct sp_store_worker *w, const struct sp_store_segment *s, uint32_t index,
+                        void *to)
+{
+    return pread(s->fd, to, w->page_size, (off_t)(index * w->page_size)) == (ssize_t)w->page_size;
+}
+
+static enum sp_store_result make_copy(struct sp_store_worker *w, uint32_t id, uint32_t index)
+{
+    const struct sp_store_segment *s = w->segment[id];
+
+    if (sp_store_has(w->run.store, sp_store_frame(id, index)))
+        return SP_STORE_DONE;
+    if (!sp_store_bit(s->marks->kept, index) || !read_cached(w, s, index, w->page) ||
+        sp_store_put(w->run.store, sp_store_frame(id, index), w->page))
+        return SP_STORE_CANNOT;
+    return SP_STORE_DONE;
+}
+
+void sp_frames_mark(uint64_t *map, uint32_t index, uint32_t n, bool is)
+{
+    for (uint32_t i = 0; i < n; i++)
+        sp_store_set_bit(map, index + i, is);
+}
+
+/* Runs of pages of which there are copies. */
+static void drop(struct sp_store_worker *w, const struct sp_store_ask *ask, uint8_t *result)
+{
+    struct sp_store_segment *s = w->segment[ask->segment];
+
+    for (uint32_t i = 0, n; i < ask->n; i += n ? n : 1) {
+        for (n = 0; i + n < ask->n && result[i + n] == SP_STORE_DONE;)
+            n++;
+        if (!n)
+            continue;
+        /* First: who touches it at once is news. */
+        sp_frames_mark(s->marks->back, ask->index + i, n, false);
+        sp_frames_mark(s->marks->kept, ask->index + i, n, false);
+        if (sp_store_fuse_drop(w->run.dev, ask->segment, ask->index + i, n))
+            memset(result + i, SP_STORE_AGAIN, n);
+    }
+}
+
+void sp_frames_evict(struct sp_store_worker *w, const struct sp_store_ask *ask, uint8_t *result)
+{
+    for (uint32_t i = 0; i < ask->n; i++)
+        result[i] = (uint8_t)make_copy(w, ask->segment, ask->index + i);
+    drop(w, ask, result);
+}
+
+/* All or none, and noted first: the next process holds them, too. */
+int sp_frames_hold(struct sp_store_worker *w, const struct sp_store_ask *ask, uint8_t *result)
+{
+    if (w->notes->hold_n)
+        return -EBUSY;
+    for (uint32_t i = 0; i < ask->n; i++) {
+        result[i] = (uint8_t)make_copy(w, ask->segment, ask->index + i);
+        if (result[i] != SP_STORE_DONE)
+            return -ENOSPC;
+    }
+    w->notes->hold_segment = ask->segment;
+    w->notes->hold_index = ask->index;
+    __atomic_store_n(&w->notes->hold_n, ask->n, __ATOMIC_RELEASE);
+    sp_frames_mark(w->segment[ask->segment]->marks->held, ask->index, ask->n, true);
+    drop(w, ask, result);
+    return 0;
+}
+
+int sp_frames_release(struct sp_store_worker *w)
+{
+    const struct sp_store_notes *notes = w->notes;
+
+    if (!notes->hold_n)
+        return -ENOENT;
+    sp_frames_mark(w->segment[notes->hold_segment]->marks->held, notes->hold_index, notes->hold_n,
+                   false);
+    __atomic_store_n(&w->notes->hold_n, 0, __ATOMIC_RELEASE);
+    return 0;
+}
+
+static bool keep(struct sp_store_worker *w, struct sp_store_segment *s, uint32_t index, uint32_t n)
+{
+    if (!s->locks || madvise(s->view + index * w->page_size, n * w->page_size, MADV_POPULATE_READ))
+        return false;
+    sp_frames_mark(s->marks->kept, index, n, true);
+    return true;
+}
+
+int sp_frames_fill(struct sp_store_worker *w, const struct sp_store_ask *ask)
+{
+    struct sp_store_segment *s = w->segment[ask->segment];
+    int err = 0;
+
+    for (uint32_t i = 0; i < ask->n; i++) /* of a life before */
+        sp_store_drop(w->run.store, sp_store_frame(ask->segment, ask->index + i));
+    sp_frames_mark(s->marks->back, ask->index, ask->n, false);
+    sp_frames_mark(s->marks->lost, ask->index, ask->n, false);
+    /* Between the two the kernel may drop pages: it is told again. */
+    for (unsigned i = 0; i < FILL_TRIES && s->locks; i++) {
+        err = sp_store_fuse_fill(w->run.dev, ask->segment, ask->index, ask->n, w->pages);
+        if (err)
+            return err;
+        if (keep(w, s, ask->index, ask->n))
+            return 0;
+    }
+    for (uint32_t i = 0; i < ask->n && !err; i++)
+        err = sp_store_put(w->run.store, sp_store_frame(ask->segment, ask->index + i),
+                           w->pages + i * w->page_size);
+    return err ? err : sp_store_fuse_fill(w->run.dev, ask->segment, ask->index, ask->n, w->pages);
+}
+
+/* A copy goes only when its page is locked. */
+void sp_frames_bring(struct sp_store_worker *w, const struct sp_store_ask *ask, uint8_t *result)
+{
+    struct sp_store_segment *s = w->segment[ask->segment];
+
+    for (uint32_t i = 0; i < ask->n; i++) {
+        uint32_t index = ask->index + i;
+
+        result[i] = SP_STORE_CANNOT;
+        if (!sp_store_bit(s->marks->kept, index) &&
+            !sp_store_has(w->run.store, sp_store_frame(ask->segment, index)))
+            continue;
+        if (!read_cached(w, s, index, w->page))
+            continue;
+        result[i] = SP_STORE_DONE;
+        if (!keep(w, s, index, 1))
+            continue;
+        sp_store_drop(w->run.store, sp_store_frame(ask->segment, index));
+        sp_store_set_bit(s->marks->back, index, false);
+    }
+}
+
+bool sp_frames_ours_alone(const struct sp_store_worker *w, uint32_t segment)
+{
+    unsigned n = 0;
+
+    for (uint32_t i = 1; i <= w->notes->openings && i < SP_STORE_OPENINGS; i++)
+        n += w->notes->opening[i].segment == segment;
+    return n <= 1;
+}
+
+void sp_frames_forget(struct sp_store_worker *w, const struct sp_store_ask *ask, uint8_t *result)
+{
+    if (!sp_frames_ours_alone(w, ask->segment)) {
+        sp_frames_evict(w, ask, result);
+        return;
+    }
+    memset(result, SP_STORE_DONE, ask->n);
+    drop(w, ask, result);
+    for (uint32_t i = 0; i < ask->n; i++)
+        sp_store_drop(w->run.store, sp_store_frame(ask->segment, ask->index + i));
+}
+
+void sp_frames_get(struct sp_store_worker *w, const struct sp_store_ask *ask, uint8_t *result)
+{
+    struct sp_store_segment *s = w->segment[ask->segment];
+
+    for (uint32_t i = 0; i < ask->n; i++) {
+        uint32_t index = ask->index + i;
+        char *to = w->pages + i * w->page_size;
+        int err;
+
+        err = sp_store_get(w->run.store, sp_store_frame(ask->segment, index), to);
+        if (err == -ENOENT && sp_store_bit(s->marks->kept, index) && read_cached(w, s, index, to))
+            err = 0;
+        result[i] = err ? SP_STORE_CANNOT : SP_STORE_DONE;
+    }
+}
+
+/* Takes the bits of one map as news. False: there is no more room. */
+static bool tell_map(struct sp_store_answer *to, uint32_t id, uint64_t *map, uint32_t lost)
+{
+    for (uint32_t w = 0; w < SP_STORE_WORDS; w++)
+        while (map[w]) {
+            uint32_t i = w * 64 + (uint32_t)__builtin_ctzll(map[w]);
+
+            if (to->n == SP_STORE_NEWS)
+                return false;
+            to->news[to->n++] = (struct sp_store_news){sp_store_frame(id, i), lost};
+            sp_store_set_bit(map, i, false);
+        }
+    return true;
+}
+
+void sp_frames_tell(struct sp_store_worker *w, struct sp_store_answer *to)
+{
+    bool room = true;
+
+    for (uint32_t id = 1; id < SP_STORE_SEGMENTS && room; id++)
+        if (w->segment[id])
+            room = tell_map(to, id, w->segment[id]->marks->back, 0) &&
+                   tell_map(to, id, w->segment[id]->marks->lost, 1);
+}

@@ -1,0 +1,299 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The store's worker: its segments, and the questions that it is asked (store_process.h). */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include "store_worker_inside.h"
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#endif
+#ifndef PR_SET_IO_FLUSHER
+#define PR_SET_IO_FLUSHER 57
+#endif
+
+/* Takes what is in the cache and not in the store under our lock again: another process had it. */
+static void keep_what_is_left(struct sp_store_worker *w, uint32_t id)
+{
+    static unsigned char there[SP_POOL_SEGMENT_PAGES];
+    struct sp_store_segment *s = w->segment[id];
+
+    if (mincore(s->view, SP_POOL_SEGMENT_PAGES * w->page_size, there))
+        return;
+    for (uint32_t i = 0; i < SP_POOL_SEGMENT_PAGES; i++) {
+        if (sp_store_has(w->run.store, sp_store_frame(id, i)))
+            continue;
+        if ((there[i] & 1) &&
+            !madvise(s->view + i * w->page_size, w->page_size, MADV_POPULATE_READ))
+            sp_store_set_bit(s->marks->kept, i, true);
+        else if (sp_store_bit(s->marks->kept, i))
+            sp_store_set_bit(s->marks->lost, i, true);
+    }
+}
+
+/* Makes it known to the server. -ENOMEM. */
+static int note_segment(struct sp_store_worker *w, uint32_t id)
+{
+    struct sp_store_segment *s = calloc(1, sizeof(*s));
+
+    if (!s)
+        return -ENOMEM;
+    s->fd = -1;
+    s->marks = sp_store_marks(w->run.store, id);
+    w->segment[id] = s;
+    sp_store_set_bit(w->notes->segment, id, true);
+    return 0;
+}
+
+/* Waits for the server. */
+static int open_view(struct sp_store_worker *w, uint32_t id)
+{
+    size_t size = SP_POOL_SEGMENT_PAGES * w->page_size;
+    struct sp_store_segment *s = w->segment[id];
+    void *view;
+
+    if (s->fd < 0)
+        s->fd = sp_store_fuse_segment(w->run.mount, id);
+    if (s->fd < 0)
+        return s->fd;
+    view = mmap(NULL, size, PROT_READ, MAP_SHARED, s->fd, 0);
+    if (view == MAP_FAILED)
+        return -errno;
+    madvise(view, size, MADV_DONTFORK);
+    madvise(view, size, MADV_DONTDUMP);
+    s->view = view;
+    s->locks = !mlock2(view, size, MLOCK_ONFAULT);
+    keep_what_is_left(w, id);
+    return 0;
+}
+
+static int add(struct sp_store_worker *w, uint32_t id)
+{
+    int err = 0;
+
+    if (!id || id >= SP_STORE_SEGMENTS)
+        return -EINVAL;
+    if (!w->segment[id])
+        err = note_segment(w, id);
+    return err || w->segment[id]->view ? err : open_view(w, id);
+}
+
+static int remove_segment(struct sp_store_worker *w, uint32_t id)
+{
+    struct sp_store_segment *s = w->segment[id];
+
+    if (!sp_frames_ours_alone(w, id))
+        return -EBUSY;
+    munmap(s->view, SP_POOL_SEGMENT_PAGES * w->page_size);
+    close(s->fd);
+    (void)sp_store_fuse_drop(w->run.dev, id, 0, SP_POOL_SEGMENT_PAGES);
+    w->segment[id] = NULL;
+    sp_store_set_bit(w->notes->segment, id, false);
+    sp_store_drop_segment(w->run.store, id);
+    free(s);
+    return 0;
+}
+
+static void count(struct sp_store_worker *w, struct sp_store_answer *to)
+{
+    to->locks = 1;
+    sp_store_counters(w->run.store, &to->counters);
+    for (uint32_t id = 1; id < SP_STORE_SEGMENTS; id++)
+        if (w->segment[id] && !w->segment[id]->locks)
+            to->locks = 0;
+}
+
+static bool is_of_all(uint32_t what)
+{
+    return what == SP_STORE_TELL || what == SP_STORE_COUNT || what == SP_STORE_RELEASE;
+}
+
+static bool is_of_pages(uint32_t what)
+{
+    return what != SP_STORE_ADD && what != SP_STORE_FD && what != SP_STORE_REMOVE &&
+           !is_of_all(what);
+}
+
+/* Is it about frames that are held? The worker would wait for itself. */
+static bool is_held(const struct sp_store_worker *w, const struct sp_store_ask *ask)
+{
+    const struct sp_store_notes *notes = w->notes;
+
+    if (!notes->hold_n || ask->segment != notes->hold_segment)
+        return false;
+    return ask->what == SP_STORE_REMOVE ||
+           (is_of_pages(ask->what) && ask->index < notes->hold_index + notes->hold_n &&
+            notes->hold_index < ask->index + ask->n);
+}
+
+static int check(const struct sp_store_worker *w, const struct sp_store_ask *ask)
+{
+    if (ask->what == SP_STORE_ADD || is_of_all(ask->what))
+        return 0;
+    if (ask->segment >= SP_STORE_SEGMENTS || !w->segment[ask->segment] ||
+        !w->segment[ask->segment]->view)
+        return -ENOENT;
+    if (is_of_pages(ask->what) &&
+        (!ask->n || ask->n > SP_STORE_PAGES || ask->index > SP_POOL_SEGMENT_PAGES - ask->n))
+        return -EINVAL;
+    return is_held(w, ask) ? -EBUSY : 0;
+}
+
+/* Answers in *to; the descriptor to send with it, or -1. */
+static int work(struct sp_store_worker *w, const struct sp_store_ask *ask,
+                struct sp_store_answer *to)
+{
+    int fd = -1;
+
+    *to = (struct sp_store_answer){.seq = ask->seq, .status = check(w, ask)};
+    if (to->status)
+        return -1;
+    if (is_of_pages(ask->what))
+        to->n = ask->n;
+    switch ((enum sp_store_what)ask->what) {
+    case SP_STORE_ADD:
+        to->status = add(w, ask->segment);
+        break;
+    case SP_STORE_FD:
+        fd = sp_store_fuse_segment(w->run.mount, ask->segment);
+        to->status = fd < 0 ? fd : 0;
+        break;
+    case SP_STORE_FILL:
+        to->status = sp_frames_fill(w, ask);
+        break;
+    case SP_STORE_EVICT:
+        sp_frames_evict(w, ask, to->result);
+        break;
+    case SP_STORE_HOLD:
+        to->status = sp_frames_hold(w, ask, to->result);
+        break;
+    case SP_STORE_BRING:
+        sp_frames_bring(w, ask, to->result);
+        break;
+    case SP_STORE_FORGET:
+        sp_frames_forget(w, ask, to->result);
+        break;
+    case SP_STORE_RELEASE:
+        to->status = sp_frames_release(w);
+        break;
+    case SP_STORE_GET:
+        sp_frames_get(w, ask, to->result);
+        break;
+    case SP_STORE_REMOVE:
+        to->status = remove_segment(w, ask->segment);
+        break;
+    case SP_STORE_TELL:
+        sp_frames_tell(w, to);
+        break;
+    case SP_STORE_COUNT:
+        count(w, to);
+        break;
+    default:
+        to->status = -EPROTO;
+    }
+    return fd < 0 ? -1 : fd;
+}
+
+static bool say(int sock, const struct sp_store_answer *answer, int fd)
+{
+    struct iovec v = {(void *)answer, sizeof(*answer)};
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control = {.bytes = {0}};
+    struct msghdr msg = {.msg_iov = &v, .msg_iovlen = 1};
+
+    if (fd >= 0) {
+        struct cmsghdr *c;
+
+        msg.msg_control = &control;
+        msg.msg_controllen = sizeof(control.bytes);
+        c = CMSG_FIRSTHDR(&msg);
+        c->cmsg_level = SOL_SOCKET;
+        c->cmsg_type = SCM_RIGHTS;
+        c->cmsg_len = CMSG_LEN(sizeof(fd));
+        memcpy(CMSG_DATA(c), &fd, sizeof(fd));
+    }
+    return sendmsg(sock, &msg, MSG_NOSIGNAL) == (ssize_t)sizeof(*answer);
+}
+
+static void answer_all(struct sp_store_worker *w)
+{
+    static struct sp_store_answer answer;
+    struct sp_store_ask ask;
+    ssize_t n;
+    bool told = true;
+
+    while (told) {
+        int fd;
+
+        n = recv(w->run.sock, &ask, sizeof(ask), 0);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n <= 0)
+            return;
+        if (n != sizeof(ask))
+            continue;
+        fd = work(w, &ask, &answer);
+        told = say(w->run.sock, &answer, fd);
+        if (fd >= 0)
+            close(fd);
+    }
+}
+
+static int take_over(struct sp_store_worker *w)
+{
+    const struct sp_store_notes *notes = w->notes;
+    int err = 0;
+
+    for (uint32_t id = 1; id < SP_STORE_SEGMENTS && !err; id++)
+        if (sp_store_bit(notes->segment, id))
+            err = note_segment(w, id);
+    if (!err && notes->hold_n && w->segment[notes->hold_segment])
+        sp_frames_mark(w->segment[notes->hold_segment]->marks->held, notes->hold_index,
+                       notes->hold_n, true);
+    return err;
+}
+
+static void open_views(struct sp_store_worker *w)
+{
+    for (uint32_t id = 1; id < SP_STORE_SEGMENTS; id++)
+        if (w->segment[id])
+            (void)open_view(w, id); /* or when it is added once more */
+}
+
+static int prepare(struct sp_store_worker *w)
+{
+    w->page_size = (size_t)sysconf(_SC_PAGESIZE);
+    w->page = malloc(w->page_size);
+    w->pages = mmap(NULL, SP_STORE_PAGES * w->page_size, PROT_READ | PROT_WRITE, MAP_SHARED,
+                    w->run.pages, 0);
+    if (!w->page || w->pages == MAP_FAILED)
+        return -ENOMEM;
+    w->notes = sp_store_notes(w->run.store);
+    return 0;
+}
+
+int sp_store_worker_process(const struct sp_store_worker_run *run)
+{
+    static struct sp_store_worker worker;
+    struct sp_store_worker *w = &worker;
+    int err;
+
+    w->run = *run;
+    err = prepare(w);
+    if (!err)
+        err = take_over(w);
+    if (err)
+        return err;
+    /* Who waits for memory may wait for us: our own requests for memory do not wait for others'. */
+    (void)prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0);
+    open_views(w);
+    answer_all(w);
+    return 0;
+}

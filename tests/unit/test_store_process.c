@@ -1,0 +1,417 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The store's processes: S1 and S6 (out and back, with the news of it), S3 (frames that are held),
+ * S8 (lost bytes), S10 (forgotten frames leave nothing), K9 (a segment goes when nobody has it), D1
+ * (the process is killed, and the next one goes on). */
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "store_fuse.h"
+#include "store_process.h"
+
+#define PAGE    ((size_t)sysconf(_SC_PAGESIZE))
+#define SEGMENT 3u
+#define PAGES   SP_STORE_PAGES
+#define MIB     ((uint64_t)1 << 20)
+#define SKIPPED 77
+
+static int sock, mount_fd, keeper, store_fd[SP_STORE_FDS];
+static struct sp_store *store;
+static pid_t keeper_pid;
+static unsigned char *shared_pages;
+static struct sp_store_answer answer;
+
+static void be_server(const struct sp_store_worker_run *run, const int fd[SP_STORE_FDS])
+{
+    const struct sp_store_server_run mine = {
+        run->dev, {fd[SP_STORE_FD_INDEX], fd[SP_STORE_FD_PIECES]}, -1};
+
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    _exit(sp_store_server_process(&mine) ? 1 : 0);
+}
+
+static void be_worker(const struct sp_store_worker_run *run, const int fd[SP_STORE_FDS])
+{
+    const struct sp_store_config config = {.memory_bytes = 32 * MIB, .file = -1};
+    struct sp_store_worker_run mine = *run;
+
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (sp_store_attach(&mine.store, fd, &config))
+        _exit(1);
+    _exit(sp_store_worker_process(&mine) ? 1 : 0);
+}
+
+/* Has all descriptors, and touches no page. Each byte that comes ends processes and begins others:
+ * s the server, w the worker, b both, the worker first: it may wait for the server. */
+static void keep(int commands, const struct sp_store_worker_run *run, const int fd[SP_STORE_FDS])
+{
+    pid_t server = 0, worker = 0, old = 0;
+    char c;
+
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    while (read(commands, &c, 1) == 1) {
+        if (c != 's' && worker) {
+            kill(worker, SIGKILL);
+            old = worker;
+        }
+        if (c != 'w') {
+            if (server) {
+                kill(server, SIGKILL);
+                waitpid(server, NULL, 0);
+            }
+            server = fork();
+            if (server == 0)
+                be_server(run, fd);
+        }
+        if (c != 's') {
+            if (old)
+                waitpid(old, NULL, 0);
+            worker = fork();
+            if (worker == 0)
+                be_worker(run, fd);
+        }
+        if (write(commands, &c, 1) != 1)
+            break;
+    }
+    kill(worker, SIGKILL);
+    kill(server, SIGKILL);
+    _exit(0);
+}
+
+static void next_life(char of)
+{
+    assert_int_equal(write(keeper, &of, 1), 1);
+    assert_int_equal(read(keeper, &of, 1), 1);
+}
+
+static int ask_about(enum sp_store_what what, uint32_t index, uint32_t n)
+{
+    static uint32_t seq;
+    struct sp_store_ask ask = {what, ++seq, SEGMENT, index, n};
+
+    assert_int_equal(send(sock, &ask, sizeof(ask), 0), sizeof(ask));
+    do
+        assert_int_equal(recv(sock, &answer, sizeof(answer), 0), sizeof(answer));
+    while (answer.seq != seq);
+    return answer.status;
+}
+
+static void all_done(enum sp_store_what what, uint32_t index, uint32_t n)
+{
+    assert_int_equal(ask_about(what, index, n), 0);
+    for (uint32_t i = 0; i < n; i++)
+        assert_int_equal(answer.result[i], SP_STORE_DONE);
+}
+
+static uint32_t news(uint32_t lost)
+{
+    uint32_t n = 0;
+
+    assert_int_equal(ask_about(SP_STORE_TELL, 0, 0), 0);
+    for (uint32_t i = 0; i < answer.n; i++)
+        n += answer.news[i].lost == lost;
+    return n;
+}
+
+static uint64_t frames_out(void)
+{
+    assert_int_equal(ask_about(SP_STORE_COUNT, 0, 0), 0);
+    return answer.counters.frames;
+}
+
+static unsigned char byte_of(uint32_t i, size_t at)
+{
+    return (unsigned char)(i * 7 + at % 97 + 1);
+}
+
+static void fill(void)
+{
+    for (uint32_t i = 0; i < PAGES; i++)
+        for (size_t k = 0; k < PAGE; k++)
+            shared_pages[i * PAGE + k] = byte_of(i, k);
+    assert_int_equal(ask_about(SP_STORE_ADD, 0, 0), 0);
+    assert_int_equal(ask_about(SP_STORE_FILL, 0, PAGES), 0);
+}
+
+static unsigned char *map_privately(void)
+{
+    int fd = sp_store_fuse_segment(mount_fd, SEGMENT);
+    unsigned char *at;
+
+    assert_true(fd >= 0);
+    at = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+    assert_ptr_not_equal(at, MAP_FAILED);
+    close(fd);
+    return at;
+}
+
+static uint32_t resident(unsigned char *at)
+{
+    unsigned char there[PAGES];
+    uint32_t n = 0;
+
+    assert_int_equal(mincore(at, PAGES * PAGE, there), 0);
+    for (uint32_t i = 0; i < PAGES; i++)
+        n += there[i] & 1;
+    return n;
+}
+
+static bool is_right(const unsigned char *at, uint32_t i)
+{
+    for (size_t k = 0; k < PAGE; k++)
+        if (at[i * PAGE + k] != byte_of(i, k))
+            return false;
+    return true;
+}
+
+static void bus(int sig)
+{
+    _exit(2);
+}
+
+static pid_t touch_in_child(unsigned char *at, uint32_t i)
+{
+    pid_t pid = (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
+
+    if (pid == 0) {
+        signal(SIGBUS, bus);
+        _exit(is_right(at, i) ? 0 : 1);
+    }
+    return pid;
+}
+
+static int result_of(pid_t pid)
+{
+    int status;
+
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFEXITED(status));
+    return WEXITSTATUS(status);
+}
+
+static bool is_waiting(pid_t pid)
+{
+    int status;
+
+    usleep(50000);
+    return waitpid(pid, &status, WNOHANG) == 0;
+}
+
+static void s1_out_and_s6_back(void **state)
+{
+    unsigned char *at = map_privately();
+
+    fill();
+    assert_int_equal(frames_out(), 0);
+    for (uint32_t i = 0; i < PAGES; i++)
+        assert_true(is_right(at, i));
+    (void)news(0);
+    all_done(SP_STORE_EVICT, 0, PAGES);
+    assert_int_equal(resident(at), 0);
+    assert_int_equal(frames_out(), PAGES);
+    assert_true(answer.counters.memory_bytes < PAGES * PAGE / 2);
+    for (uint32_t i = 0; i < PAGES; i++)
+        assert_true(is_right(at, i));
+    assert_int_equal(news(0), PAGES);
+    assert_int_equal(news(0), 0);
+    /* Back: both have it, and it goes again at no cost. */
+    all_done(SP_STORE_EVICT, 0, PAGES / 2);
+    all_done(SP_STORE_BRING, PAGES / 4, PAGES / 2);
+    assert_int_equal(frames_out(), PAGES / 2);
+    all_done(SP_STORE_GET, 0, PAGES);
+    for (uint32_t i = 0; i < PAGES; i++)
+        assert_true(is_right(shared_pages, i) && is_right(at, i));
+    munmap(at, PAGES * PAGE);
+}
+
+static void s3_frames_that_are_held(void **state)
+{
+    unsigned char *at = map_privately();
+    pid_t pid;
+
+    fill();
+    all_done(SP_STORE_HOLD, 8, 4);
+    assert_int_equal(ask_about(SP_STORE_HOLD, 20, 1), -EBUSY);
+    assert_int_equal(ask_about(SP_STORE_BRING, 0, 9), -EBUSY);
+    pid = touch_in_child(at, 9);
+    assert_true(is_waiting(pid));
+    assert_int_equal(result_of(touch_in_child(at, 40)), 0);
+    /* Also by the next processes. */
+    for (const char *of = "swb"; *of; of++) {
+        next_life(*of);
+        assert_true(is_waiting(pid));
+    }
+    assert_int_equal(ask_about(SP_STORE_RELEASE, 0, 0), 0);
+    assert_int_equal(result_of(pid), 0);
+    assert_int_equal(ask_about(SP_STORE_RELEASE, 0, 0), -ENOENT);
+    munmap(at, PAGES * PAGE);
+}
+
+static void d1_the_next_process_has_what_was_out_and_keeps_what_was_not(void **state)
+{
+    unsigned char *at = map_privately();
+    pid_t pid;
+
+    fill();
+    all_done(SP_STORE_EVICT, 0, PAGES / 2);
+    next_life('b');
+    pid = touch_in_child(at, 3);
+    assert_int_equal(result_of(pid), 0);
+    assert_int_equal(frames_out(), PAGES / 2);
+    all_done(SP_STORE_EVICT, 0, PAGES);
+    assert_int_equal(frames_out(), PAGES);
+    assert_int_equal(resident(at), 0);
+    for (unsigned k = 0; k < 6; k++) {
+        next_life("swb"[k % 3]);
+        for (uint32_t i = k; i < PAGES; i += 6)
+            assert_true(is_right(at, i));
+    }
+    assert_int_equal(news(1), 0);
+    munmap(at, PAGES * PAGE);
+}
+
+static void s8_lost_bytes_are_a_signal_and_news(void **state)
+{
+    unsigned char *at = map_privately();
+    unsigned char *pieces;
+
+    fill();
+    all_done(SP_STORE_EVICT, 0, PAGES);
+    (void)news(0);
+    /* The first piece, wherever slots lie in it: a byte of each of its first pages. */
+    pieces =
+        mmap(NULL, 2 * MIB, PROT_READ | PROT_WRITE, MAP_SHARED, store_fd[SP_STORE_FD_PIECES], 0);
+    assert_ptr_not_equal(pieces, MAP_FAILED);
+    for (size_t k = 0; k < MIB; k += 8)
+        pieces[MIB + k] ^= 1;
+    assert_int_equal(result_of(touch_in_child(at, 5)), 2);
+    assert_true(news(1) >= 1);
+    for (size_t k = 0; k < MIB; k += 8)
+        pieces[MIB + k] ^= 1;
+    assert_int_equal(result_of(touch_in_child(at, 5)), 0);
+    munmap(pieces, 2 * MIB);
+    munmap(at, PAGES * PAGE);
+}
+
+static void k9_s10_a_segment_goes_when_nobody_has_it(void **state)
+{
+    unsigned char *at = map_privately();
+    pid_t pid;
+    int err = -EBUSY;
+
+    fill();
+    all_done(SP_STORE_EVICT, 0, PAGES);
+    pid = (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        for (;;)
+            pause();
+    }
+    munmap(at, PAGES * PAGE);
+    usleep(20000);
+    assert_int_equal(ask_about(SP_STORE_REMOVE, 0, 0), -EBUSY);
+    all_done(SP_STORE_FORGET, 0, 10); /* somebody maps them: their bytes stay */
+    assert_int_equal(frames_out(), PAGES);
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    for (unsigned i = 0; i < 1000 && err; i++) {
+        all_done(SP_STORE_FORGET, 0, 10);
+        err = frames_out() == PAGES - 10 ? 0 : -EBUSY;
+        usleep(1000);
+    }
+    assert_int_equal(err, 0);
+    assert_int_equal(ask_about(SP_STORE_REMOVE, 0, 0), 0);
+    assert_int_equal(frames_out(), 0);
+    assert_int_equal(ask_about(SP_STORE_EVICT, 0, 1), -ENOENT);
+}
+
+static int begin(void)
+{
+    const struct sp_store_config config = {.memory_bytes = 32 * MIB, .file = -1};
+    int commands[2], questions[2];
+    struct sp_store_worker_run run;
+    char why[200] = "";
+
+    if (sp_store_fuse_open(&run.dev, &run.mount, why, sizeof(why))) {
+        printf("skipped: %s\n", why);
+        return SKIPPED;
+    }
+    run.pages = memfd_create("pages", MFD_CLOEXEC);
+    if (run.pages < 0 || ftruncate(run.pages, (off_t)(PAGES * PAGE)) ||
+        sp_store_new(&run.store, &config) ||
+        socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, questions) ||
+        socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, commands))
+        return 1;
+    sp_store_fds(run.store, store_fd);
+    run.sock = questions[1];
+    store = run.store;
+    keeper_pid = fork();
+    if (keeper_pid == 0) {
+        close(commands[0]);
+        close(questions[0]);
+        keep(commands[1], &run, store_fd);
+    }
+    close(run.dev);
+    close(run.sock);
+    close(commands[1]);
+    keeper = commands[0];
+    sock = questions[0];
+    mount_fd = run.mount;
+    shared_pages = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, run.pages, 0);
+    return shared_pages == MAP_FAILED;
+}
+
+static int add_segment(void **state)
+{
+    return ask_about(SP_STORE_ADD, 0, 0);
+}
+
+static int remove_segment(void **state)
+{
+    int err = -EBUSY;
+
+    for (unsigned i = 0; i < 1000 && err == -EBUSY; i++) {
+        err = ask_about(SP_STORE_REMOVE, 0, 0);
+        usleep(1000);
+    }
+    return err == -ENOENT ? 0 : err;
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(s1_out_and_s6_back, add_segment, remove_segment),
+        cmocka_unit_test_setup_teardown(s3_frames_that_are_held, add_segment, remove_segment),
+        cmocka_unit_test_setup_teardown(d1_the_next_process_has_what_was_out_and_keeps_what_was_not,
+                                        add_segment, remove_segment),
+        cmocka_unit_test_setup_teardown(s8_lost_bytes_are_a_signal_and_news, add_segment,
+                                        remove_segment),
+        cmocka_unit_test_setup_teardown(k9_s10_a_segment_goes_when_nobody_has_it, add_segment,
+                                        remove_segment),
+    };
+    int err = begin();
+
+    if (err)
+        return err;
+    next_life('b');
+    err = cmocka_run_group_tests(tests, NULL, NULL);
+    close(keeper);
+    waitpid(keeper_pid, NULL, 0);
+    sp_store_free(store);
+    return err;
+}
