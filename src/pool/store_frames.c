@@ -66,8 +66,11 @@ void sp_frames_evict(struct sp_store_worker *w, const struct sp_store_ask *ask, 
 /* All or none, and noted first: the next process holds them, too. */
 int sp_frames_hold(struct sp_store_worker *w, const struct sp_store_ask *ask, uint8_t *result)
 {
-    if (w->notes->hold_n)
-        return -EBUSY;
+    if (w->notes->hold_n) /* the same, which a worker that was killed meanwhile had done? */
+        return w->notes->hold_segment == ask->segment && w->notes->hold_index == ask->index &&
+                       w->notes->hold_n == ask->n
+                   ? 0
+                   : -EBUSY;
     for (uint32_t i = 0; i < ask->n; i++) {
         result[i] = (uint8_t)make_copy(w, ask->segment, ask->index + i);
         if (result[i] != SP_STORE_DONE)

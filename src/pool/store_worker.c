@@ -126,9 +126,9 @@ static bool is_held(const struct sp_store_worker *w, const struct sp_store_ask *
 
     if (!notes->hold_n || ask->segment != notes->hold_segment)
         return false;
-    return ask->what == SP_STORE_REMOVE ||
-           (is_of_pages(ask->what) && ask->index < notes->hold_index + notes->hold_n &&
-            notes->hold_index < ask->index + ask->n);
+    return ask->what == SP_STORE_REMOVE || (is_of_pages(ask->what) && ask->what != SP_STORE_HOLD &&
+                                            ask->index < notes->hold_index + notes->hold_n &&
+                                            notes->hold_index < ask->index + ask->n);
 }
 
 static int check(const struct sp_store_worker *w, const struct sp_store_ask *ask)

@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -22,6 +23,7 @@
 #include <cmocka.h>
 
 #include "store_fuse.h"
+#include "store_link.h"
 #include "store_process.h"
 
 #define PAGE    ((size_t)sysconf(_SC_PAGESIZE))
@@ -30,7 +32,7 @@
 #define MIB     ((uint64_t)1 << 20)
 #define SKIPPED 77
 
-static int sock, mount_fd, keeper, store_fd[SP_STORE_FDS];
+static int sock, mount_fd, pages_fd, keeper, store_fd[SP_STORE_FDS];
 static struct sp_store *store;
 static pid_t keeper_pid;
 static unsigned char *shared_pages;
@@ -340,6 +342,78 @@ static void k9_s10_a_segment_goes_when_nobody_has_it(void **state)
     assert_int_equal(ask_about(SP_STORE_EVICT, 0, 1), -ENOENT);
 }
 
+/* Both are killed all the time, and no question is lost. */
+static unsigned *lives; /* of the worker; and 1: that is enough */
+
+static pid_t start_killer(void)
+{
+    pid_t pid = fork();
+
+    if (pid == 0) {
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
+        for (unsigned i = 0; !__atomic_load_n(&lives[1], __ATOMIC_SEQ_CST); i++) {
+            usleep((useconds_t)(random() % 3000));
+            next_life("swb"[i % 3]);
+            __atomic_fetch_add(lives, i % 3 > 0, __ATOMIC_SEQ_CST);
+        }
+        _exit(0);
+    }
+    return pid;
+}
+
+static int tend(void *arg)
+{
+    unsigned *seen = arg, now = __atomic_load_n(lives, __ATOMIC_SEQ_CST);
+    bool is_new = now != *seen;
+
+    *seen = now;
+    return is_new;
+}
+
+static void ask_link(struct sp_store_link *link, enum sp_store_what what, uint32_t index,
+                     uint32_t n)
+{
+    const struct sp_store_answer *said;
+
+    assert_int_equal(sp_store_ask(link, what, SEGMENT, index, n, &said), 0);
+    for (uint32_t i = 0; i < n && what != SP_STORE_FILL; i++)
+        assert_int_not_equal(said->result[i], SP_STORE_CANNOT);
+}
+
+static void d1_no_question_is_lost(void **state)
+{
+    unsigned char *at = map_privately();
+    struct sp_store_link *link;
+    unsigned seen;
+    pid_t killer;
+
+    lives = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    assert_ptr_not_equal(lives, MAP_FAILED);
+    seen = *lives;
+    fill();
+    /* From here on nothing is in memory alone while its keeper is killed: that may be lost (S8). */
+    all_done(SP_STORE_EVICT, 0, PAGES);
+    assert_int_equal(sp_store_link_new(&link, sock, pages_fd, tend, &seen), 0);
+    killer = start_killer();
+    for (unsigned k = 0; k < 40; k++) {
+        ask_link(link, SP_STORE_EVICT, 0, PAGES);
+        for (uint32_t i = k % 5; i < PAGES; i += 5)
+            assert_true(is_right(at, i));
+        ask_link(link, SP_STORE_HOLD, 0, 8);
+        assert_int_equal(sp_store_ask(link, SP_STORE_BRING, SEGMENT, 7, 2, NULL), -EBUSY);
+        assert_true(sp_store_ask(link, SP_STORE_RELEASE, 0, 0, 0, NULL) <= 0);
+        ask_link(link, SP_STORE_GET, 0, PAGES);
+        for (uint32_t i = 0; i < PAGES; i++)
+            assert_true(is_right(sp_store_link_pages(link), i));
+    }
+    __atomic_store_n(&lives[1], 1, __ATOMIC_SEQ_CST);
+    assert_int_equal(result_of(killer), 0);
+    assert_true(*lives > 2);
+    sp_store_link_free(link);
+    munmap(lives, PAGE);
+    munmap(at, PAGES * PAGE);
+}
+
 static int begin(void)
 {
     const struct sp_store_config config = {.memory_bytes = 32 * MIB, .file = -1};
@@ -372,6 +446,7 @@ static int begin(void)
     keeper = commands[0];
     sock = questions[0];
     mount_fd = run.mount;
+    pages_fd = run.pages;
     shared_pages = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, run.pages, 0);
     return shared_pages == MAP_FAILED;
 }
@@ -401,6 +476,7 @@ int main(void)
                                         add_segment, remove_segment),
         cmocka_unit_test_setup_teardown(s8_lost_bytes_are_a_signal_and_news, add_segment,
                                         remove_segment),
+        cmocka_unit_test_setup_teardown(d1_no_question_is_lost, add_segment, remove_segment),
         cmocka_unit_test_setup_teardown(k9_s10_a_segment_goes_when_nobody_has_it, add_segment,
                                         remove_segment),
     };
