@@ -154,12 +154,12 @@ static void fill_frames(struct sp_domain *domain, const char *offer, struct sp_f
 {
     uint32_t segment = SP_FRAME_SEGMENT(page->frame), index = SP_FRAME_INDEX(page->frame);
     uint32_t page_size = domain->daemon->page_size;
-    const char *filled = sp_pool_frame(domain->set, segment, index);
+    const void *filled;
 
-    if (!filled || sp_pool_write(domain->set, segment, index, n, offer))
+    if (sp_pool_write(domain->set, segment, index, n, offer, &filled))
         return;
     for (unsigned i = 0; i < n; i++) {
-        struct sp_hash hash = sp_page_hash(domain, filled + (size_t)i * page_size);
+        struct sp_hash hash = sp_page_hash(domain, (const char *)filled + (size_t)i * page_size);
 
         page[i].ok = hash.lo == page[i].want.lo && hash.hi == page[i].want.hi;
     }

@@ -22,7 +22,7 @@
 static bool frame_hash(struct sp_domain *domain, uint32_t segment, uint32_t index,
                        struct sp_hash *hash)
 {
-    void *page;
+    const void *page;
 
     if (sp_engine_frame_known(domain->engine, SP_FRAME(segment, index), hash))
         return true;

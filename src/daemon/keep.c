@@ -281,8 +281,8 @@ static int make_pool(struct sp_daemon *daemon, const struct held *held, char *wh
     int err = -ENOENT;
 
     if (held->nrecords)
-        err = sp_pool_import(&daemon->pool, held->record, held->record_fd, held->nrecords, why,
-                             why_size);
+        err = sp_pool_import(&daemon->pool, held->record, held->record_fd, held->nrecords,
+                             NULL, why, why_size);
     if (err && held->nrecords)
         sp_log(SP_LOG_ERROR, "the pool of the daemon before cannot be taken over: %s", why);
     if (!err) {

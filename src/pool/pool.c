@@ -10,6 +10,7 @@
 
 #include "mount.h"
 #include "segment.h"
+#include "store_link.h"
 
 #define SP_POOL_IDS                 65536u /* segment ids; 0 is none */
 #define SP_POOL_SEGMENT_PAGES_LIMIT 65536u /* a frame's number has 16 bits for the page (H1) */
@@ -29,7 +30,8 @@ struct sp_pool {
     struct sp_pool_segment *segment[SP_POOL_IDS];
     uint32_t live;    /* segments */
     uint32_t next_id; /* ids go round, so that a stale frame number meets no new frame for long */
-    uint64_t pages;   /* of all segments: what the size limit follows */
+    uint64_t pages;   /* of the segments in the tmpfs: what its size limit follows */
+    struct sp_store_link *store; /* where new segments are made; NULL: in the tmpfs */
     uint64_t orphans; /* bytes that files without a segment may still hold, see import */
     sp_pool_export_fn on_change;
     void *on_change_arg;
@@ -145,6 +147,7 @@ static struct sp_pool_record record_of(const struct sp_pool_segment *segment)
         .segment = segment->id,
         .npages = segment->npages,
         .node = (uint64_t)(segment->node + 1),
+        .stored = segment->store != NULL,
     };
 }
 
@@ -156,6 +159,12 @@ static void tell_change(struct sp_pool *pool, const struct sp_pool_segment *segm
         pool->on_change(pool->on_change_arg, &record, fd);
 }
 
+/* A record has a descriptor. One that is the store's needs none of its own. */
+static int keeper_fd(const struct sp_pool *pool, const struct sp_pool_segment *segment)
+{
+    return segment->store ? pool->mount.ro : segment->fd;
+}
+
 static void add_segment(struct sp_pool_set *set, struct sp_pool_segment *segment)
 {
     struct sp_pool *pool = set->pool;
@@ -165,7 +174,7 @@ static void add_segment(struct sp_pool_set *set, struct sp_pool_segment *segment
     set->segments = segment;
     pool->segment[segment->id] = segment;
     pool->live++;
-    pool->pages += segment->npages;
+    pool->pages += segment->store ? 0 : segment->npages;
 }
 
 static void remove_segment(struct sp_pool_segment *segment)
@@ -178,7 +187,7 @@ static void remove_segment(struct sp_pool_segment *segment)
     *at = segment->next;
     pool->segment[segment->id] = NULL;
     pool->live--;
-    pool->pages -= segment->npages;
+    pool->pages -= segment->store ? 0 : segment->npages;
 }
 
 static uint32_t pick_id(struct sp_pool *pool)
@@ -193,6 +202,18 @@ static uint32_t pick_id(struct sp_pool *pool)
 }
 
 /* Room first, then the file: whatever fails, the limit is again what the segments need. */
+static int make_segment(struct sp_pool *pool, uint32_t id, int node, struct sp_pool_segment **out)
+{
+    int err = set_limit(pool, SP_POOL_SEGMENT_PAGES);
+
+    if (err)
+        return err;
+    err = sp_pool_segment_create(out, &pool->mount, id, SP_POOL_SEGMENT_PAGES, node);
+    if (err)
+        set_limit(pool, 0);
+    return err;
+}
+
 static int open_segment(struct sp_pool_set *set, int node, struct sp_pool_segment **out)
 {
     struct sp_pool *pool = set->pool;
@@ -201,16 +222,14 @@ static int open_segment(struct sp_pool_set *set, int node, struct sp_pool_segmen
 
     if (!id)
         return -ENOSPC;
-    err = set_limit(pool, SP_POOL_SEGMENT_PAGES);
+    if (pool->store && node < 0)
+        err = sp_pool_segment_create_stored(out, pool->store, id, SP_POOL_SEGMENT_PAGES);
+    else
+        err = make_segment(pool, id, node, out);
     if (err)
-        return err == -ENOMEM ? -ENOMEM : -ENOSPC;
-    err = sp_pool_segment_create(out, &pool->mount, id, SP_POOL_SEGMENT_PAGES, node);
-    if (err) {
-        set_limit(pool, 0);
         return err == -ENOMEM || err == -EPERM ? err : -ENOSPC;
-    }
     add_segment(set, *out);
-    tell_change(pool, *out, (*out)->fd);
+    tell_change(pool, *out, keeper_fd(pool, *out));
     return 0;
 }
 
@@ -308,7 +327,7 @@ int sp_pool_claim(struct sp_pool_set *set, uint32_t segment, uint32_t index)
     return s ? sp_pool_segment_claim(s, index) : -ENOENT;
 }
 
-void *sp_pool_frame(struct sp_pool_set *set, uint32_t segment, uint32_t index)
+const void *sp_pool_frame(struct sp_pool_set *set, uint32_t segment, uint32_t index)
 {
     struct sp_pool_segment *s = find_segment(set, segment);
 
@@ -316,11 +335,41 @@ void *sp_pool_frame(struct sp_pool_set *set, uint32_t segment, uint32_t index)
 }
 
 int sp_pool_write(struct sp_pool_set *set, uint32_t segment, uint32_t index, unsigned n,
-                  const void *bytes)
+                  const void *bytes, const void **written)
 {
     struct sp_pool_segment *s = find_segment(set, segment);
 
-    return s ? sp_pool_segment_write(s, index, n, bytes) : -ENOENT;
+    return s ? sp_pool_segment_write(s, index, n, bytes, written) : -ENOENT;
+}
+
+void sp_pool_use_store(struct sp_pool *pool, struct sp_store_link *link)
+{
+    pool->store = link;
+}
+
+struct sp_pool_set *sp_pool_set_of(const struct sp_pool *pool, uint32_t segment)
+{
+    return segment < SP_POOL_IDS && pool->segment[segment] ? pool->segment[segment]->set : NULL;
+}
+
+uint32_t sp_pool_set_id(const struct sp_pool_set *set)
+{
+    return set->id;
+}
+
+void sp_pool_tell_forgotten(struct sp_pool *pool)
+{
+    for (struct sp_pool_set *set = pool->sets; set; set = set->next)
+        for (struct sp_pool_segment *s = set->segments; s; s = s->next)
+            if (s->forgotten && !s->retiring) /* what retires goes as a whole */
+                sp_pool_stored_tell_forgotten(s);
+}
+
+bool sp_pool_is_stored(struct sp_pool_set *set, uint32_t segment)
+{
+    const struct sp_pool_segment *s = find_segment(set, segment);
+
+    return s && s->store;
 }
 
 static uint64_t lingering_in(const struct sp_pool_segment *s)
@@ -361,11 +410,14 @@ void sp_pool_mark_thin(struct sp_pool_set *set, uint32_t segment, bool is)
 
 int sp_pool_segment_fd(struct sp_pool_set *set, uint32_t segment)
 {
+    const struct sp_pool_segment *s = find_segment(set, segment);
     char name[16];
     int fd;
 
-    if (!find_segment(set, segment))
+    if (!s)
         return -ENOENT;
+    if (s->store)
+        return sp_pool_stored_fd(s);
     sp_pool_segment_name(segment, name);
     fd = openat(set->pool->mount.ro, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     return fd < 0 ? -errno : fd;
@@ -451,7 +503,7 @@ void sp_pool_export(struct sp_pool *pool, sp_pool_export_fn fn, void *arg)
     for (struct sp_pool_set *set = pool->sets; set; set = set->next)
         for (struct sp_pool_segment *s = set->segments; s; s = s->next) {
             record = record_of(s);
-            fn(arg, &record, s->fd);
+            fn(arg, &record, keeper_fd(pool, s));
         }
 }
 
@@ -485,14 +537,21 @@ static int import_segment(struct sp_pool *pool, const struct sp_pool_record *rec
 
     if (!record->segment || record->segment >= SP_POOL_IDS || !record->npages ||
         record->npages > SP_POOL_SEGMENT_PAGES_LIMIT || record->node > SP_POOL_NODES ||
-        pool->segment[record->segment])
+        record->stored > 1 || pool->segment[record->segment])
         return -EINVAL;
     set = sp_pool_set_new(pool, record->set);
     if (!set)
         return -ENOMEM;
-    err = sp_pool_segment_adopt(&segment, &pool->mount, record->segment, record->npages, fd);
+    if (record->stored && !pool->store)
+        return -ENOENT; /* with the store its frames are gone */
+    if (record->stored)
+        err = sp_pool_segment_adopt_stored(&segment, pool->store, record->segment, record->npages);
+    else
+        err = sp_pool_segment_adopt(&segment, &pool->mount, record->segment, record->npages, fd);
     if (err)
         return err;
+    if (record->stored)
+        segment->fd = fd;
     segment->node = (int)record->node - 1;
     add_segment(set, segment);
     if (record->segment >= pool->next_id)
@@ -527,7 +586,7 @@ static bool is_live(void *arg, uint32_t id)
 }
 
 int sp_pool_import(struct sp_pool **out, const struct sp_pool_record *record, const int *fd,
-                   size_t n, char *why, size_t why_size)
+                   size_t n, struct sp_store_link *store, char *why, size_t why_size)
 {
     struct sp_pool *pool = pool_alloc();
     int err;
@@ -536,6 +595,7 @@ int sp_pool_import(struct sp_pool **out, const struct sp_pool_record *record, co
         snprintf(why, why_size, "no memory for the pool");
         return -ENOMEM;
     }
+    pool->store = store;
     err = import_mounts(pool, record, fd, n);
     if (err)
         snprintf(why, why_size, "the pool's mounts that were kept cannot be used: %s",

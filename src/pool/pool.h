@@ -20,6 +20,9 @@
  * The tmpfs' size limit follows the segments (grown before a segment is added, lowered after one is
  * freed), so that a stray touch beyond gets SIGBUS instead of zeros.
  *
+ * Frames that leave memory (S1). Where there is a store (store_process.h) new segments are files of
+ * it, and not of the tmpfs: whoever maps them sees no difference, and their frames can be evicted.
+ *
  * Survival (D1). The descriptors (rw files, and the read-only mount) can be handed to another
  * process and taken over by a new daemon: sp_pool_export(), sp_pool_import().
  *
@@ -36,6 +39,7 @@
 
 struct sp_pool;
 struct sp_pool_set;
+struct sp_store_link;
 
 /*
  * Makes the tmpfs. Needs the right to mount: root, or (as an unprivileged user) a user and mount
@@ -80,16 +84,32 @@ void sp_pool_forget(struct sp_pool_set *set, uint32_t segment, uint32_t index);
 /* Marks a frame as in use again, or for the first time after an import. -ENOENT: no such frame. */
 int sp_pool_claim(struct sp_pool_set *set, uint32_t segment, uint32_t index);
 
-/* The daemon's own view of a frame: page_size bytes, writable, NULL if there is no such frame. */
-void *sp_pool_frame(struct sp_pool_set *set, uint32_t segment, uint32_t index);
+/* The bytes of a frame, until the pool is called again: page_size of them, NULL if there is no such
+ * frame. */
+const void *sp_pool_frame(struct sp_pool_set *set, uint32_t segment, uint32_t index);
 
 /*
  * Writes n pages of bytes into neighbouring frames that were never filled (n as sp_pool_alloc() gave
  * them). By a write, not through the view: the kernel then neither clears the new pages nor takes a
- * fault for each (docs/decisions/0008-cpu-of-a-merge.md). 0, or a negative errno.
+ * fault for each (docs/decisions/0008-cpu-of-a-merge.md). *written is where what the frames hold now
+ * can be read, until the pool is called again. 0, or a negative errno.
  */
 int sp_pool_write(struct sp_pool_set *set, uint32_t segment, uint32_t index, unsigned n,
-                  const void *bytes);
+                  const void *bytes, const void **written);
+
+/*
+ * From now on new segments are the store's; NULL: the tmpfs' again, where those that are the store's
+ * stay. The link stays the caller's, and outlives the pool. Segments of which a node is wanted are
+ * always the tmpfs'.
+ */
+void sp_pool_use_store(struct sp_pool *pool, struct sp_store_link *link);
+/* The set that a segment belongs to; NULL: there is no such segment. */
+struct sp_pool_set *sp_pool_set_of(const struct sp_pool *pool, uint32_t segment);
+uint32_t sp_pool_set_id(const struct sp_pool_set *set);
+/* Can frames of the segment leave memory? */
+bool sp_pool_is_stored(struct sp_pool_set *set, uint32_t segment);
+/* Tells the store which frames were forgotten since the last time (S10): now and then. */
+void sp_pool_tell_forgotten(struct sp_pool *pool);
 
 /*
  * The full segment of which the smallest part is in use, at most a half, if the set's frames that
@@ -127,20 +147,22 @@ void sp_pool_set_counters(const struct sp_pool_set *set, struct sp_pool_counters
  * register it once with sp_pool_on_change(), which is told of each added and freed segment.
  * import builds a pool from such records; every frame that is not claimed afterwards, before
  * sp_pool_import_end(), counts as forgotten. The descriptors are the pool's if import returns 0,
- * and stay the caller's if it fails.
+ * and stay the caller's if it fails. store: as of sp_pool_use_store(); without it segments that were
+ * the store's are lost with it.
  */
 struct sp_pool_record {
     uint32_t kind; /* 1: rw mount, 2: ro mount, 3: segment */
     uint32_t set, segment, npages;
-    uint64_t node; /* of a segment: that it is wanted from, and one; 0: any */
-    uint64_t reserved[5];
+    uint64_t node;   /* of a segment: that it is wanted from, and one; 0: any */
+    uint64_t stored; /* of a segment: 1: it is the store's, and the descriptor is of no matter */
+    uint64_t reserved[4];
 };
 typedef void (*sp_pool_export_fn)(void *arg, const struct sp_pool_record *record, int fd);
 void sp_pool_export(struct sp_pool *pool, sp_pool_export_fn fn, void *arg);
 /* fd is -1 when a segment was freed. */
 void sp_pool_on_change(struct sp_pool *pool, sp_pool_export_fn fn, void *arg);
 int sp_pool_import(struct sp_pool **out, const struct sp_pool_record *record, const int *fd,
-                   size_t n, char *why, size_t why_size);
+                   size_t n, struct sp_store_link *store, char *why, size_t why_size);
 void sp_pool_import_end(struct sp_pool *pool);
 
 #endif

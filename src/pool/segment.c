@@ -35,10 +35,10 @@ void sp_pool_segment_name(uint32_t id, char name[16])
     snprintf(name, 16, "%u", id);
 }
 
-static struct sp_pool_segment *segment_alloc(uint32_t id, uint32_t npages)
+struct sp_pool_segment *sp_pool_segment_alloc(uint32_t id, uint32_t npages)
 {
     size_t words = (npages + 63u) / 64u;
-    struct sp_pool_segment *segment = calloc(1, sizeof(*segment) + 2 * words * sizeof(uint64_t));
+    struct sp_pool_segment *segment = calloc(1, sizeof(*segment) + 3 * words * sizeof(uint64_t));
 
     if (!segment)
         return NULL;
@@ -48,13 +48,14 @@ static struct sp_pool_segment *segment_alloc(uint32_t id, uint32_t npages)
     segment->node = -1;
     segment->used_map = (uint64_t *)(segment + 1);
     segment->returned_map = segment->used_map + words;
+    segment->forgotten_map = segment->returned_map + words;
     return segment;
 }
 
 int sp_pool_segment_create(struct sp_pool_segment **out, const struct sp_pool_mount *mount,
                            uint32_t id, uint32_t npages, int node)
 {
-    struct sp_pool_segment *segment = segment_alloc(id, npages);
+    struct sp_pool_segment *segment = sp_pool_segment_alloc(id, npages);
     char name[16];
     int err;
 
@@ -117,7 +118,7 @@ int sp_pool_segment_adopt(struct sp_pool_segment **out, const struct sp_pool_mou
     if ((flags & O_ACCMODE) != O_RDWR || !S_ISREG(file.st_mode) || file.st_dev != named.st_dev ||
         file.st_ino != named.st_ino || file.st_size != (off_t)(npages * page_size()))
         return -EINVAL;
-    segment = segment_alloc(id, npages);
+    segment = sp_pool_segment_alloc(id, npages);
     if (!segment)
         return -ENOMEM;
     err = find_bump(fd, npages, &segment->bump);
@@ -232,6 +233,10 @@ void sp_pool_segment_forget(struct sp_pool_segment *segment, uint32_t index)
         return;
     bit_clear(segment->used_map, index);
     segment->used--;
+    if (segment->store) {
+        bit_set(segment->forgotten_map, index);
+        segment->forgotten++;
+    }
     retire_if_unused(segment);
 }
 
@@ -253,6 +258,10 @@ int sp_pool_segment_claim(struct sp_pool_segment *segment, uint32_t index)
     if (bit(segment->returned_map, index)) {
         bit_clear(segment->returned_map, index);
         segment->returned--;
+    }
+    if (bit(segment->forgotten_map, index)) {
+        bit_clear(segment->forgotten_map, index);
+        segment->forgotten--;
     }
     bit_set(segment->used_map, index);
     segment->used++;
@@ -277,7 +286,7 @@ int sp_pool_segment_map(struct sp_pool_segment *segment)
 }
 
 int sp_pool_segment_write(struct sp_pool_segment *segment, uint32_t index, unsigned n,
-                          const void *bytes)
+                          const void *bytes, const void **written)
 {
     const char *from = bytes;
     size_t left = n * page_size();
@@ -285,6 +294,11 @@ int sp_pool_segment_write(struct sp_pool_segment *segment, uint32_t index, unsig
 
     if (index >= segment->bump || n > segment->bump - index)
         return -ENOENT;
+    if (segment->store)
+        return sp_pool_stored_write(segment, index, n, bytes, written);
+    *written = sp_pool_segment_at(segment, index);
+    if (!*written)
+        return -ENOMEM;
     while (left) {
         ssize_t done = pwrite(segment->fd, from, left, at);
 
@@ -299,10 +313,12 @@ int sp_pool_segment_write(struct sp_pool_segment *segment, uint32_t index, unsig
     return 0;
 }
 
-void *sp_pool_segment_at(struct sp_pool_segment *segment, uint32_t index)
+const void *sp_pool_segment_at(struct sp_pool_segment *segment, uint32_t index)
 {
     if (index >= segment->bump)
         return NULL;
+    if (segment->store)
+        return sp_pool_stored_at(segment, index);
     if (!segment->view && sp_pool_segment_map(segment))
         return NULL;
     return (char *)segment->view + index * page_size();
@@ -312,6 +328,8 @@ int sp_pool_segment_destroy(struct sp_pool_segment *segment, const struct sp_poo
 {
     char name[16];
 
+    if (segment->store)
+        return sp_pool_stored_destroy(segment);
     unmap_view(segment);
     /* Whoever opens the file while the lease stands makes the kernel signal us: nobody can, for
      * that takes a descriptor, but the default SIGIO would kill, and SIGURG does nothing. */
@@ -332,5 +350,5 @@ uint64_t sp_pool_segment_bytes(const struct sp_pool_segment *segment)
 {
     struct stat st;
 
-    return fstat(segment->fd, &st) ? 0 : (uint64_t)st.st_blocks * 512u;
+    return segment->store || fstat(segment->fd, &st) ? 0 : (uint64_t)st.st_blocks * 512u;
 }

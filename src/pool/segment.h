@@ -14,6 +14,7 @@
 #include "mount.h"
 
 struct sp_pool_set;
+struct sp_store_link;
 
 struct sp_pool_segment {
     struct sp_pool_segment *next; /* in its set */
@@ -21,13 +22,16 @@ struct sp_pool_segment {
     uint32_t id, npages;
     int node;       /* that its memory is wanted from, -1: any (nodes.c) */
     uint32_t bump, used, returned;
-    int fd;         /* the one descriptor for writing; the keeper's is a dup of it */
+    int fd;         /* the one descriptor for writing; the keeper's is a dup of it. -1: stored */
+    struct sp_store_link *store; /* NULL: a file of the tmpfs, else one of the store (stored.c) */
     void *view;     /* NULL until a frame is asked for, and after a try to free */
     bool retiring;  /* nothing is used and nothing new is handed out */
     bool thin;      /* being thinned out (sp_pool_thinnest), */
     uint32_t thin_tries; /* ... and how often that came to nothing */
     bool importing; /* taken over: used frames are being claimed, nothing new is handed out */
     uint64_t *used_map, *returned_map;
+    uint64_t *forgotten_map; /* of the store: which it was not told of yet, */
+    uint32_t forgotten;      /* ... and how many these are */
 };
 
 /* Makes the file of npages pages, empty, with memory of that node (-1: any). 0 or a negative errno. */
@@ -38,6 +42,12 @@ int sp_pool_segment_create(struct sp_pool_segment **out, const struct sp_pool_mo
  * was killed. -EINVAL: not such a file. */
 int sp_pool_segment_adopt(struct sp_pool_segment **out, const struct sp_pool_mount *mount,
                           uint32_t id, uint32_t npages, int fd);
+/* The same in the store (stored.c). */
+int sp_pool_segment_create_stored(struct sp_pool_segment **out, struct sp_store_link *store,
+                                  uint32_t id, uint32_t npages);
+/* One that another process made. -ENOENT: the store has none of that number. */
+int sp_pool_segment_adopt_stored(struct sp_pool_segment **out, struct sp_store_link *store,
+                                 uint32_t id, uint32_t npages);
 /* Unmaps, closes, forgets; the file stays. */
 void sp_pool_segment_close(struct sp_pool_segment *segment);
 
@@ -52,11 +62,13 @@ void sp_pool_segment_forget_all(struct sp_pool_segment *segment);
 /* -ENOENT: a frame that was never handed out. */
 int sp_pool_segment_claim(struct sp_pool_segment *segment, uint32_t index);
 
-/* Writes n pages into frames from index on, which were handed out. 0 or a negative errno. */
+/* Writes n pages into frames from index on, which were handed out; *written is where they can be
+ * read until the next call. 0 or a negative errno. */
 int sp_pool_segment_write(struct sp_pool_segment *segment, uint32_t index, unsigned n,
-                          const void *bytes);
-/* The daemon's view, mapped when first asked for. NULL: no such frame, or no memory. */
-void *sp_pool_segment_at(struct sp_pool_segment *segment, uint32_t index);
+                          const void *bytes, const void **written);
+/* The frame's bytes until the next call: in the daemon's view, mapped when first asked for. NULL:
+ * no such frame, or no memory. */
+const void *sp_pool_segment_at(struct sp_pool_segment *segment, uint32_t index);
 /* Maps it. 0 or a negative errno. */
 int sp_pool_segment_map(struct sp_pool_segment *segment);
 /*
@@ -64,6 +76,15 @@ int sp_pool_segment_map(struct sp_pool_segment *segment);
  * the caller closes the segment then. The view is gone in any case. -EBUSY: something is left.
  */
 int sp_pool_segment_destroy(struct sp_pool_segment *segment, const struct sp_pool_mount *mount);
+
+/* stored.c: the same of segments in the store, for segment.c. */
+int sp_pool_stored_write(struct sp_pool_segment *segment, uint32_t index, unsigned n,
+                         const void *bytes, const void **written);
+const void *sp_pool_stored_at(struct sp_pool_segment *segment, uint32_t index);
+int sp_pool_stored_destroy(struct sp_pool_segment *segment);
+void sp_pool_stored_tell_forgotten(struct sp_pool_segment *segment);
+/* A descriptor for reading. Negative errno. */
+int sp_pool_stored_fd(const struct sp_pool_segment *segment);
 
 /* nodes.c */
 #define SP_POOL_NODES      64 /* numbers below it are nodes (N1) */
@@ -76,6 +97,8 @@ int sp_pool_segment_nodes(struct sp_pool_segment *segment, uint32_t index, unsig
 /* Gives back the memory of frames that no client ever mapped. */
 void sp_pool_segment_empty(struct sp_pool_segment *segment, uint32_t index, unsigned n);
 
+/* segment.c, for who makes one. NULL: no memory. */
+struct sp_pool_segment *sp_pool_segment_alloc(uint32_t id, uint32_t npages);
 /* The file's name in the tmpfs; name has room for 16. */
 void sp_pool_segment_name(uint32_t id, char name[16]);
 uint64_t sp_pool_segment_bytes(const struct sp_pool_segment *segment);

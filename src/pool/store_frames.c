@@ -149,6 +149,17 @@ void sp_frames_bring(struct sp_store_worker *w, const struct sp_store_ask *ask, 
     }
 }
 
+uint32_t sp_frames_filled(const struct sp_store_worker *w, uint32_t segment)
+{
+    const struct sp_store_marks *marks = w->segment[segment]->marks;
+    uint32_t n = SP_POOL_SEGMENT_PAGES;
+
+    while (n && !sp_store_bit(marks->kept, n - 1) &&
+           !sp_store_has(w->run.store, sp_store_frame(segment, n - 1)))
+        n--;
+    return n;
+}
+
 bool sp_frames_ours_alone(const struct sp_store_worker *w, uint32_t segment)
 {
     unsigned n = 0;

@@ -116,7 +116,7 @@ static bool is_of_all(uint32_t what)
 static bool is_of_pages(uint32_t what)
 {
     return what != SP_STORE_ADD && what != SP_STORE_FD && what != SP_STORE_REMOVE &&
-           !is_of_all(what);
+           what != SP_STORE_FILLED && !is_of_all(what);
 }
 
 /* Is it about frames that are held? The worker would wait for itself. */
@@ -183,6 +183,9 @@ static int work(struct sp_store_worker *w, const struct sp_store_ask *ask,
         break;
     case SP_STORE_GET:
         sp_frames_get(w, ask, to->result);
+        break;
+    case SP_STORE_FILLED:
+        to->n = sp_frames_filled(w, ask->segment);
         break;
     case SP_STORE_REMOVE:
         to->status = remove_segment(w, ask->segment);

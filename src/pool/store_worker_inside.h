@@ -36,6 +36,7 @@ void sp_frames_get(struct sp_store_worker *w, const struct sp_store_ask *ask, ui
 int sp_frames_hold(struct sp_store_worker *w, const struct sp_store_ask *ask, uint8_t *result);
 /* Is the segment open nowhere but here? */
 bool sp_frames_ours_alone(const struct sp_store_worker *w, uint32_t segment);
+uint32_t sp_frames_filled(const struct sp_store_worker *w, uint32_t segment);
 int sp_frames_release(struct sp_store_worker *w);
 void sp_frames_tell(struct sp_store_worker *w, struct sp_store_answer *to);
 

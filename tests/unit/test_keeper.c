@@ -251,7 +251,7 @@ static void fill(struct sp_keeper *keeper)
     set = sp_pool_set_new(pool, 3);
     if (!set || sp_pool_alloc(set, 4, &segment, &index, &got))
         _exit(3);
-    memset(sp_pool_frame(set, segment, index), 0x5a, 16384);
+    memset((void *)sp_pool_frame(set, segment, index), 0x5a, 16384);
     if (put_client(keeper, 11, -1) || put_client(keeper, 12, f.pidfd) ||
         sp_keeper_put_state(keeper, "seeds", 6))
         _exit(4);
@@ -278,7 +278,7 @@ static void d1_killed_daemon_everything_comes_back(void **state)
     assert_int_equal(seen.state_size, 6);
     assert_string_equal(seen.state, "seeds");
     assert_int_equal(seen.npool, 3);
-    assert_int_equal(sp_pool_import(&pool, seen.record, seen.pool_fd, 3, why, sizeof(why)), 0);
+    assert_int_equal(sp_pool_import(&pool, seen.record, seen.pool_fd, 3, NULL, why, sizeof(why)), 0);
     seen.npool = 0;
     struct sp_pool_set *set = sp_pool_set_find(pool, 3);
     assert_non_null(set);

@@ -57,7 +57,7 @@ static int one_frame(struct fixture *f, uint32_t *segment, uint32_t *index)
 
     assert_int_equal(sp_pool_alloc(f->set, 1, segment, index, &got), 0);
     assert_int_equal(got, 1);
-    memset(sp_pool_frame(f->set, *segment, *index), 0xab, PAGE);
+    memset((void *)sp_pool_frame(f->set, *segment, *index), 0xab, PAGE);
     int fd = sp_pool_segment_fd(f->set, *segment);
     assert_true(fd >= 0);
     return fd;
@@ -425,7 +425,7 @@ static void size_limit_follows_the_segments(void **state)
     sp_pool_on_change(f->pool, keep, &k);
     assert_int_equal(sp_pool_alloc(f->set, SP_POOL_SEGMENT_PAGES, &s, &i, &got), 0);
     assert_int_equal(k.n, 1);
-    memset(sp_pool_frame(f->set, s, 0), 1, SP_POOL_SEGMENT_PAGES * PAGE);
+    memset((void *)sp_pool_frame(f->set, s, 0), 1, SP_POOL_SEGMENT_PAGES * PAGE);
     off_t end = (off_t)(SP_POOL_SEGMENT_PAGES * PAGE);
     assert_int_equal(pwrite(k.fd[0], "x", 1, end), -1);
     assert_int_equal(errno, ENOSPC);
@@ -467,12 +467,12 @@ static void d1_export_import_keeps_claimed_frames(void **state)
     int fd = one_frame(f, &s, &i);
 
     assert_int_equal(sp_pool_alloc(f->set, SP_POOL_SEGMENT_PAGES, &lost, &index, &got), 0);
-    memset(sp_pool_frame(f->set, lost, index), 2, 3 * PAGE);
+    memset((void *)sp_pool_frame(f->set, lost, index), 2, 3 * PAGE);
     sp_pool_export(f->pool, keep, &k);
     assert_int_equal(k.n, 4);
     sp_pool_free(f->pool);
     f->pool = NULL;
-    assert_int_equal(sp_pool_import(&next, k.record, k.fd, k.n, why, sizeof(why)), 0);
+    assert_int_equal(sp_pool_import(&next, k.record, k.fd, k.n, NULL, why, sizeof(why)), 0);
     f->pool = next;
     f->set = sp_pool_set_find(next, 7);
     assert_non_null(f->set);
@@ -489,7 +489,7 @@ static void d1_export_import_keeps_claimed_frames(void **state)
     /* It grows as before, and hands out no frame twice. */
     assert_int_equal(sp_pool_alloc(f->set, SP_POOL_SEGMENT_PAGES, &fresh, &index, &got), 0);
     assert_int_not_equal(fresh, lost);
-    memset(sp_pool_frame(f->set, fresh, 0), 3, SP_POOL_SEGMENT_PAGES * PAGE);
+    memset((void *)sp_pool_frame(f->set, fresh, 0), 3, SP_POOL_SEGMENT_PAGES * PAGE);
     assert_int_equal(sp_pool_alloc(f->set, 4, &fresh, &index, &got), 0);
     assert_int_equal(fresh, s);
     assert_int_equal(index, i + 1);
@@ -513,13 +513,13 @@ static void d1_import_after_a_kill_in_between(void **state)
     assert_int_equal(sp_pool_alloc(f->set, SP_POOL_SEGMENT_PAGES, &gone, &index, &got), 0);
     sp_pool_export(f->pool, keep, &k);
     assert_int_equal(sp_pool_alloc(f->set, SP_POOL_SEGMENT_PAGES, &unknown, &index, &got), 0);
-    memset(sp_pool_frame(f->set, unknown, 0), 2, SP_POOL_SEGMENT_PAGES * PAGE);
+    memset((void *)sp_pool_frame(f->set, unknown, 0), 2, SP_POOL_SEGMENT_PAGES * PAGE);
     int mapped = sp_pool_segment_fd(f->set, unknown);
     snprintf(name, sizeof(name), "%u", gone);
     assert_int_equal(unlinkat(k.fd[0], name, 0), 0);
     sp_pool_free(f->pool);
     f->pool = NULL;
-    assert_int_equal(sp_pool_import(&next, k.record, k.fd, k.n, why, sizeof(why)), 0);
+    assert_int_equal(sp_pool_import(&next, k.record, k.fd, k.n, NULL, why, sizeof(why)), 0);
     f->pool = next;
     sp_pool_import_end(next);
     assert_int_equal(segments(f), 0);
@@ -527,7 +527,7 @@ static void d1_import_after_a_kill_in_between(void **state)
     /* The unknown one still holds memory; the limit leaves room for a whole new one beside it. */
     for (int n = 0; n < 2; n++) {
         assert_int_equal(sp_pool_alloc(f->set, SP_POOL_SEGMENT_PAGES, &s, &index, &got), 0);
-        memset(sp_pool_frame(f->set, s, 0), 3, SP_POOL_SEGMENT_PAGES * PAGE);
+        memset((void *)sp_pool_frame(f->set, s, 0), 3, SP_POOL_SEGMENT_PAGES * PAGE);
     }
     close(mapped);
 }
@@ -538,6 +538,7 @@ static void n1_frames_are_taken_from_the_node_that_is_wanted(void **state)
     struct sp_pool_counters before, after;
     uint32_t s, any, index, first;
     char bytes[4 * 65536] = {1};
+    const void *written;
     int node[4], other;
     unsigned got;
 
@@ -551,7 +552,7 @@ static void n1_frames_are_taken_from_the_node_that_is_wanted(void **state)
     assert_int_not_equal(any, s);
     assert_int_equal(sp_pool_segment_node(f->set, any), -1);
     assert_int_equal(sp_pool_segment_node(f->set, 999), -1);
-    assert_int_equal(sp_pool_write(f->set, s, first, 4, bytes), 0);
+    assert_int_equal(sp_pool_write(f->set, s, first, 4, bytes, &written), 0);
     for (unsigned i = 0; i < 4; i++)
         assert_int_equal(((char *)sp_pool_frame(f->set, s, first + i))[0], i == 0);
     assert_int_equal(sp_pool_nodes(f->set, s, first, 4, node), 0);
@@ -568,7 +569,7 @@ static void n1_frames_are_taken_from_the_node_that_is_wanted(void **state)
     assert_int_equal(sp_pool_nodes(f->set, s, first, 4, node), 0);
     assert_int_equal(node[1], -1);
     assert_int_equal(node[3], 0);
-    assert_int_equal(sp_pool_write(f->set, s, first + 1, 2, bytes), 0);
+    assert_int_equal(sp_pool_write(f->set, s, first + 1, 2, bytes, &written), 0);
     /* There is no such node here, or number. */
     assert_true(sp_pool_alloc_on(f->set, 63, 1, &any, &index, &got) < 0);
     assert_true(sp_pool_alloc_on(f->set, 64, 1, &any, &index, &got) < 0);
@@ -588,15 +589,15 @@ static void d1_n1_import_knows_of_which_node_segments_are(void **state)
         print_message("no memory policy can be set here\n");
         skip();
     }
-    memset(sp_pool_frame(f->set, s, i), 1, PAGE);
+    memset((void *)sp_pool_frame(f->set, s, i), 1, PAGE);
     sp_pool_export(f->pool, keep, &k);
     assert_int_equal(k.n, 3);
     k.record[2].node = 65;
-    assert_int_equal(sp_pool_import(&next, k.record, k.fd, k.n, why, sizeof(why)), -EINVAL);
+    assert_int_equal(sp_pool_import(&next, k.record, k.fd, k.n, NULL, why, sizeof(why)), -EINVAL);
     k.record[2].node = 1;
     sp_pool_free(f->pool);
     f->pool = NULL;
-    assert_int_equal(sp_pool_import(&next, k.record, k.fd, k.n, why, sizeof(why)), 0);
+    assert_int_equal(sp_pool_import(&next, k.record, k.fd, k.n, NULL, why, sizeof(why)), 0);
     f->pool = next;
     f->set = sp_pool_set_find(next, 7);
     assert_int_equal(sp_pool_claim(f->set, s, i), 0);
@@ -621,14 +622,14 @@ static void import_refuses_what_is_not_a_pool(void **state)
     struct sp_pool_record bad = k.record[2];
     bad.npages--;
     struct sp_pool_record three[3] = {k.record[0], k.record[1], bad};
-    assert_int_equal(sp_pool_import(&next, three, k.fd, 3, why, sizeof(why)), -EINVAL);
+    assert_int_equal(sp_pool_import(&next, three, k.fd, 3, NULL, why, sizeof(why)), -EINVAL);
     three[2] = k.record[2];
     /* A client's own descriptor in the place of the one for writing. */
     int fds[3] = {k.fd[0], k.fd[1], fd};
-    assert_int_equal(sp_pool_import(&next, three, fds, 3, why, sizeof(why)), -EINVAL);
+    assert_int_equal(sp_pool_import(&next, three, fds, 3, NULL, why, sizeof(why)), -EINVAL);
     int swapped[3] = {k.fd[1], k.fd[0], k.fd[2]};
-    assert_int_equal(sp_pool_import(&next, three, swapped, 3, why, sizeof(why)), -EINVAL);
-    assert_int_equal(sp_pool_import(&next, three, k.fd, 1, why, sizeof(why)), -EINVAL);
+    assert_int_equal(sp_pool_import(&next, three, swapped, 3, NULL, why, sizeof(why)), -EINVAL);
+    assert_int_equal(sp_pool_import(&next, three, k.fd, 1, NULL, why, sizeof(why)), -EINVAL);
     for (size_t n = 0; n < k.n; n++)
         assert_int_equal(close(k.fd[n]), 0);
     close(fd);

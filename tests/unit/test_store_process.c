@@ -22,6 +22,7 @@
 
 #include <cmocka.h>
 
+#include "pool.h"
 #include "store_fuse.h"
 #include "store_link.h"
 #include "store_process.h"
@@ -342,6 +343,119 @@ static void k9_s10_a_segment_goes_when_nobody_has_it(void **state)
     assert_int_equal(ask_about(SP_STORE_EVICT, 0, 1), -ENOENT);
 }
 
+/* The pool's segments in the store (pool.h). */
+
+static int tend_nothing(void *arg)
+{
+    return 0;
+}
+
+struct exported {
+    struct sp_pool_record record[8];
+    int fd[8];
+    size_t n;
+};
+
+static void export_one(void *arg, const struct sp_pool_record *record, int fd)
+{
+    struct exported *e = arg;
+
+    assert_true(e->n < 8);
+    e->record[e->n] = *record;
+    e->fd[e->n++] = dup(fd);
+}
+
+/* The daemon is killed, and the next one has the pool. */
+static struct sp_pool_set *next_daemon(struct sp_pool **pool, struct sp_store_link *link)
+{
+    struct exported e = {.n = 0};
+    char why[200] = "";
+
+    sp_pool_export(*pool, export_one, &e);
+    sp_pool_free(*pool);
+    assert_int_equal(sp_pool_import(pool, e.record, e.fd, e.n, link, why, sizeof(why)), 0);
+    return sp_pool_set_find(*pool, 7);
+}
+
+static void try_free_until_done(struct sp_pool_set *set, uint32_t segment)
+{
+    int err = -EBUSY;
+
+    for (unsigned i = 0; i < 1000 && err == -EBUSY; i++) {
+        err = sp_pool_segment_try_free(set, segment);
+        usleep(1000);
+    }
+    assert_int_equal(err, 0);
+}
+
+static void k9_d1_the_pools_segments_in_the_store(void **state)
+{
+    uint32_t segment, index, other;
+    const struct sp_store_answer *said;
+    struct sp_store_link *link;
+    struct sp_pool_set *set;
+    const void *written;
+    struct sp_pool *pool;
+    unsigned char *at;
+    char why[200];
+    unsigned got;
+    int fd;
+
+    if (sp_pool_new(&pool, why, sizeof(why)))
+        skip();
+    assert_int_equal(sp_store_link_new(&link, sock, pages_fd, tend_nothing, NULL), 0);
+    sp_pool_use_store(pool, link);
+    set = sp_pool_set_new(pool, 7);
+    assert_int_equal(sp_pool_alloc(set, 64, &segment, &index, &got), 0);
+    assert_int_equal(got, 64);
+    assert_true(sp_pool_is_stored(set, segment));
+    assert_ptr_equal(sp_pool_set_of(pool, segment), set);
+    for (uint32_t i = 0; i < got; i++)
+        for (size_t k = 0; k < PAGE; k++)
+            shared_pages[i * PAGE + k] = byte_of(i, k);
+    at = malloc(64 * PAGE);
+    assert_non_null(at);
+    memcpy(at, shared_pages, 64 * PAGE);
+    assert_int_equal(sp_pool_write(set, segment, index, got, at, &written), 0);
+    assert_memory_equal(written, at, 64 * PAGE);
+    free(at);
+    fd = sp_pool_segment_fd(set, segment);
+    assert_true(fd >= 0);
+    at = mmap(NULL, 64 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+    assert_ptr_not_equal(at, MAP_FAILED);
+    close(fd);
+    assert_int_equal(sp_store_ask(link, SP_STORE_EVICT, segment, index, 32, &said), 0);
+    assert_true(is_right(sp_pool_frame(set, segment, index + 63), 63));
+    assert_null(sp_pool_frame(set, segment, index + 64));
+    /* Its frames are known to the next daemon: those that somebody still claims. */
+    set = next_daemon(&pool, link);
+    assert_non_null(set);
+    assert_int_equal(sp_pool_segment_pages(set, segment), SP_POOL_SEGMENT_PAGES);
+    for (uint32_t i = 0; i < 64; i++)
+        assert_int_equal(sp_pool_claim(set, segment, index + i), 0);
+    assert_int_equal(sp_pool_claim(set, segment, index + 64), -ENOENT);
+    sp_pool_import_end(pool);
+    assert_true(is_right(sp_pool_frame(set, segment, index + 5), 5));
+    /* Forgotten frames that somebody maps stay readable; nobody: they are gone at once. */
+    for (uint32_t i = 0; i < 32; i++)
+        sp_pool_forget(set, segment, index + i);
+    sp_pool_tell_forgotten(pool);
+    for (uint32_t i = 0; i < 64; i++)
+        assert_true(is_right(at, i));
+    for (uint32_t i = 32; i < 64; i++)
+        sp_pool_forget(set, segment, index + i);
+    assert_int_equal(sp_pool_segment_try_free(set, segment), -EBUSY);
+    assert_true(is_right(at, 40));
+    munmap(at, 64 * PAGE);
+    try_free_until_done(set, segment);
+    assert_int_equal(frames_out(), 0);
+    /* A node is wanted: that is the tmpfs'. */
+    if (!sp_pool_alloc_on(set, 0, 1, &other, &index, &got))
+        assert_false(sp_pool_is_stored(set, other));
+    sp_pool_free(pool);
+    sp_store_link_free(link);
+}
+
 /* Both are killed all the time, and no question is lost. */
 static unsigned *lives; /* of the worker; and 1: that is enough */
 
@@ -476,6 +590,7 @@ int main(void)
                                         add_segment, remove_segment),
         cmocka_unit_test_setup_teardown(s8_lost_bytes_are_a_signal_and_news, add_segment,
                                         remove_segment),
+        cmocka_unit_test(k9_d1_the_pools_segments_in_the_store),
         cmocka_unit_test_setup_teardown(d1_no_question_is_lost, add_segment, remove_segment),
         cmocka_unit_test_setup_teardown(k9_s10_a_segment_goes_when_nobody_has_it, add_segment,
                                         remove_segment),
