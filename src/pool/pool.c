@@ -357,6 +357,16 @@ uint32_t sp_pool_set_id(const struct sp_pool_set *set)
     return set->id;
 }
 
+int sp_pool_out(struct sp_pool_set *set, uint32_t segment, uint32_t index, unsigned n, bool *out)
+{
+    struct sp_pool_segment *s = find_segment(set, segment);
+
+    memset(out, 0, n * sizeof(*out));
+    if (!s)
+        return -ENOENT;
+    return s->store ? sp_pool_stored_out(s, index, n, out) : 0;
+}
+
 void sp_pool_tell_forgotten(struct sp_pool *pool)
 {
     for (struct sp_pool_set *set = pool->sets; set; set = set->next)

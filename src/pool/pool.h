@@ -108,6 +108,9 @@ struct sp_pool_set *sp_pool_set_of(const struct sp_pool *pool, uint32_t segment)
 uint32_t sp_pool_set_id(const struct sp_pool_set *set);
 /* Can frames of the segment leave memory? */
 bool sp_pool_is_stored(struct sp_pool_set *set, uint32_t segment);
+/* Which of n frames, at most 128, are in the store alone: out[i]. 0 or a negative errno; all false where the
+ * segment is not the store's. */
+int sp_pool_out(struct sp_pool_set *set, uint32_t segment, uint32_t index, unsigned n, bool *out);
 /* Tells the store which frames were forgotten since the last time (S10): now and then. */
 void sp_pool_tell_forgotten(struct sp_pool *pool);
 

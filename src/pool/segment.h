@@ -82,6 +82,7 @@ int sp_pool_stored_write(struct sp_pool_segment *segment, uint32_t index, unsign
                          const void *bytes, const void **written);
 const void *sp_pool_stored_at(struct sp_pool_segment *segment, uint32_t index);
 int sp_pool_stored_destroy(struct sp_pool_segment *segment);
+int sp_pool_stored_out(struct sp_pool_segment *segment, uint32_t index, unsigned n, bool *out);
 void sp_pool_stored_tell_forgotten(struct sp_pool_segment *segment);
 /* A descriptor for reading. Negative errno. */
 int sp_pool_stored_fd(const struct sp_pool_segment *segment);

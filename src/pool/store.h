@@ -80,10 +80,11 @@ struct sp_store_notes *sp_store_notes(struct sp_store *store);
 /* The same, bits for the frames of one segment (store_process.h). */
 #define SP_STORE_WORDS (SP_POOL_SEGMENT_PAGES / 64)
 struct sp_store_marks {
-    uint64_t kept[SP_STORE_WORDS]; /* only in memory, or lost */
-    uint64_t held[SP_STORE_WORDS]; /* who touches one waits */
-    uint64_t back[SP_STORE_WORDS]; /* came back, not told yet */
-    uint64_t lost[SP_STORE_WORDS]; /* could not be had when somebody wanted it, not told yet */
+    uint64_t filled[SP_STORE_WORDS]; /* have bytes, or will at once */
+    uint64_t kept[SP_STORE_WORDS];   /* only in memory, or lost */
+    uint64_t held[SP_STORE_WORDS];   /* who touches one waits */
+    uint64_t back[SP_STORE_WORDS];   /* came back, not told yet */
+    uint64_t lost[SP_STORE_WORDS];   /* could not be had when somebody wanted it, not told yet */
 };
 struct sp_store_marks *sp_store_marks(struct sp_store *store, uint32_t segment);
 

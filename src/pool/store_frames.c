@@ -113,6 +113,8 @@ int sp_frames_fill(struct sp_store_worker *w, const struct sp_store_ask *ask)
         sp_store_drop(w->run.store, sp_store_frame(ask->segment, ask->index + i));
     sp_frames_mark(s->marks->back, ask->index, ask->n, false);
     sp_frames_mark(s->marks->lost, ask->index, ask->n, false);
+    /* First: what the kernel drops before it is locked must not come back as zeros. */
+    sp_frames_mark(s->marks->filled, ask->index, ask->n, true);
     /* Between the two the kernel may drop pages: it is told again. */
     for (unsigned i = 0; i < FILL_TRIES && s->locks; i++) {
         err = sp_store_fuse_fill(w->run.dev, ask->segment, ask->index, ask->n, w->pages);
@@ -154,8 +156,7 @@ uint32_t sp_frames_filled(const struct sp_store_worker *w, uint32_t segment)
     const struct sp_store_marks *marks = w->segment[segment]->marks;
     uint32_t n = SP_POOL_SEGMENT_PAGES;
 
-    while (n && !sp_store_bit(marks->kept, n - 1) &&
-           !sp_store_has(w->run.store, sp_store_frame(segment, n - 1)))
+    while (n && !sp_store_bit(marks->filled, n - 1))
         n--;
     return n;
 }
@@ -177,6 +178,7 @@ void sp_frames_forget(struct sp_store_worker *w, const struct sp_store_ask *ask,
     }
     memset(result, SP_STORE_DONE, ask->n);
     drop(w, ask, result);
+    sp_frames_mark(w->segment[ask->segment]->marks->filled, ask->index, ask->n, false);
     for (uint32_t i = 0; i < ask->n; i++)
         sp_store_drop(w->run.store, sp_store_frame(ask->segment, ask->index + i));
 }
@@ -195,6 +197,21 @@ void sp_frames_get(struct sp_store_worker *w, const struct sp_store_ask *ask, ui
             err = 0;
         result[i] = err ? SP_STORE_CANNOT : SP_STORE_DONE;
     }
+}
+
+int sp_frames_where(struct sp_store_worker *w, const struct sp_store_ask *ask, uint8_t *result)
+{
+    const struct sp_store_segment *s = w->segment[ask->segment];
+    unsigned char there[SP_STORE_PAGES];
+
+    if (mincore(s->view + ask->index * w->page_size, ask->n * w->page_size, there))
+        return -errno;
+    for (uint32_t i = 0; i < ask->n; i++)
+        result[i] = !(there[i] & 1) &&
+                            sp_store_has(w->run.store, sp_store_frame(ask->segment, ask->index + i))
+                        ? SP_STORE_AGAIN
+                        : SP_STORE_DONE;
+    return 0;
 }
 
 /* Takes the bits of one map as news. False: there is no more room. */

@@ -4,7 +4,8 @@
  * map them at once (S3), and asks for again when anybody touches one (S6).
  *
  * What exists. A connection is a descriptor of /dev/fuse and a mount in no tree, so that no path
- * leads to a frame. A segment's file has its number as its name. It can be opened for reading only,
+ * leads to a frame. A segment's file has its number as its name, and a mode without any right to
+ * write, by which agents know it. It can be opened for reading only,
  * by whoever has the mount; nothing writes to it but sp_store_fuse_fill(), which puts pages
  * straight into the kernel's cache. A page in the cache is as any page of a file: mapped privately
  * by the sites, copied when written (K11).

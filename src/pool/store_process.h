@@ -46,6 +46,7 @@ enum sp_store_what {
                       Until they are released every other question about them is -EBUSY */
     SP_STORE_RELEASE, /* the frames that are held no longer are */
     SP_STORE_GET,     /* frames' bytes into the shared pages, wherever they are */
+    SP_STORE_WHERE,   /* of each page: SP_STORE_AGAIN if only the store has it, else DONE */
     SP_STORE_FILLED,  /* how many frames of a segment, from the first, may have been filled: n */
     SP_STORE_REMOVE,  /* a segment: -EBUSY as long as anybody has it open or mapped (K9) */
     SP_STORE_TELL,    /* the frames that came back, or could not, since this was last asked */

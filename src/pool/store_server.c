@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <unistd.h>
@@ -30,6 +31,7 @@
 struct server_thread {
     struct sp_store_reader *reader;
     struct sp_store_server *server;
+    size_t page_size;
     int dev, cpu;
     bool resends;
 };
@@ -46,6 +48,9 @@ static uint32_t served_pages(void *arg, uint32_t segment)
 }
 
 /*
+ * Frames that nobody filled are zeros, as in any file: mlockall() of a program fills all mappings,
+ * our agent's too, and on an error the kernel would begin anew for ever (6.18).
+ *
  * Held before or while it is read: the worker marks first, and then drops the page, which waits for
  * our answer, so an answer that knew nothing of the mark is dropped with it.
  */
@@ -57,6 +62,10 @@ static int served_read(void *arg, uint32_t segment, uint32_t index, void *page)
 
     if (sp_store_bit(marks->held, index))
         return -EAGAIN;
+    if (!sp_store_bit(marks->filled, index)) {
+        memset(page, 0, t->page_size);
+        return 0;
+    }
     err = sp_store_reader_get(t->reader, segment << 16 | index, page);
     if (!err)
         sp_store_set_bit(marks->back, index, true);
@@ -172,7 +181,10 @@ int sp_store_server_process(const struct sp_store_server_run *run)
 
         if (!CPU_ISSET(cpu, &allowed))
             continue;
-        *t = (struct server_thread){.dev = run->dev, .cpu = cpu, .resends = n == 0};
+        *t = (struct server_thread){.dev = run->dev,
+                                    .cpu = cpu,
+                                    .resends = n == 0,
+                                    .page_size = (size_t)sysconf(_SC_PAGESIZE)};
         err = prepare_thread(t, run);
         if (!err)
             err = -pthread_create(&id[n], NULL, serve, t);

@@ -26,7 +26,7 @@ static void keep_what_is_left(struct sp_store_worker *w, uint32_t id)
     if (mincore(s->view, SP_POOL_SEGMENT_PAGES * w->page_size, there))
         return;
     for (uint32_t i = 0; i < SP_POOL_SEGMENT_PAGES; i++) {
-        if (sp_store_has(w->run.store, sp_store_frame(id, i)))
+        if (!sp_store_bit(s->marks->filled, i) || sp_store_has(w->run.store, sp_store_frame(id, i)))
             continue;
         if ((there[i] & 1) &&
             !madvise(s->view + i * w->page_size, w->page_size, MADV_POPULATE_READ))
@@ -183,6 +183,9 @@ static int work(struct sp_store_worker *w, const struct sp_store_ask *ask,
         break;
     case SP_STORE_GET:
         sp_frames_get(w, ask, to->result);
+        break;
+    case SP_STORE_WHERE:
+        to->status = sp_frames_where(w, ask, to->result);
         break;
     case SP_STORE_FILLED:
         to->n = sp_frames_filled(w, ask->segment);

@@ -33,6 +33,7 @@ void sp_frames_evict(struct sp_store_worker *w, const struct sp_store_ask *ask, 
 void sp_frames_bring(struct sp_store_worker *w, const struct sp_store_ask *ask, uint8_t *result);
 void sp_frames_forget(struct sp_store_worker *w, const struct sp_store_ask *ask, uint8_t *result);
 void sp_frames_get(struct sp_store_worker *w, const struct sp_store_ask *ask, uint8_t *result);
+int sp_frames_where(struct sp_store_worker *w, const struct sp_store_ask *ask, uint8_t *result);
 int sp_frames_hold(struct sp_store_worker *w, const struct sp_store_ask *ask, uint8_t *result);
 /* Is the segment open nowhere but here? */
 bool sp_frames_ours_alone(const struct sp_store_worker *w, uint32_t segment);

@@ -80,6 +80,16 @@ const void *sp_pool_stored_at(struct sp_pool_segment *segment, uint32_t index)
     return sp_store_link_pages(segment->store);
 }
 
+int sp_pool_stored_out(struct sp_pool_segment *segment, uint32_t index, unsigned n, bool *out)
+{
+    const struct sp_store_answer *said;
+    int err = sp_store_ask(segment->store, SP_STORE_WHERE, segment->id, index, n, &said);
+
+    for (unsigned i = 0; i < n && !err; i++)
+        out[i] = said->result[i] == SP_STORE_AGAIN;
+    return err;
+}
+
 static bool is_forgotten(const struct sp_pool_segment *segment, uint32_t i)
 {
     return segment->forgotten_map[i / 64] >> (i % 64) & 1;
