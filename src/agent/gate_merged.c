@@ -172,9 +172,48 @@ static bool zeroed_by_agent(struct sp_gate_pass *pass, uint64_t addr, uint64_t e
     return ret == 0;
 }
 
+/* As the agent knows of [start, *stop), or if not all of it has the same, of its first page: *stop then. */
+static long attributes_of(struct sp_gate_pass *pass, uint64_t start, uint64_t *stop)
+{
+    long attributes = sp_gate_ask(pass, SP_GATE_ATTRIBUTES, start, *stop);
+
+    if (attributes != -EFAULT)
+        return attributes;
+    *stop = start + sp_gate.page_size;
+    return sp_gate_ask(pass, SP_GATE_ATTRIBUTES, start, *stop);
+}
+
+static bool map_with(uint64_t start, uint64_t stop, long attributes)
+{
+    bool mapped = !sp_is_err(sp_map_with(start, stop - start, MAP_FIXED, (uint32_t)attributes));
+
+    if (mapped)
+        sp_sitemap_clear(start, stop);
+    sp_gate_note(start, stop);
+    return mapped;
+}
+
+/* Empty memory that is all else that the sites are. False: that is not known, or cannot be given; what is left of
+ * them is as it was. */
+static bool empty_alike(struct sp_gate_pass *pass, uint64_t start, uint64_t stop)
+{
+    uint64_t next;
+
+    for (; start < stop; start = next) {
+        long attributes;
+
+        next = stop;
+        attributes = attributes_of(pass, start, &next);
+        if (sp_is_err(attributes) || (attributes & SP_RANGE_OTHER) || !map_with(start, next, attributes))
+            return false;
+    }
+    return true;
+}
+
 /*
  * Zeros in [start, stop), all merged, for which there can be no new memory (a filter, no agent, no mappings
- * left): in place. What nobody may write the agent zeroes; without it the kernel drops it.
+ * left): in place. What nobody may write the agent zeroes, or where it cannot (the store's mappings) there is new
+ * memory that is the same; without it the kernel drops it.
  */
 static void zero_in_place(struct sp_gate_pass *pass, uint64_t start, uint64_t stop)
 {
@@ -183,8 +222,12 @@ static void zero_in_place(struct sp_gate_pass *pass, uint64_t start, uint64_t st
             sp_sys(__NR_madvise, start, stop - start, MADV_DONTNEED_LOCKED);
         memset((void *)start, 0, stop - start);
     } else if (agent_state() != SP_GATE_FILTERED) {
-        if (sp_gate_ask(pass, SP_GATE_ZERO, start, stop) != 0 &&
-            (agent_state() != SP_GATE_NO_AGENT || !sp_alone_zero(start, stop)))
+        bool zeroed = sp_gate_ask(pass, SP_GATE_ZERO, start, stop) == 0 ||
+                      (agent_state() == SP_GATE_NO_AGENT && sp_alone_zero(start, stop));
+
+        if (!zeroed && empty_alike(pass, start, stop))
+            return;
+        if (!zeroed)
             sp_sys(__NR_madvise, start, stop - start, MADV_DONTNEED_LOCKED);
         drop_unmerged(start, stop);
         sp_gate_note(start, stop);
@@ -274,6 +317,8 @@ static long free_pages(const long *a, uint64_t addr, uint64_t end)
                 return last;
             ret = last ? last : ret;
         }
+        if (stop > start && sp_gate.guarded && agent_state() != SP_GATE_FILTERED && locked_at(start, stop) < stop)
+            return -EINVAL;
         if (stop > start && may_map)
             map_anew(start, stop);
     }
@@ -287,18 +332,13 @@ static void empty_anew(struct sp_gate_pass *pass, uint64_t start, uint64_t stop)
     uint64_t next;
 
     for (; start < stop; start = next) {
-        long attributes = sp_gate_ask(pass, SP_GATE_ATTRIBUTES, start, stop);
+        long attributes;
 
         next = stop;
-        if (attributes == -EFAULT) { /* not all of it has the same */
-            next = start + sp_gate.page_size;
-            attributes = sp_gate_ask(pass, SP_GATE_ATTRIBUTES, start, next);
-        }
+        attributes = attributes_of(pass, start, &next);
         if (sp_is_err(attributes))
             attributes = sp_gate.attributes | SP_RANGE_RW;
-        if (!sp_is_err(sp_map_with(start, next - start, MAP_FIXED, (uint32_t)attributes)))
-            sp_sitemap_clear(start, next);
-        sp_gate_note(start, next);
+        map_with(start, next, attributes);
     }
 }
 

@@ -219,24 +219,47 @@ static bool kernel_moves_many(void)
     return !sp_is_err(ret);
 }
 
-/* Would the kernel move it mapping by mapping, and there is nothing but mappings? Then the gate does, which is not
- * begun anew half-way. */
+static bool is_mapped(uint64_t addr)
+{
+    return sp_sys(__NR_msync, addr, sp_gate.page_size, MS_ASYNC) == 0;
+}
+
+/* Would the kernel move it mapping by mapping? Then the gate does, which is not begun anew half-way, and moves those
+ * of the store, too, of which the kernel moves one a call. (It wants something to be mapped at the start.) */
 static bool moves_each(const struct remap *r)
 {
-    return (r->flags & MREMAP_FIXED) && r->length == old_length(r) &&
+    return (r->flags & MREMAP_FIXED) && r->length == old_length(r) && is_mapped(r->addr) &&
            sp_gate_is_one_mapping(r->addr, sp_gate.page_size) && /* not a device's */
-           sp_sys(__NR_msync, r->addr, r->length, MS_ASYNC) == 0 && kernel_moves_many();
+           kernel_moves_many();
+}
+
+/* What is mapped, each part to its place; the kernel leaves alone what lies where there is a hole. */
+static long move_parts(const struct remap *r)
+{
+    uint64_t page = sp_gate.page_size, stop, left;
+    long flags = r->flags & MREMAP_DONTUNMAP, ret = 0;
+
+    if (sp_sys(__NR_msync, r->addr, r->length, MS_ASYNC) == 0)
+        return sp_gate_move(r->addr, r->length, r->to, flags, 0, &left);
+    for (uint64_t at = r->addr; at < r->end && !ret; at = stop) {
+        for (stop = at; stop < r->end && is_mapped(stop);)
+            stop += page;
+        if (stop > at)
+            ret = sp_gate_move(at, stop - at, r->to + (at - r->addr), flags, 0, &left);
+        else
+            stop += page;
+    }
+    return ret;
 }
 
 /* Many mappings without us, too: what the kernel makes of them. It moves them; more than one does not
  * grow. */
 static long move_many(const struct remap *r)
 {
-    uint64_t left;
     long ret;
 
     if (moves_each(r)) {
-        ret = sp_gate_move(r->addr, r->length, r->to, r->flags & MREMAP_DONTUNMAP, 0, &left);
+        ret = move_parts(r);
         ret = ret ? ret : (long)r->to;
     } else {
         ret = grows_frames(r) ? -EFAULT : native(r);
