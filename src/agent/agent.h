@@ -95,6 +95,8 @@ struct sp_agent {
     uint32_t max_mappings; /* as set; 0: the built-in budget */
     bool gave_back;        /* the program ran out of mappings once: no more merging here */
     bool stay_unmerged;
+    bool alone;  /* whom we serve is the program's only thread, and no handler of it runs meanwhile */
+    bool stored; /* frames may leave memory: the pool's mappings may be the store's, which no userfaultfd can have */
     bool filtered; /* a thread is under a filter, or will be at once: gives all back, and ends */
     uint32_t raw_calls; /* why the program cannot be protected, of SP_EXPLAINED_RAW_, _RING_; 0: it can */
     bool raw_told;      /* the program was told so when it began */

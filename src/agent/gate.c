@@ -179,6 +179,7 @@ static uint32_t outer_slot(const struct sp_gate_pass *pass)
     return i;
 }
 
+#define SET_MASK   2      /* of rt_sigprocmask */
 #define HELD_SPINS 20000u /* until the agent marked the outer pass; more than it takes */
 
 /* Is the pass nested in one that this closing waits for? Should that be a ghost that nobody knows
@@ -626,6 +627,7 @@ static long ask_and_wait(const struct sp_gate_pass *pass, const struct sp_gate_r
     request->end = what->end;
     request->copy = what->copy;
     request->attributes = what->attributes;
+    request->quiet = what->quiet;
     request->status = 0;
     request->pass = (uint64_t)pass;
     request->owner = this_thread();
@@ -655,14 +657,36 @@ static long ask(struct sp_gate_pass *pass, const struct sp_gate_request *what)
     return status;
 }
 
+static bool replaces_memory(uint32_t kind)
+{
+    return kind == SP_GATE_UNMERGE || kind == SP_GATE_UNMERGE_WRITTEN || kind == SP_GATE_UNMERGE_INTO ||
+           kind == SP_GATE_FILTER || kind == SP_GATE_RELEASE || kind == SP_GATE_ZERO || kind == SP_GATE_EMPTY;
+}
+
+/* Where nobody can be held off while pages are copied, the agent may do it if nobody is there: then not even a
+ * handler of this thread may run. */
+static long ask_quietly(struct sp_gate_pass *pass, struct sp_gate_request *what)
+{
+    uint64_t all = ~(uint64_t)0, old = 0;
+    long status;
+
+    if (!sp_load(&sp_gate.stored) || !replaces_memory(what->kind) || !agent_there())
+        return ask(pass, what);
+    sp_sys(__NR_rt_sigprocmask, SET_MASK, &all, &old, sizeof(all));
+    what->quiet = true;
+    status = ask(pass, what);
+    sp_sys(__NR_rt_sigprocmask, SET_MASK, &old, 0, sizeof(old));
+    return status;
+}
+
 long sp_gate_ask(struct sp_gate_pass *pass, uint32_t kind, uint64_t addr, uint64_t end)
 {
-    return ask(pass, &(struct sp_gate_request){.kind = kind, .addr = addr, .end = end});
+    return ask_quietly(pass, &(struct sp_gate_request){.kind = kind, .addr = addr, .end = end});
 }
 
 long sp_gate_ask_into(struct sp_gate_pass *pass, uint64_t addr, uint64_t end, uint64_t copy,
                       uint32_t attributes)
 {
-    return ask(pass, &(struct sp_gate_request){.kind = SP_GATE_UNMERGE_INTO, .addr = addr,
-                                               .end = end, .copy = copy, .attributes = attributes});
+    return ask_quietly(pass, &(struct sp_gate_request){.kind = SP_GATE_UNMERGE_INTO, .addr = addr, .end = end,
+                                                       .copy = copy, .attributes = attributes});
 }

@@ -123,6 +123,7 @@ struct sp_gate_request {
     uint64_t addr, end;
     uint64_t copy; /* as long as [addr, end); else 0 */
     uint32_t attributes;
+    uint32_t quiet; /* no handler of the thread runs before it is answered */
     int64_t status; /* 0 or a negative errno, set before DONE */
     uint64_t pass, owner; /* of the thread that waits, set before POSTED */
 };
@@ -158,6 +159,7 @@ struct sp_gate {
     uint32_t mixed;  /* merged pages, and written ones in mappings of the pool, have various ones */
     uint32_t keyed;  /* merged pages may have another key than 0 (pkey_mprotect), where there is no agent */
     uint32_t asks;   /* requests begun, and ended: a call that asked is under way though the gate closed */
+    uint32_t stored; /* merged pages may lie in mappings of the store, where nobody can be held off */
     uint32_t moving; /* threads that move memory which must not be tracked meanwhile */
     volatile uint32_t *wait_page;
     uint32_t code;        /* counts mappings of files that are to be executed */

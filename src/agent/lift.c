@@ -394,17 +394,26 @@ static bool is_site(const struct lift *l, uint32_t i)
     return sp_sitemap_any(page_at(l->addr, i), page_at(l->addr, i + 1));
 }
 
+/* With no mapping left to split (ENOMEM) whoever touches the range would wait for ever. The daemon
+ * can end it, by closing its duplicate; the journal tells it that there is something to do. */
+static void no_waiting(uint64_t addr, uint64_t length)
+{
+    struct uffdio_range range = {.start = addr, .len = length};
+
+    if (sp_is_err(sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_UNREGISTER, &range)))
+        sp_sys(__NR_exit_group, 3);
+}
+
 /* Step 6: no waiting any more in the range; what stays anonymous is tracked again; whoever waited
- * looks again (unregistering alone does not wake one whose mapping was replaced). */
+ * looks again (unregistering alone does not wake one whose mapping was replaced). The store's mappings
+ * no userfaultfd may even be asked about: there it is done run by run. */
 static void settle(struct lift *l)
 {
     struct uffdio_range all = {.start = l->addr, .len = (uint64_t)l->npages << sp_agent.page_shift};
     uint32_t i = 0;
 
-    /* With no mapping left to split (ENOMEM) whoever touches the range would wait for ever. The daemon
-     * can end it, by closing its duplicate; the journal tells it that there is something to do. */
-    if (sp_is_err(sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_UNREGISTER, &all)))
-        sp_sys(__NR_exit_group, 3);
+    if (!sp_agent.stored)
+        no_waiting(all.start, all.len);
     while (i < l->npages) {
         struct uffdio_register reg = {.mode = UFFDIO_REGISTER_MODE_WP};
         uint32_t n = i;
@@ -417,6 +426,8 @@ static void settle(struct lift *l)
             n++;
         reg.range.start = page_at(l->addr, i);
         reg.range.len = (uint64_t)(n - i) << sp_agent.page_shift;
+        if (sp_agent.stored)
+            no_waiting(reg.range.start, reg.range.len);
         sp_sys(__NR_ioctl, sp_agent.uffd, UFFDIO_REGISTER, &reg);
         i = n;
     }

@@ -404,7 +404,7 @@ static void forget_parent(void)
     sp_again_forget();
     sp_useless_forget();
     /* The parent's agent may have been at it, with the gate open, when the program forked. */
-    sp_agent.serving = sp_agent.daemon_unmerges = false;
+    sp_agent.serving = sp_agent.daemon_unmerges = sp_agent.alone = false;
     sp_gate_parked = 0;
     sp_fault_set("");
 }

@@ -160,6 +160,7 @@ static size_t body_size(uint16_t type)
     case SP_MSG_DROP_SEGMENT:
         return sizeof(struct sp_segment);
     case SP_MSG_SITES:
+    case SP_MSG_LOCKED:
     case SP_MSG_ZEROED:
     case SP_MSG_EXPLAIN:
         return sizeof(struct sp_from);
@@ -199,6 +200,7 @@ void sp_serve(const struct sp_msg *msg, const uint8_t *body, int fd)
         done(msg, 0);
         break;
     case SP_MSG_SITES:
+    case SP_MSG_LOCKED:
         sp_sites_report(msg, ((const struct sp_from *)body)->from);
         break;
     case SP_MSG_ZEROED:
@@ -383,7 +385,9 @@ void sp_serve_gate(void)
 
             sp_agent.daemon_unmerges = false; /* not these pages */
             sp_gate_parked = r->owner;
+            sp_agent.alone = r->quiet && sp_program_threads() == 1;
             sp_gate_request_done(r, serve_request(r));
+            sp_agent.alone = false;
             sp_gate_parked = 0;
             sp_agent.daemon_unmerges = daemon_unmerges;
             if (sp_agent.filtered) /* only now: see sp_agent_before_filter() */

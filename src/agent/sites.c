@@ -2,13 +2,14 @@
 /*
  * Which sites are there already: asked of a forked child, which inherited them (K8), and of a
  * client whose daemon died (D1). The kernel's list of mappings is the truth; the site map and the
- * books are set by it.
+ * books are set by it. And which of them are locked (S4), of which the books learn nothing.
  */
 #include <errno.h>
 
 #include <linux/mman.h>
 
 #include "agent.h"
+#include "attributes.h"
 #include "kernel.h"
 #include "maps.h"
 #include "mem.h"
@@ -19,6 +20,8 @@ static union {
     struct sp_sites head;
     uint8_t room[sizeof(struct sp_sites) + SP_SITES_RUNS * sizeof(struct sp_site_run)];
 } out;
+
+static bool locked_alone;
 
 static bool full(void)
 {
@@ -34,7 +37,8 @@ static void add(uint64_t start, uint64_t stop, const struct sp_mapping *m, uint3
                              .segment = segment,
                              .index = (uint32_t)(offset >> sp_agent.page_shift),
                              .npages = (uint32_t)((stop - start) >> sp_agent.page_shift)};
-    sp_track_merged(start, (stop - start) >> sp_agent.page_shift);
+    if (!locked_alone)
+        sp_track_merged(start, (stop - start) >> sp_agent.page_shift);
 }
 
 /* The pages of one mapping that the program did not write since: between its own ones. */
@@ -62,7 +66,7 @@ static void add_frames(const struct sp_mapping *m, uint64_t from, uint32_t segme
             if (stop > at)
                 add(at, stop, m, segment);
             at = r < n ? region[r].end : walked;
-            if (r < n)
+            if (r < n && !locked_alone)
                 sp_track_kept(stop, at);
         }
     }
@@ -93,7 +97,7 @@ static bool visit(void *arg, const struct sp_mapping *m)
     uint64_t from = *(uint64_t *)arg;
     uint32_t segment;
 
-    if (m->shared || !m->inode || m->end <= from)
+    if (m->shared || !m->inode || m->end <= from || (locked_alone && !(m->given & SP_RANGE_LOCKED)))
         return true;
     segment = sp_view_of_file(m->device, m->inode);
     if (!segment)
@@ -108,8 +112,9 @@ static bool visit(void *arg, const struct sp_mapping *m)
 
 void sp_sites_report(const struct sp_msg *msg, uint64_t from)
 {
+    locked_alone = msg->type == SP_MSG_LOCKED;
     memset(&out.head, 0, sizeof(out.head));
     sp_maps_read(visit, &from);
-    sp_link_answer(msg, SP_MSG_SITES, &out,
+    sp_link_answer(msg, msg->type, &out,
                    sizeof(out.head) + out.head.nruns * sizeof(out.head.run[0]));
 }

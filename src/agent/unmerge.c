@@ -9,6 +9,10 @@
  * may have it pinned), in its mapping of the pool, which the site map goes on naming, unless somebody
  * made sure that nothing has (again.c).
  *
+ * Where frames can leave memory (S1) nobody can be held off. A program that has one thread, which waits for
+ * us, needs not be. Else un-merging is a write to each page that changes nothing: the mapping stays the
+ * store's, and each page of it is the program's own.
+ *
  * The copy is made in memory that grew from a seed (seeds.c), so that the kernel joins it with its
  * neighbours and the mappings are given back; without a seed, in any.
  *
@@ -181,26 +185,36 @@ static bool is_as_copied(uint64_t addr, uint64_t end, const struct sp_unmerge_ho
            !(must_be_untouched(how) && sp_gate_changed(addr, end));
 }
 
+static void track_frames(uint64_t addr, uint32_t npages, uint64_t frames, uint64_t *done)
+{
+    for (uint32_t i = 0; i < npages; i++)
+        if (frames >> i & 1) {
+            sp_track_pending(addr + ((uint64_t)i << sp_agent.page_shift), 1);
+            sp_count(SP_COUNT_UNMERGED, 1);
+            *done += 1;
+        }
+}
+
 /*
- * With the gate closed, where memory is locked: new memory would not be, and we have no right to lock it. A frame
- * that is written to is copied where it is. Page by page: what lies beside it may not be locked.
+ * With the gate closed, where memory is locked: new memory would not be, and we have no right to lock it. Or where
+ * frames can leave memory: the kernel has no userfaultfd for the store's mappings, so nobody could be held off while
+ * the bytes are copied. A frame that is written to is copied where it is. What is locked page by page: what lies
+ * beside it may not be.
  */
 static int copy_in_place(uint64_t addr, uint32_t npages, uint64_t *done)
 {
     uint64_t frames;
     int ret;
 
-    if (npages > 1)
+    if (npages > 1 && !sp_agent.stored)
         return -EINVAL;
-    ret = frames_of(addr, 1, &frames);
+    ret = frames_of(addr, npages, &frames);
     if (ret || !frames)
         return ret;
-    ret = (int)sp_sys(__NR_madvise, addr, sp_agent.page_size, SP_MADV_POPULATE_WRITE);
+    ret = (int)sp_sys(__NR_madvise, addr, (uint64_t)npages << sp_agent.page_shift, SP_MADV_POPULATE_WRITE);
     if (ret)
         return ret == -ENOMEM ? ret : -EINVAL;
-    sp_track_pending(addr, 1);
-    sp_count(SP_COUNT_UNMERGED, 1);
-    *done += 1;
+    track_frames(addr, npages, frames, done);
     return 0;
 }
 
@@ -280,13 +294,39 @@ static long copy_area(uint64_t addr, uint64_t len, const struct sp_unmerge_how *
     return -ENOMEM;
 }
 
+/* With the gate closed, and nobody writing. *put: pages that were to be replaced, *moved: those that were. */
+static int copy_and_put(uint64_t addr, uint32_t npages, const struct sp_unmerge_how *how, uint64_t copy, uint64_t *put,
+                        uint64_t *moved, uint64_t *done)
+{
+    uint64_t frames = ~0ull;
+    /* What the program wrote may be unreadable by now. */
+    int ret = how->all ? 0 : frames_of(addr, npages, &frames);
+
+    if (ret)
+        return ret;
+    *put = frames | how->written;
+    ret = fill(copy, addr, npages, *put, how);
+    sp_fault_point("unmerge-copied");
+    if (!ret)
+        ret = put_frames(addr, copy, npages, *put, how, moved);
+    for (uint64_t m = *moved; m; m &= m - 1)
+        ++*done;
+    return ret;
+}
+
+/* Is nobody held off while pages are copied? */
+static bool is_held_by_nothing(void)
+{
+    return sp_agent.stored && !sp_agent.alone;
+}
+
 int sp_unmerge_run(uint64_t addr, uint32_t npages, const struct sp_unmerge_how *how, uint64_t *done)
 {
     uint64_t len = (uint64_t)npages << sp_agent.page_shift, put = 0, before = *done;
     struct uffdio_range range = {.start = addr, .len = len};
     struct uffdio_register reg = {.range = range, .mode = UFFDIO_REGISTER_MODE_WP};
     struct uffdio_writeprotect wp = {.range = range, .mode = UFFDIO_WRITEPROTECT_MODE_WP};
-    uint64_t frames = ~0ull, moved = 0;
+    uint64_t moved = 0;
     bool waiting = false;
     long copy, ret;
 
@@ -302,9 +342,13 @@ int sp_unmerge_run(uint64_t addr, uint32_t npages, const struct sp_unmerge_how *
     ret = -EAGAIN;
     if (!is_as_copied(addr, addr + len, how))
         goto open;
-    if (!how->all && sp_is_locked(addr, len)) {
+    if (!how->all && (is_held_by_nothing() || sp_is_locked(addr, len))) {
         ret = how->written ? -EINVAL : copy_in_place(addr, npages, done);
         goto open;
+    }
+    if (sp_agent.stored) {
+        ret = sp_agent.alone ? copy_and_put(addr, npages, how, (uint64_t)copy, &put, &moved, done) : -EINVAL;
+        goto track;
     }
     /* A written page may have been given something since it was held, which a copy would not have. */
     ret = -EINVAL;
@@ -316,19 +360,11 @@ int sp_unmerge_run(uint64_t addr, uint32_t npages, const struct sp_unmerge_how *
     ret = sp_sys(__NR_ioctl, sp_agent.uffd_sync, UFFDIO_WRITEPROTECT, &wp);
     if (!sp_is_err(ret)) {
         sp_wait_for_reachers();
-        /* What the program wrote may be unreadable by now. */
-        ret = how->all ? 0 : frames_of(addr, npages, &frames);
-        put = ret ? 0 : frames | how->written;
-        if (!ret)
-            ret = fill((uint64_t)copy, addr, npages, put, how);
-        sp_fault_point("unmerge-copied");
-        if (!ret)
-            ret = put_frames(addr, (uint64_t)copy, npages, put, how, &moved);
-        for (uint64_t m = moved; m; m &= m - 1)
-            ++*done;
+        ret = copy_and_put(addr, npages, how, (uint64_t)copy, &put, &moved, done);
     }
     sp_sys(__NR_ioctl, sp_agent.uffd_sync, UFFDIO_UNREGISTER, &range);
     sp_sys(__NR_ioctl, sp_agent.uffd_sync, UFFDIO_WAKE, &range);
+track:
     if (!ret && !how->copy && *done > before)
         track(addr, npages, put);
 open:

@@ -9,6 +9,7 @@
 #include <linux/mman.h>
 
 #include "agent.h"
+#include "gate.h"
 #include "kernel.h"
 #include "maps.h"
 #include "mem.h"
@@ -18,6 +19,7 @@
 #define PROT_READ_BIT        1
 #define MADV_DONTFORK_ADVICE 10
 #define MADV_DONTDUMP_ADVICE 16
+#define WRITE_BITS 0222
 #define LAST 256u
 
 static uint32_t views_end; /* no view has this number or a higher one */
@@ -52,6 +54,9 @@ int sp_view_add(uint32_t id, uint32_t npages, int fd)
     sp_agent.view[id] =
         (struct sp_view){.base = (uint64_t)ret, .device = st.st_dev, .inode = st.st_ino,
                          .npages = npages, .fd = fd};
+    sp_agent.stored |= !(st.st_mode & WRITE_BITS); /* as the store makes its files (store_fuse.h) */
+    if (sp_agent.stored)
+        __atomic_store_n(&sp_gate.stored, 1, __ATOMIC_SEQ_CST);
     size_changed((int64_t)bytes);
     if (id >= views_end)
         views_end = id + 1;

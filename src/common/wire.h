@@ -26,7 +26,7 @@
 #include <stdint.h>
 
 #define SP_WIRE_MAGIC 0x31475053u /* "SPG1" */
-#define SP_WIRE_VERSION 5u
+#define SP_WIRE_VERSION 6u
 #define SP_AGENT_COMM "samepage-agent" /* the name of an agent's process */
 #define SP_WIRE_MAX 131072u /* bytes of a whole packet, header included */
 
@@ -55,6 +55,7 @@ enum sp_msg_type {
     SP_MSG_WANT_UFFD,    /* client, instead of HELLO: no body; may it have /dev/userfaultfd? */
     SP_MSG_UFFD,         /* daemon: no body, one fd: that device; or REFUSE. The connection ends */
     SP_MSG_ZEROED,       /* daemon: struct sp_from; answer: struct sp_zeroed */
+    SP_MSG_LOCKED,       /* daemon: struct sp_from; answer: struct sp_sites, of locked memory alone (S4) */
 };
 
 struct sp_msg {
