@@ -41,6 +41,7 @@ extern const struct sp_command sp_command_estimate;
 extern const struct sp_command sp_command_explain;
 extern const struct sp_command sp_command_mount;
 extern const struct sp_command sp_command_umount;
+extern const struct sp_command sp_command_reclaim;
 
 /* Writes "samepage: " and the message to stderr as one line, in one write. */
 void sp_say(const char *fmt, ...) __attribute__((format(printf, 1, 2)));

@@ -9,7 +9,7 @@ static const struct sp_command *const commands[] = {
     &sp_command_run, &sp_command_status, &sp_command_ps,      &sp_command_get,
     &sp_command_set, &sp_command_wait,   &sp_command_unmerge, &sp_command_off,
     &sp_command_explain, &sp_command_estimate, &sp_command_doctor,
-    &sp_command_mount, &sp_command_umount,
+    &sp_command_mount, &sp_command_umount, &sp_command_reclaim,
 };
 
 #define N_COMMANDS (sizeof(commands) / sizeof(commands[0]))

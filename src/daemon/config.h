@@ -23,8 +23,19 @@
 #define SP_HURRY_USECS     10000000u /* a user's synchronous merges may take at a time; then they wait as long */
 #define SP_IDLE_USECS_MIN  200000u  /* sleep when nothing changes any more: from, */
 #define SP_IDLE_USECS_MAX  1000000u /* to */
+#define SP_SWAP_MEMORY     (256ull << 20) /* bytes of packed frames in memory, where nothing else is said */
+#define SP_SWAP_LEAST      (4ull << 20)   /* bytes; that memory or that file is at least so large */
 #define SP_STATE_DOMAINS   56u      /* domains whose seeds and values the keeper remembers */
 #define SP_PAGES_TO_SCAN   5000u    /* by default, and again when the advisor is switched off */
+
+/* Frames that leave memory ([swap] of samepaged.conf(5), storage.h). */
+struct sp_swap_config {
+    bool store;      /* swap = store; else none leaves memory */
+    bool zstd;       /* packs better than lz4, and takes longer */
+    char file[256];  /* swap_file, "": none */
+    uint64_t size;   /* swap_size: bytes of that file */
+    uint64_t memory; /* swap_memory: bytes that packed frames may take in memory */
+};
 
 struct sp_config {
     /* From the command line or the file (samepaged.conf(5)). */
@@ -34,6 +45,7 @@ struct sp_config {
     struct sp_users userfaultfd; /* who gets the descriptor of /dev/userfaultfd, beside root */
     uint32_t max_programs;       /* of one user, but root and the daemon's own */
     uint32_t max_connections;    /* of the same, that are no programs (yet) */
+    struct sp_swap_config swap;
 
     /* From the command line. */
     char file[256];    /* the configuration file that was read or looked for, "": none */
@@ -54,7 +66,7 @@ struct sp_config {
 #define SP_CONFIG_DEFAULT                                                                          \
     {                                                                                              \
         .allow = {.everybody = true}, .max_programs = SP_MAX_CLIENTS / 4,                          \
-        .max_connections = SP_MAX_CONNECTIONS / 4, .value = {                                      \
+        .max_connections = SP_MAX_CONNECTIONS / 4, .swap = {.memory = SP_SWAP_MEMORY}, .value = {                                      \
             [SP_KEY_RUN] = 1,                                                                      \
             [SP_KEY_PAGES_TO_SCAN] = SP_PAGES_TO_SCAN,                                             \
             [SP_KEY_SLEEP_MILLISECS] = 20,                                                         \

@@ -25,7 +25,8 @@
 #define WHAT_MAX  512
 
 /* Keys that may stand there once only. */
-enum { SEEN_SOCKET = SP_SETTINGS, SEEN_LOG, SEEN_PROGRAMS, SEEN_CONNECTIONS, SEEN_ALLOW };
+enum { SEEN_SOCKET = SP_SETTINGS, SEEN_LOG, SEEN_PROGRAMS, SEEN_CONNECTIONS, SEEN_ALLOW,
+       SEEN_SWAP, SEEN_SWAP_FILE, SEEN_SWAP_SIZE, SEEN_SWAP_MEMORY, SEEN_SWAP_COMPRESSOR };
 
 struct reading {
     struct sp_config *config;
@@ -159,6 +160,71 @@ static int take_user_key(struct reading *r, const char *key, const char *value)
                  shown(key).text);
 }
 
+/* A number of bytes, perhaps with K, M, G or T behind it. */
+static bool read_bytes(const char *text, uint64_t *bytes)
+{
+    static const char units[] = "KMGT";
+    char digits[24];
+    size_t len = strlen(text);
+    const char *unit = len > 1 ? strchr(units, text[len - 1]) : NULL;
+    unsigned shift = unit ? 10 * (unsigned)(unit - units + 1) : 0;
+
+    len -= unit != NULL;
+    if (len >= sizeof(digits))
+        return false;
+    memcpy(digits, text, len);
+    digits[len] = 0;
+    if (!sp_parse_number(digits, UINT64_MAX >> shift, bytes))
+        return false;
+    *bytes <<= shift;
+    return true;
+}
+
+static int take_bytes(struct reading *r, const char *key, const char *value, uint64_t min,
+                      uint64_t *to, unsigned bit)
+{
+    uint64_t bytes;
+
+    if (!read_bytes(value, &bytes) || bytes < min)
+        return wrong(r, "%s takes bytes, at least %" PRIu64 "M, like 512M or 4G, not \"%s\"", key,
+                     min >> 20, shown(value).text);
+    if (twice(r, bit))
+        return wrong(r, "%s is given twice", key);
+    *to = bytes;
+    return 1;
+}
+
+static int take_choice(struct reading *r, const char *key, const char *value, const char *no,
+                       const char *yes, bool *to, unsigned bit)
+{
+    if (strcmp(value, no) && strcmp(value, yes))
+        return wrong(r, "%s takes %s or %s, not \"%s\"", key, no, yes, shown(value).text);
+    if (twice(r, bit))
+        return wrong(r, "%s is given twice", key);
+    *to = !strcmp(value, yes);
+    return 1;
+}
+
+static int take_swap_key(struct reading *r, const char *key, const char *value)
+{
+    struct sp_swap_config *swap = &r->config->swap;
+
+    if (!strcmp(key, "swap"))
+        return take_choice(r, key, value, "none", "store", &swap->store, SEEN_SWAP);
+    if (!strcmp(key, "swap_compressor"))
+        return take_choice(r, key, value, "lz4", "zstd", &swap->zstd, SEEN_SWAP_COMPRESSOR);
+    if (!strcmp(key, "swap_file"))
+        return take_path(r, key, value, swap->file, sizeof(swap->file), SEEN_SWAP_FILE);
+    if (!strcmp(key, "swap_size"))
+        return take_bytes(r, key, value, SP_SWAP_LEAST, &swap->size, SEEN_SWAP_SIZE);
+    if (!strcmp(key, "swap_memory"))
+        return take_bytes(r, key, value, SP_SWAP_LEAST, &swap->memory, SEEN_SWAP_MEMORY);
+    return wrong(r,
+                 "there is no key \"%s\" in [swap]; it has swap, swap_file, swap_size, "
+                 "swap_memory, swap_compressor",
+                 shown(key).text);
+}
+
 static int take(void *arg, const char *section, const char *key, const char *value)
 {
     struct reading *r = arg;
@@ -167,6 +233,8 @@ static int take(void *arg, const char *section, const char *key, const char *val
         return take_daemon(r, key, value);
     if (!strcmp(section, "users"))
         return take_user_key(r, key, value);
+    if (!strcmp(section, "swap"))
+        return take_swap_key(r, key, value);
     if (!*section)
         return wrong(r, "\"%s\" stands before any section; begin with [samepaged] or [users]",
                      shown(key).text);
@@ -184,8 +252,8 @@ static void check_section(struct reading *r, const char *line)
         return;
     len = strcspn(++line, "]\r\n");
     snprintf(name, sizeof(name), "%.*s", (int)(len < sizeof(name) ? len : sizeof(name) - 1), line);
-    if (len >= sizeof(name) || (strcmp(name, "samepaged") && strcmp(name, "users")))
-        wrong(r, "there is no section \"%s\"; the sections are [samepaged] and [users]",
+    if (len >= sizeof(name) || (strcmp(name, "samepaged") && strcmp(name, "users") && strcmp(name, "swap")))
+        wrong(r, "there is no section \"%s\"; the sections are [samepaged], [users] and [swap]",
               shown(name).text);
 }
 
@@ -228,6 +296,10 @@ int sp_config_parse(const char *name, const char *text, size_t size, struct sp_c
     } else if (line < 0 && !r.wrong_line) {
         r.wrong_line = 1;
         snprintf(r.what, sizeof(r.what), "memory is short");
+    }
+    if (!r.wrong_line && config->swap.file[0] && !config->swap.size) {
+        r.wrong_line = r.line;
+        snprintf(r.what, sizeof(r.what), "swap_file needs swap_size: how large it is to be");
     }
     if (!r.wrong_line)
         return 0;

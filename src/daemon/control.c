@@ -14,6 +14,7 @@
 #include "hurry.h"
 #include "domain.h"
 #include "passes.h"
+#include "reclaim.h"
 #include "status.h"
 #include "values.h"
 
@@ -277,6 +278,43 @@ static void do_domains(struct sp_conn *conn)
     sp_conn_reply(conn, domains_packet(names, false));
 }
 
+static struct json_object *reclaimed_json(const struct sp_conn *conn, const struct sp_reclaimed *got)
+{
+    struct json_object *to = json_object_new_object();
+
+    if (!to)
+        return NULL;
+    json_object_object_add(to, "ok", json_object_new_boolean(true));
+    json_object_object_add(to, "evicted", json_object_new_uint64(got->evicted));
+    json_object_object_add(to, "bytes", json_object_new_uint64((uint64_t)got->evicted * conn->daemon->page_size));
+    json_object_object_add(to, "referenced", json_object_new_uint64(got->referenced));
+    json_object_object_add(to, "locked", json_object_new_uint64(got->locked));
+    json_object_object_add(to, "again", json_object_new_uint64(got->again));
+    json_object_object_add(to, "cannot", json_object_new_uint64(got->cannot));
+    return to;
+}
+
+/* A part of what is asked for, in one go: who wants more asks again. */
+static void do_reclaim(struct sp_conn *conn, const struct sp_request *request)
+{
+    struct sp_reclaimed got;
+    struct sp_domain *domain;
+    int err;
+
+    if (!named_domain(conn, request, &domain))
+        return;
+    err = sp_reclaim(conn->daemon, asked_uid(conn), domain, request->bytes, &got);
+    if (err == -EOPNOTSUPP)
+        sp_control_errno(conn, 1, err,
+                         "frames stay in memory here: \"swap = store\" in [swap] of samepaged.conf changes that "
+                         "(for what is merged after the next start)");
+    else if (err)
+        sp_control_errno(conn, 1, err, "not now: memory is being taken offline, or a program with locked memory does not say "
+                         "what is locked; try again");
+    else
+        sp_conn_reply(conn, reclaimed_json(conn, &got));
+}
+
 static void do_process(struct sp_conn *conn, pid_t pid)
 {
     sp_conn_reply(conn, sp_status_process_json(conn->daemon, asked_uid(conn), pid));
@@ -506,6 +544,9 @@ void sp_control_request(struct sp_conn *conn, const void *data, size_t size)
         break;
     case SP_OP_PROCESS:
         do_process(conn, request.has_pid ? request.pid : conn->peer);
+        break;
+    case SP_OP_RECLAIM:
+        do_reclaim(conn, &request);
         break;
     case SP_OPS:
         break;

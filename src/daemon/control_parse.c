@@ -12,20 +12,20 @@
 
 #define DEPTH 4
 
-#define OP_NAMES "status, ps, get, set, unmerge, off, explain, domains, process, merge or self"
+#define OP_NAMES "status, ps, get, set, unmerge, off, explain, domains, process, reclaim, merge or self"
 
 static const char *const op_name[SP_OPS] = {
     [SP_OP_STATUS] = "status",   [SP_OP_PS] = "ps",           [SP_OP_GET] = "get",
     [SP_OP_SET] = "set",         [SP_OP_UNMERGE] = "unmerge", [SP_OP_OFF] = "off",
     [SP_OP_EXPLAIN] = "explain", [SP_OP_DOMAINS] = "domains", [SP_OP_PROCESS] = "process",
-    [SP_OP_MERGE] = "merge",     [SP_OP_SELF] = "self",
+    [SP_OP_MERGE] = "merge",     [SP_OP_SELF] = "self",       [SP_OP_RECLAIM] = "reclaim",
 };
 
 /* Which keys a request may have beside op and uid. */
 static const char *const op_keys[SP_OPS][4] = {
     [SP_OP_GET] = {"key", "domain"}, [SP_OP_SET] = {"key", "value", "domain"},
     [SP_OP_UNMERGE] = {"pid"},       [SP_OP_EXPLAIN] = {"pid"},
-    [SP_OP_PROCESS] = {"pid"},
+    [SP_OP_PROCESS] = {"pid"},       [SP_OP_RECLAIM] = {"bytes", "domain"},
 };
 
 struct parse {
@@ -193,6 +193,19 @@ static int parse_pid(const struct parse *p, struct json_object *root, struct sp_
     return 0;
 }
 
+static int parse_bytes(const struct parse *p, struct json_object *root, struct sp_request *out)
+{
+    struct json_object *value;
+    int64_t bytes = 0;
+
+    if (json_object_object_get_ex(root, "bytes", &value) && json_object_is_type(value, json_type_int))
+        bytes = json_object_get_int64(value);
+    if (bytes < 1)
+        return wrong(p, "\"bytes\" must say how much, a number from 1 on");
+    out->bytes = (uint64_t)bytes;
+    return 0;
+}
+
 /* -1 is no user: system calls take it for "leave as it is". */
 static int parse_uid(const struct parse *p, struct json_object *root, struct sp_request *out)
 {
@@ -233,8 +246,10 @@ int sp_control_parse(const void *data, size_t size, struct sp_request *out, char
         ret = parse_key(&p, root, out);
     if (!ret && out->op == SP_OP_SET)
         ret = parse_value(&p, root, out);
-    if (!ret && (out->op == SP_OP_GET || out->op == SP_OP_SET))
+    if (!ret && key_known(out->op, "domain"))
         ret = parse_domain(&p, root, out);
+    if (!ret && out->op == SP_OP_RECLAIM)
+        ret = parse_bytes(&p, root, out);
     if (!ret && key_known(out->op, "pid"))
         ret = parse_pid(&p, root, out);
     if (!ret && out->op == SP_OP_EXPLAIN && !out->has_pid)

@@ -22,6 +22,7 @@ enum sp_request_op {
     SP_OP_SELF,
     SP_OP_DOMAINS,
     SP_OP_PROCESS,
+    SP_OP_RECLAIM,
     SP_OPS
 };
 
@@ -29,7 +30,8 @@ struct sp_request {
     enum sp_request_op op;
     char key[48];    /* get, set */
     uint64_t value;  /* set */
-    char domain[64]; /* get, set; "": the daemon */
+    uint64_t bytes;  /* reclaim, at least 1 */
+    char domain[64]; /* get, set, reclaim; "": the daemon, or all */
     bool has_pid;    /* unmerge, explain, process (without: the asker) */
     pid_t pid;
     bool has_uid; /* on whose behalf root asks */

@@ -44,6 +44,7 @@
 struct sp_daemon;
 struct sp_keeper;
 struct sp_looker;
+struct sp_storage;
 struct sp_conn;
 
 enum sp_client_state {
@@ -206,6 +207,7 @@ struct sp_daemon {
 
     struct sp_accounting accounting;
     struct sp_looker *looker; /* NULL: nobody needed it yet */
+    struct sp_storage *storage; /* NULL: frames stay in memory */
 
     /* passes.c */
     uint64_t quota;      /* pages left to look into before the next sleep */

@@ -12,6 +12,7 @@
 #include "control.h"
 #include "engine_ops.h"
 #include "log.h"
+#include "storage.h"
 #include "turns.h"
 #include "values.h"
 
@@ -208,6 +209,8 @@ static void sweep(struct sp_domain *domain, struct left *left)
     unsigned freed = 0;
 
     sp_pool_segments(domain->set, note_retiring, &list);
+    if (list.n)
+        sp_storage_take_news(domain->daemon->storage); /* with the segment it would be gone */
     for (unsigned i = 0; i < list.n; i++) {
         TAILQ_FOREACH(client, &domain->daemon->clients, link) {
             if (client->domain == domain && client->state == SP_CLIENT_READY)

@@ -17,6 +17,8 @@
 #include "notice.h"
 #include "log.h"
 #include "nodes.h"
+#include "reclaim.h"
+#include "storage.h"
 #include "thin.h"
 #include "written.h"
 
@@ -476,6 +478,41 @@ static void ops_frame_forget(void *ctx, sp_frame frame)
     sp_pool_forget(domain->set, SP_FRAME_SEGMENT(frame), SP_FRAME_INDEX(frame));
 }
 
+static struct sp_store_link *store_of(struct sp_domain *domain, sp_frame frame)
+{
+    return sp_pool_is_stored(domain->set, SP_FRAME_SEGMENT(frame))
+               ? sp_storage_link(domain->daemon->storage)
+               : NULL;
+}
+
+static enum sp_evicted ops_frame_evict(void *ctx, sp_frame frame)
+{
+    static const enum sp_evicted meant[] = {SP_EVICTED_DONE, SP_EVICTED_AGAIN, SP_EVICTED_CANNOT};
+    struct sp_store_link *store = store_of(ctx, frame);
+    const struct sp_store_answer *said;
+
+    if (!store)
+        return SP_EVICTED_AGAIN;
+    if (sp_store_ask(store, SP_STORE_EVICT, SP_FRAME_SEGMENT(frame), SP_FRAME_INDEX(frame), 1, &said))
+        return SP_EVICTED_CANNOT;
+    return said->result[0] <= SP_STORE_CANNOT ? meant[said->result[0]] : SP_EVICTED_CANNOT;
+}
+
+static int ops_frame_bring_back(void *ctx, sp_frame frame, unsigned *node)
+{
+    struct sp_store_link *store = store_of(ctx, frame);
+    const struct sp_store_answer *said;
+    int err;
+
+    *node = 0;
+    if (!store)
+        return -EIO;
+    err = sp_store_ask(store, SP_STORE_BRING, SP_FRAME_SEGMENT(frame), SP_FRAME_INDEX(frame), 1, &said);
+    if (err)
+        return err == -ENOMEM ? err : -EIO;
+    return said->result[0] == SP_STORE_DONE ? 0 : -EIO;
+}
+
 const struct sp_engine_ops sp_daemon_engine_ops = {
     .scan = ops_scan,
     .fill = ops_fill,
@@ -485,6 +522,10 @@ const struct sp_engine_ops sp_daemon_engine_ops = {
     .frame_free_unused = ops_frame_free_unused,
     .frame_forget = ops_frame_forget,
     .zero = ops_zero,
+    .frame_referenced = sp_reclaim_referenced,
+    .frame_locked = sp_reclaim_locked,
+    .frame_evict = ops_frame_evict,
+    .frame_bring_back = ops_frame_bring_back,
     .block_get = sp_block_get,
     .block_put = sp_block_put,
 };

@@ -36,6 +36,18 @@ static bool frame_hash(struct sp_domain *domain, uint32_t segment, uint32_t inde
     return true;
 }
 
+/* Those of a daemon before may have left memory under it (S1). */
+static void note_out(struct sp_domain *domain, uint32_t segment, uint32_t index, uint32_t n)
+{
+    bool out[SP_LIFT_PAGES];
+
+    if (!domain->daemon->rejoin_seconds || sp_pool_out(domain->set, segment, index, n, out))
+        return;
+    for (uint32_t i = 0; i < n; i++)
+        if (out[i])
+            sp_engine_frame_out(domain->engine, SP_FRAME(segment, index + i));
+}
+
 /* Adopts the frames [index, index + n) of a segment at addr, as far as they exist. */
 static void adopt_frames(struct sp_client *client, uint64_t addr, uint32_t segment, uint32_t index,
                          uint32_t n)
@@ -47,9 +59,10 @@ static void adopt_frames(struct sp_client *client, uint64_t addr, uint32_t segme
     while (known < n && frame_hash(domain, segment, index + known, &hash[known]))
         known++;
     if (known && sp_engine_adopt(domain->engine, client->mm, addr, SP_FRAME(segment, index), known,
-                                 hash) == 0)
+                                 hash) == 0) {
         sp_nodes_adopted(domain, segment, index, known);
-    else if (known)
+        note_out(domain, segment, index, known);
+    } else if (known)
         sp_log(SP_LOG_WARNING, "memory is short: sites of pid %d are not counted",
                (int)client->program);
 }

@@ -16,6 +16,7 @@
 #include "keeper.h"
 #include "log.h"
 #include "repair.h"
+#include "storage.h"
 
 #define STATE_MAGIC 0x32545053u /* "SPT2" */
 
@@ -276,13 +277,36 @@ static void restore_client(struct sp_daemon *daemon, const struct state *state,
         sp_client_leave(client, true);
 }
 
+/* The records that are the store's, at the end of what is held, go to it. */
+static int open_storage(struct sp_daemon *daemon, struct held *held, char *why, size_t why_size)
+{
+    size_t n = 0;
+
+    for (size_t i = 0; i < held->nrecords; i++) {
+        struct sp_pool_record record = held->record[i];
+        int fd = held->record_fd[i];
+
+        if (sp_storage_is_record(&record))
+            continue;
+        held->record[i] = held->record[n];
+        held->record_fd[i] = held->record_fd[n];
+        held->record[n] = record;
+        held->record_fd[n++] = fd;
+    }
+    *why = 0;
+    n = held->nrecords - n;
+    held->nrecords -= n;
+    return sp_storage_open(daemon, &daemon->storage, held->record + held->nrecords,
+                           held->record_fd + held->nrecords, n, why, why_size);
+}
+
 static int make_pool(struct sp_daemon *daemon, const struct held *held, char *why, size_t why_size)
 {
     int err = -ENOENT;
 
     if (held->nrecords)
         err = sp_pool_import(&daemon->pool, held->record, held->record_fd, held->nrecords,
-                             NULL, why, why_size);
+                             sp_storage_link(daemon->storage), why, why_size);
     if (err && held->nrecords)
         sp_log(SP_LOG_ERROR, "the pool of the daemon before cannot be taken over: %s", why);
     if (!err) {
@@ -291,7 +315,10 @@ static int make_pool(struct sp_daemon *daemon, const struct held *held, char *wh
     }
     if (getrandom(&daemon->pool_id, sizeof(daemon->pool_id), 0) != sizeof(daemon->pool_id))
         return -errno;
-    return sp_pool_new(&daemon->pool, why, why_size);
+    err = sp_pool_new(&daemon->pool, why, why_size);
+    if (!err)
+        sp_pool_use_store(daemon->pool, sp_storage_link(daemon->storage));
+    return err;
 }
 
 static void put_all(struct sp_daemon *daemon)
@@ -299,6 +326,7 @@ static void put_all(struct sp_daemon *daemon)
     struct sp_client *client;
 
     sp_pool_export(daemon->pool, on_pool_change, daemon);
+    sp_storage_keep(daemon->storage);
     TAILQ_FOREACH(client, &daemon->clients, link)
         sp_keep_client(client);
     sp_keep_state(daemon);
@@ -346,13 +374,17 @@ int sp_keep_open(struct sp_daemon *daemon, char *why, size_t why_size)
         if (held.nclients)
             daemon->takeovers++;
     }
-    err = make_pool(daemon, &held, why, why_size);
+    err = open_storage(daemon, &held, why, why_size);
+    if (!err)
+        err = make_pool(daemon, &held, why, why_size);
     if (!err) {
         sp_pool_on_change(daemon->pool, on_pool_change, daemon);
         for (size_t i = 0; i < held.nclients; i++)
             restore_client(daemon, &held.state, &held.client[i]);
         watch_keeper(daemon);
         put_all(daemon);
+        if (daemon->storage)
+            (void)sp_storage_watch(daemon->storage); /* else each second looks */
     }
     free(held.record);
     free(held.record_fd);

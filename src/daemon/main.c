@@ -24,6 +24,7 @@
 #include "pins_looker.h"
 #include "repair.h"
 #include "server.h"
+#include "storage.h"
 #include "values.h"
 #include "written.h"
 
@@ -115,6 +116,7 @@ static int on_second(sd_event_source *source, uint64_t usec, void *arg)
     retry_repairs(daemon);
     end_takeover(daemon);
     sp_looker_reap(daemon);
+    sp_storage_each_second(daemon->storage);
     sp_written_each_second(daemon);
     if (daemon->uid == 0)
         sp_ns_watch(daemon);
@@ -209,6 +211,7 @@ static void daemon_free(struct sp_daemon *daemon)
         sp_domains_free(daemon);
     if (daemon->pool)
         sp_pool_free(daemon->pool);
+    sp_storage_close(daemon->storage);
     sd_event_source_disable_unref(daemon->pass_source);
     sd_event_source_disable_unref(daemon->second_source);
     sd_event_unref(daemon->event);
@@ -305,6 +308,8 @@ int main(int argc, char **argv)
 
     if (ret < 0)
         ret = sp_looker_main(argc, argv);
+    if (ret < 0)
+        ret = sp_storage_main(argc, argv);
     if (ret >= 0)
         return ret;
     ret = sp_options(argc, argv, &config);

@@ -9,6 +9,7 @@
 #include "hello.h"
 #include "passes.h"
 #include "pins_looker.h"
+#include "storage.h"
 #include "turns.h"
 #include "values.h"
 
@@ -40,6 +41,10 @@ static void add_engine(struct sums *sums, const struct sp_domain *domain)
     sums->e.memory_bytes += c.memory_bytes;
     sums->e.bookkeeping_bytes += c.bookkeeping_bytes;
     sums->e.ksm_zero_pages += c.ksm_zero_pages;
+    sums->e.frames_evicted += c.frames_evicted;
+    sums->e.evictions += c.evictions;
+    sums->e.second_chances += c.second_chances;
+    sums->e.store_errors += c.store_errors;
     sums->e.stable_node_chains += c.stable_node_chains;
     sums->e.stable_node_dups += c.stable_node_dups;
     sums->past.pages_skipped += c.pages_skipped;
@@ -251,6 +256,25 @@ static void add_kept(struct json_object *to, const struct sums *sums)
     }
 }
 
+/* Frames that left memory. The store is one for all: what it takes is told to who may know of all. */
+static void add_swapped(struct json_object *to, struct sp_daemon *daemon, uid_t uid, const struct sums *sums)
+{
+    struct sp_store_counters store = {0};
+
+    if (uid == SP_EVERYBODY)
+        store = sp_storage_counters(daemon->storage);
+    add_u64(to, "frames_evicted", sums->e.frames_evicted);
+    add_u64(to, "evictions", sums->e.evictions);
+    add_u64(to, "second_chances", sums->e.second_chances);
+    /* Those of domains that are gone, too. */
+    add_u64(to, "store_errors", uid == SP_EVERYBODY ? sp_storage_lost(daemon->storage) : sums->e.store_errors);
+    add_u64(to, "store_memory_bytes", store.memory_bytes);
+    add_u64(to, "store_file_bytes", store.file_bytes);
+    add_u64(to, "store_read_errors", store.read_errors);
+    add_u64(to, "store_checksum_errors", store.checksum_errors);
+    add_u64(to, "store_write_errors", store.write_errors);
+}
+
 struct json_object *sp_status_json(struct sp_daemon *daemon, uid_t uid)
 {
     struct json_object *to = json_object_new_object();
@@ -282,6 +306,7 @@ struct json_object *sp_status_json(struct sp_daemon *daemon, uid_t uid)
     add_u64(to, "frames_lingering", sums.pool.frames_lingering);
     add_u64(to, "segments", sums.pool.segments);
     add_u64(to, "pool_bytes", sums.pool.bytes);
+    add_swapped(to, daemon, uid, &sums);
     add_u64(to, "repairs", daemon->repairs);
     add_u64(to, "takeovers", daemon->takeovers);
     json_object_object_add(to, "version", json_object_new_string(SP_VERSION));

@@ -190,13 +190,13 @@ class Daemon:
 
     def left(self, keeper=False):
         """Processes that have this socket in their environment or on their command line, without
-        the daemon; its keeper, which belongs to it and to what it merged, on demand."""
+        the daemon; its keeper and its store's, which belong to it and to what it merged, on demand."""
         socket = str(self.socket).encode()
         own = f"SAMEPAGE_SOCKET={self.socket}".encode()
         return [p for p in proc.all_processes()
                 if p.pid != os.getpid() and (not self.popen or p.pid != self.popen.pid)
                 and (own in p.environ.split(b"\0") or socket in p.cmdline)
-                and (keeper or b"--keeper" not in p.cmdline.split(b"\0"))]
+                and (keeper or not {b"--keeper", b"--store-server", b"--store-worker"} & {*p.cmdline.split(b"\0")})]
 
     def close(self):
         agents = [pid for program in self.programs for pid in program.agents()]

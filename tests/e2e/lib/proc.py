@@ -92,6 +92,15 @@ def pages_from_files(pid, address, length):
     return pages
 
 
+def resident_from_files(pid, address, length):
+    """How many pages of [address, address + length) are in the page tables now as pages of a file: frames that are
+    in memory and were touched there."""
+    with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
+        pagemap.seek(address // 4096 * 8)
+        data = pagemap.read(length // 4096 * 8)
+    return sum(entry >> 63 & entry >> 61 & 1 for (entry,) in struct.iter_unpack("Q", data))
+
+
 PAGEMAP_SCAN, PFNZERO = 0xc0606610, 1 << 5
 
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * rewrites PAGES: writes its pages anew as it is told, and keeps them under its eyes.
+ * rewrites PAGES [V]: has pages of version V (1), writes them anew as it is told, and keeps them under its eyes.
  *
  * Prints "ready ADDRESS BYTES". Then a line of stdin each, answered by "done N" (N: how many pages
  * had wrong bytes):
@@ -8,6 +8,7 @@
  *   write V I N      only the N pages from I on
  *   own V I N        the same, but with contents that no other process has
  *   check            looks at every page
+ *   lost             looks at every page; N: how many raise SIGBUS, the others must be right
  *   hold WHAT        opens something that may pin memory: direct, uring, aio, device
  *   drop             closes it again
  *   threads T        T threads write a word of theirs in each page, over and over, and look whether it
@@ -21,6 +22,8 @@
 #include <linux/aio_abi.h>
 #include <linux/io_uring.h>
 #include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -62,18 +65,47 @@ static void write_page(uint64_t page, uint64_t v)
         area[page * WORDS + i] = word_of(page, v, i);
 }
 
+static uint64_t check_page(uint64_t page)
+{
+    for (uint64_t i = THREADS; i < WORDS; i++)
+        if (area[page * WORDS + i] != word_of(page, version[page], i)) {
+            fprintf(stderr, "WRONG BYTES in page %llu\n", (unsigned long long)page);
+            return 1;
+        }
+    return 0;
+}
+
 static uint64_t check(void)
 {
     uint64_t wrong = 0;
 
     for (uint64_t page = 0; page < npages; page++)
-        for (uint64_t i = THREADS; i < WORDS; i++)
-            if (area[page * WORDS + i] != word_of(page, version[page], i)) {
-                fprintf(stderr, "WRONG BYTES in page %llu\n", (unsigned long long)page);
-                wrong++;
-                break;
-            }
+        wrong += check_page(page);
     return wrong;
+}
+
+static sigjmp_buf at_bus;
+
+static void on_bus(int number)
+{
+    (void)number;
+    siglongjmp(at_bus, 1);
+}
+
+static uint64_t count_lost(void)
+{
+    struct sigaction action = {.sa_handler = on_bus}, old;
+    volatile uint64_t lost = 0;
+
+    sigaction(SIGBUS, &action, &old);
+    for (volatile uint64_t page = 0; page < npages; page++) {
+        if (sigsetjmp(at_bus, 1))
+            lost++;
+        else
+            check_page(page);
+    }
+    sigaction(SIGBUS, &old, NULL);
+    return lost;
 }
 
 #define STRIPES 128u
@@ -221,6 +253,8 @@ static uint64_t obey(const char *line)
         return end_holder();
     else if (!strncmp(line, "stop", 4))
         return stop_threads();
+    else if (!strncmp(line, "lost", 4))
+        return count_lost();
     else if (!strncmp(line, "drop", 4))
         drop();
     else
@@ -242,7 +276,7 @@ int main(int argc, char **argv)
     if (mprotect(area, npages * PAGE, PROT_READ | PROT_WRITE))
         return 1;
     for (uint64_t page = 0; page < npages; page++)
-        write_page(page, 1);
+        write_page(page, argc > 2 ? strtoull(argv[2], NULL, 10) : 1);
     printf("ready %llx %llu\n", (unsigned long long)(uintptr_t)area,
            (unsigned long long)npages * PAGE);
     fflush(stdout);

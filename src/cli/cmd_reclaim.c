@@ -1,0 +1,203 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * samepage reclaim: shared frames that nobody uses leave memory (S1).
+ *
+ * The daemon does a part of it at a time, so that others are served meanwhile: we ask until there
+ * is enough. What was used since the last look is passed over once (S2); when nothing else is left
+ * it is asked for once more.
+ */
+#include "control_client.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define EXIT_INTERRUPTED (128 + SIGINT)
+#define EMPTY_ROUNDS     2 /* in a row that freed nothing: a second chance is over after the first */
+
+struct reclaim {
+    bool json, all, progress;
+    const char *domain;
+    uint64_t want;
+    int64_t evicted, bytes, referenced, locked, again, cannot;
+};
+
+static volatile sig_atomic_t interrupted;
+
+static void note_interrupt(int sig)
+{
+    (void)sig;
+    interrupted = 1;
+}
+
+static bool read_bytes(const char *text, uint64_t *bytes)
+{
+    static const char units[] = "KMGT";
+    size_t len = strlen(text);
+    const char *unit = len > 1 ? strchr(units, text[len - 1]) : NULL;
+    unsigned shift = unit ? 10 * (unsigned)(unit - units + 1) : 0;
+    char digits[24];
+
+    len -= unit != NULL;
+    if (len >= sizeof(digits))
+        return false;
+    memcpy(digits, text, len);
+    digits[len] = 0;
+    if (!sp_parse_number(digits, (uint64_t)INT64_MAX >> shift, bytes))
+        return false;
+    *bytes <<= shift;
+    return *bytes > 0;
+}
+
+static int parse_options(int argc, char **argv, struct reclaim *r)
+{
+    static const struct option options[] = {
+        {"domain", required_argument, NULL, 'd'}, {"json", no_argument, NULL, 'j'}, {0}};
+    int opt;
+
+    opterr = 0;
+    while ((opt = getopt_long(argc, argv, ":d:j", options, NULL)) != -1) {
+        if (opt == 'j')
+            r->json = true;
+        else if (opt == 'd')
+            r->domain = optarg;
+        else
+            return sp_bad_option(&sp_command_reclaim, argv, opt);
+    }
+    if (argc - optind != 1)
+        return sp_bad_use(&sp_command_reclaim, "takes how many bytes, like 512M, or \"all\"");
+    r->all = !strcmp(argv[optind], "all");
+    if (!r->all && !read_bytes(argv[optind], &r->want))
+        return sp_bad_use(&sp_command_reclaim,
+                          "'%s' is no number of bytes; give one like 512M, or \"all\"",
+                          argv[optind]);
+    if (r->all)
+        r->want = INT64_MAX;
+    return SP_EXIT_DONE;
+}
+
+static int ask(const struct reclaim *r, json_object **answer)
+{
+    json_object *request = json_object_new_object();
+    int ret = SP_EXIT_COULD_NOT;
+
+    if (!request || json_object_object_add(request, "op", json_object_new_string("reclaim")) < 0 ||
+        json_object_object_add(request, "bytes",
+                               json_object_new_int64((int64_t)r->want - r->bytes)) < 0 ||
+        (r->domain &&
+         json_object_object_add(request, "domain", json_object_new_string(r->domain)) < 0))
+        sp_say("out of memory");
+    else
+        ret = sp_control_ask(request, SP_ASK_PATIENCE, answer);
+    json_object_put(request);
+    return ret;
+}
+
+static void add(struct reclaim *r, json_object *answer)
+{
+    r->evicted += sp_answer_number(answer, "evicted");
+    r->bytes += sp_answer_number(answer, "bytes");
+    r->referenced += sp_answer_number(answer, "referenced");
+    /* Each round meets these anew. */
+    r->locked = sp_answer_number(answer, "locked");
+    r->again = sp_answer_number(answer, "again");
+    r->cannot = sp_answer_number(answer, "cannot");
+}
+
+static void show_progress(const struct reclaim *r)
+{
+    char bytes[32];
+
+    if (r->progress)
+        fprintf(stderr, "\r\033[K%s in %" PRId64 " frames",
+                sp_human_bytes(r->bytes, bytes, sizeof(bytes)), r->evicted);
+}
+
+/* Until there is enough, or two rounds freed nothing. */
+static int reclaim_all(struct reclaim *r)
+{
+    int ret = SP_EXIT_DONE;
+
+    for (unsigned empty = 0;
+         !interrupted && empty < EMPTY_ROUNDS && (uint64_t)r->bytes < r->want;) {
+        json_object *answer = NULL;
+        int64_t before = r->evicted;
+
+        ret = ask(r, &answer);
+        if (ret != SP_EXIT_DONE)
+            break;
+        add(r, answer);
+        json_object_put(answer);
+        empty = r->evicted > before ? 0 : empty + 1;
+        show_progress(r);
+    }
+    if (r->progress)
+        fputs("\r\033[K", stderr);
+    return ret;
+}
+
+static int print(const struct reclaim *r)
+{
+    char bytes[32];
+
+    if (r->json)
+        printf("{\"evicted\":%" PRId64 ",\"bytes\":%" PRId64 ",\"referenced\":%" PRId64
+               ",\"locked\":%" PRId64 ",\"again\":%" PRId64 ",\"cannot\":%" PRId64 "}\n",
+               r->evicted, r->bytes, r->referenced, r->locked, r->again, r->cannot);
+    else
+        printf("%" PRId64 " frames left memory: %s\n", r->evicted,
+               sp_human_bytes(r->bytes, bytes, sizeof(bytes)));
+    return sp_finish_output();
+}
+
+static int verdict(const struct reclaim *r)
+{
+    if (interrupted)
+        return EXIT_INTERRUPTED;
+    if (r->cannot) {
+        sp_say("reclaim: the store is full, or cannot be written: %" PRId64
+               " frames stay in memory; give it more in "
+               "[swap] of samepaged.conf",
+               r->cannot);
+        return SP_EXIT_COULD_NOT;
+    }
+    return SP_EXIT_DONE;
+}
+
+static int reclaim(int argc, char **argv)
+{
+    struct sigaction action = {.sa_handler = note_interrupt};
+    struct reclaim r = {0};
+    int ret = parse_options(argc, argv, &r);
+
+    if (ret != SP_EXIT_DONE)
+        return ret;
+    r.progress = !r.json && isatty(STDERR_FILENO);
+    sigaction(SIGINT, &action, NULL);
+    ret = reclaim_all(&r);
+    if (ret != SP_EXIT_DONE)
+        return ret;
+    ret = print(&r);
+    return ret != SP_EXIT_DONE ? ret : verdict(&r);
+}
+
+const struct sp_command sp_command_reclaim = {
+    .name = "reclaim",
+    .usage = "reclaim [--domain NAME] [--json] BYTES|all",
+    .summary = "Has shared frames that nobody uses leave memory",
+    .help = "Frames go, packed, to the store, where they take less memory or none, and come back, "
+            "still shared,\n"
+            "when they are touched. BYTES may end with K, M, G or T. Frames that were used since "
+            "they were looked\n"
+            "at last, and those of locked memory, stay. Prints what left; exit status 1 if the "
+            "store is full.\n"
+            "It needs \"swap = store\" in samepaged.conf(5).\n"
+            "\n"
+            "  --domain NAME  only frames of that domain\n"
+            "  --json         print the numbers as JSON\n",
+    .run = reclaim,
+};

@@ -1,0 +1,140 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "reclaim.h"
+
+#include <errno.h>
+#include <stdio.h>
+
+#include "answers.h"
+#include "ask.h"
+#include "client.h"
+#include "status.h"
+#include "storage.h"
+
+#define LOCKED_ANSWERS_MAX 1024u /* of one client: two million runs */
+#define FRAMES_AT_ONCE     1024u /* some 20 ms, packed */
+
+bool sp_reclaim_referenced(void *ctx, sp_frame frame, uint32_t group)
+{
+    struct sp_domain *domain = ctx;
+
+    (void)group; /* an engine has one domain's frames, and no other's references (S5) */
+    return sp_storage_came_back(domain->daemon->storage, frame);
+}
+
+bool sp_reclaim_locked(void *ctx, sp_frame frame)
+{
+    struct sp_domain *domain = ctx;
+
+    return sp_storage_is_locked(domain->daemon->storage, frame);
+}
+
+/* Has the process locked memory? One that cannot be looked at has. */
+static bool has_locked(pid_t pid)
+{
+    char path[32], line[128];
+    unsigned long long kib = 1;
+    FILE *f;
+
+    snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
+    f = fopen(path, "re");
+    if (!f)
+        return errno != ENOENT; /* gone */
+    while (fgets(line, sizeof(line), f))
+        if (sscanf(line, "VmLck: %llu kB", &kib) == 1)
+            break;
+    if (feof(f))
+        kib = 0; /* a process without memory: it is at its end */
+    fclose(f);
+    return kib > 0;
+}
+
+static int note_locked(struct sp_client *client)
+{
+    struct sp_from from = {0};
+
+    for (unsigned i = 0; i < LOCKED_ANSWERS_MAX; i++) {
+        const struct sp_sites *sites;
+        const void *body;
+        size_t size;
+        int err =
+            sp_ask(client, SP_MSG_LOCKED, &from, sizeof(from), -1, SP_MSG_LOCKED, &body, &size);
+
+        if (err)
+            return err;
+        if (sp_check_sites(body, size, client->daemon->page_size, from.from, &sites))
+            return sp_ask_malformed(client);
+        for (uint32_t r = 0; r < sites->nruns; r++)
+            if (sp_pool_is_stored(client->domain->set,
+                                  sites->run[r].segment)) /* its own, and nobody else's */
+                sp_storage_lock(client->daemon->storage, sites->run[r].segment, sites->run[r].index,
+                                sites->run[r].npages);
+        if (sites->next == 0)
+            return 0;
+        from.from = sites->next;
+    }
+    return sp_ask_malformed(client);
+}
+
+/* False: it is not known of all of its programs. */
+static bool know_locked(struct sp_domain *domain)
+{
+    struct sp_client *client;
+
+    TAILQ_FOREACH(client, &domain->daemon->clients, link)
+    {
+        if (client->domain != domain || !has_locked(client->program))
+            continue;
+        if (client->state != SP_CLIENT_READY || client->failed || note_locked(client))
+            return false;
+    }
+    return true;
+}
+
+static bool asked_for(const struct sp_domain *domain, uid_t uid, const struct sp_domain *only)
+{
+    if (!domain->engine)
+        return false;
+    return only ? domain == only : uid == SP_EVERYBODY || domain->uid == uid;
+}
+
+static void add(struct sp_reclaimed *sum, const struct sp_reclaimed *more)
+{
+    sum->evicted += more->evicted;
+    sum->referenced += more->referenced;
+    sum->locked += more->locked;
+    sum->again += more->again;
+    sum->cannot += more->cannot;
+}
+
+int sp_reclaim(struct sp_daemon *daemon, uid_t uid, struct sp_domain *only, uint64_t bytes,
+               struct sp_reclaimed *out)
+{
+    uint64_t want = bytes / daemon->page_size + (bytes % daemon->page_size != 0);
+    struct sp_domain *domain;
+    int err = 0;
+
+    *out = (struct sp_reclaimed){0};
+    if (!daemon->storage)
+        return -EOPNOTSUPP;
+    sp_storage_take_news(daemon->storage); /* who came back gets his second chance */
+    sp_storage_unlock_all(daemon->storage);
+    if (want > FRAMES_AT_ONCE)
+        want = FRAMES_AT_ONCE;
+    TAILQ_FOREACH(domain, &daemon->domains, link)
+    {
+        struct sp_reclaimed got;
+
+        if (!asked_for(domain, uid, only) || out->evicted >= want)
+            continue;
+        if (!know_locked(domain)) {
+            err = -EAGAIN;
+            continue;
+        }
+        err = sp_engine_reclaim(domain->engine, (uint32_t)want - out->evicted, 0, &got);
+        if (err)
+            break;
+        add(out, &got);
+    }
+    sp_clients_reap(daemon);
+    return out->evicted ? 0 : err;
+}
