@@ -24,6 +24,8 @@
 #define SP_IDLE_USECS_MIN  200000u  /* sleep when nothing changes any more: from, */
 #define SP_IDLE_USECS_MAX  1000000u /* to */
 #define SP_SWAP_MEMORY     (256ull << 20) /* bytes of packed frames in memory, where nothing else is said */
+#define SP_RECLAIM_MIN     (16ull << 20)
+#define SP_RECLAIM_MAX     (1ull << 30)
 #define SP_SWAP_LEAST      (4ull << 20)   /* bytes; that memory or that file is at least so large */
 #define SP_STATE_DOMAINS   56u      /* domains whose seeds and values the keeper remembers */
 #define SP_PAGES_TO_SCAN   5000u    /* by default, and again when the advisor is switched off */
@@ -35,6 +37,8 @@ struct sp_swap_config {
     char file[256];  /* swap_file, "": none */
     uint64_t size;   /* swap_size: bytes of that file */
     uint64_t memory; /* swap_memory: bytes that packed frames may take in memory */
+    /* pressure.h, bytes: when memory is short so much leaves, at most, and stays. max 0: nothing leaves by itself */
+    uint64_t reclaim_min, reclaim_max, reclaim_floor;
 };
 
 struct sp_config {
@@ -66,7 +70,7 @@ struct sp_config {
 #define SP_CONFIG_DEFAULT                                                                          \
     {                                                                                              \
         .allow = {.everybody = true}, .max_programs = SP_MAX_CLIENTS / 4,                          \
-        .max_connections = SP_MAX_CONNECTIONS / 4, .swap = {.memory = SP_SWAP_MEMORY}, .value = {                                      \
+        .max_connections = SP_MAX_CONNECTIONS / 4, .swap = {.memory = SP_SWAP_MEMORY, .reclaim_min = SP_RECLAIM_MIN, .reclaim_max = SP_RECLAIM_MAX}, .value = {                                      \
             [SP_KEY_RUN] = 1,                                                                      \
             [SP_KEY_PAGES_TO_SCAN] = SP_PAGES_TO_SCAN,                                             \
             [SP_KEY_SLEEP_MILLISECS] = 20,                                                         \

@@ -26,7 +26,8 @@
 
 /* Keys that may stand there once only. */
 enum { SEEN_SOCKET = SP_SETTINGS, SEEN_LOG, SEEN_PROGRAMS, SEEN_CONNECTIONS, SEEN_ALLOW,
-       SEEN_SWAP, SEEN_SWAP_FILE, SEEN_SWAP_SIZE, SEEN_SWAP_MEMORY, SEEN_SWAP_COMPRESSOR };
+       SEEN_SWAP, SEEN_SWAP_FILE, SEEN_SWAP_SIZE, SEEN_SWAP_MEMORY, SEEN_SWAP_COMPRESSOR, SEEN_MIN,
+       SEEN_MAX, SEEN_FLOOR };
 
 struct reading {
     struct sp_config *config;
@@ -219,9 +220,15 @@ static int take_swap_key(struct reading *r, const char *key, const char *value)
         return take_bytes(r, key, value, SP_SWAP_LEAST, &swap->size, SEEN_SWAP_SIZE);
     if (!strcmp(key, "swap_memory"))
         return take_bytes(r, key, value, SP_SWAP_LEAST, &swap->memory, SEEN_SWAP_MEMORY);
+    if (!strcmp(key, "reclaim_min"))
+        return take_bytes(r, key, value, 1 << 20, &swap->reclaim_min, SEEN_MIN);
+    if (!strcmp(key, "reclaim_max"))
+        return take_bytes(r, key, value, 0, &swap->reclaim_max, SEEN_MAX);
+    if (!strcmp(key, "reclaim_floor"))
+        return take_bytes(r, key, value, 0, &swap->reclaim_floor, SEEN_FLOOR);
     return wrong(r,
                  "there is no key \"%s\" in [swap]; it has swap, swap_file, swap_size, "
-                 "swap_memory, swap_compressor",
+                 "swap_memory, swap_compressor, reclaim_min, reclaim_max, reclaim_floor",
                  shown(key).text);
 }
 

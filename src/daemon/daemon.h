@@ -208,6 +208,7 @@ struct sp_daemon {
     struct sp_accounting accounting;
     struct sp_looker *looker; /* NULL: nobody needed it yet */
     struct sp_storage *storage; /* NULL: frames stay in memory */
+    struct sp_pressure *pressure; /* NULL: nothing leaves by itself */
 
     /* passes.c */
     uint64_t quota;      /* pages left to look into before the next sleep */

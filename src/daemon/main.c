@@ -22,6 +22,7 @@
 #include "options.h"
 #include "passes.h"
 #include "pins_looker.h"
+#include "pressure.h"
 #include "repair.h"
 #include "server.h"
 #include "storage.h"
@@ -196,6 +197,8 @@ static int daemon_open(struct sp_daemon *daemon, char *why, size_t why_size)
     if (!err)
         err = sp_keep_open(daemon, why, why_size);
     if (!err)
+        (void)sp_pressure_open(daemon);
+    if (!err)
         err = sp_server_open(daemon, why, why_size);
     return err;
 }
@@ -211,6 +214,7 @@ static void daemon_free(struct sp_daemon *daemon)
         sp_domains_free(daemon);
     if (daemon->pool)
         sp_pool_free(daemon->pool);
+    sp_pressure_close(daemon);
     sp_storage_close(daemon->storage);
     sd_event_source_disable_unref(daemon->pass_source);
     sd_event_source_disable_unref(daemon->second_source);

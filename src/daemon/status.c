@@ -9,6 +9,7 @@
 #include "hello.h"
 #include "passes.h"
 #include "pins_looker.h"
+#include "pressure.h"
 #include "storage.h"
 #include "turns.h"
 #include "values.h"
@@ -273,6 +274,7 @@ static void add_swapped(struct json_object *to, struct sp_daemon *daemon, uid_t 
     add_u64(to, "store_read_errors", store.read_errors);
     add_u64(to, "store_checksum_errors", store.checksum_errors);
     add_u64(to, "store_write_errors", store.write_errors);
+    add_u64(to, "pressure_bytes", sp_pressure_bytes(daemon));
 }
 
 struct json_object *sp_status_json(struct sp_daemon *daemon, uid_t uid)

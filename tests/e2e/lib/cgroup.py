@@ -57,6 +57,14 @@ class Cgroup:
         prefix = "total_" if self.v1 else ""
         return usage - sum(int(stat[prefix + key]) for key in ("active_file", "inactive_file"))
 
+    def limit(self, limit):
+        (self.path / ("memory.limit_in_bytes" if self.v1 else "memory.max")).write_text(str(limit))
+
+    def oom_kills(self):
+        """How many processes of it the kernel killed because it had no memory for them."""
+        text = (self.path / ("memory.oom_control" if self.v1 else "memory.events")).read_text()
+        return int(dict(line.split() for line in text.splitlines())["oom_kill"])
+
     def close(self):
         def gone():
             try:

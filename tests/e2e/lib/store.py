@@ -10,7 +10,8 @@ from lib import place
 
 @pytest.fixture
 def store_daemon(make_daemon):
-    """store_daemon(cgroup=…, **settings of [swap]): a daemon with a store, at full speed."""
+    """store_daemon(cgroup=…, **settings of [swap]): a daemon with a store, at full speed. Nothing leaves by itself
+    if reclaim_max does not say so."""
     place.need_root()
     place.need_kernel_6_8()
     place.need_userfaultfd()
@@ -20,7 +21,7 @@ def store_daemon(make_daemon):
     def make(cgroup=None, **settings):
         daemon = make_daemon(cgroup=cgroup)
         config = daemon.directory / "samepaged.conf"
-        lines = [f"{key} = {value}" for key, value in {"swap": "store", **settings}.items()]
+        lines = [f"{key} = {value}" for key, value in {"swap": "store", "reclaim_max": "0", **settings}.items()]
         config.write_text("[swap]\n" + "\n".join(lines) + "\n")
         daemon.options = ["--config", config]
         daemon.start()

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * rewrites PAGES [V]: has pages of version V (1), writes them anew as it is told, and keeps them under its eyes.
+ * rewrites PAGES [N]: has pages of version 1, at first N of them (all), writes them anew as it is told, and keeps them under its eyes.
  *
  * Prints "ready ADDRESS BYTES". Then a line of stdin each, answered by "done N" (N: how many pages
  * had wrong bytes):
@@ -275,8 +275,8 @@ int main(int argc, char **argv)
     area += 16 * WORDS;
     if (mprotect(area, npages * PAGE, PROT_READ | PROT_WRITE))
         return 1;
-    for (uint64_t page = 0; page < npages; page++)
-        write_page(page, argc > 2 ? strtoull(argv[2], NULL, 10) : 1);
+    for (uint64_t page = 0; page < (argc > 2 ? strtoull(argv[2], NULL, 10) : npages); page++)
+        write_page(page, 1);
     printf("ready %llx %llu\n", (unsigned long long)(uintptr_t)area,
            (unsigned long long)npages * PAGE);
     fflush(stdout);
