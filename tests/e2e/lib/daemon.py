@@ -12,8 +12,9 @@ import tempfile
 import pytest
 
 from lib import proc
-from lib.place import A_SECOND, BUILD, PATIENCE, NotInTime, need_build, patient, wait_for
+from lib.place import A_SECOND, BUILD, PATIENCE, STORE, NotInTime, need_build, patient, wait_for
 from lib.program import Progress, Program, become
+from lib.reclaimer import Reclaimer
 
 
 class Daemon:
@@ -30,7 +31,7 @@ class Daemon:
         if uid is not None:
             os.chown(self.directory, uid, uid)
         self.socket = self.directory / "samepage.sock"
-        self.programs, self.popen = [], None
+        self.programs, self.popen, self.reclaimer = [], None, None
 
     @property
     def env(self):
@@ -43,6 +44,16 @@ class Daemon:
     # The daemon itself.
 
     def start(self):
+        if STORE and not self.options and not self.uid:
+            config = self.directory / "samepaged.conf"
+            config.write_text("[swap]\nswap = store\n")
+            self.options = ["--config", config]
+        self._start()
+        if STORE == "reclaim" and not self.reclaimer:
+            self.reclaimer = Reclaimer(self.socket)
+        return self
+
+    def _start(self):
         with open(self.directory / "samepaged.log", "ab") as log:
             self.popen = subprocess.Popen(
                 [*self.prefix, self.build / "samepaged", "--foreground", *[str(o) for o in self.options]],
@@ -51,7 +62,6 @@ class Daemon:
                 start_new_session=True, preexec_fn=become(self.uid, self.cgroup))
         wait_for(lambda: f"samepaged does not answer (status {self.popen.poll()}): {self.log()}",
                  self._answers)
-        return self
 
     def _answers(self):
         if self.popen.poll() is not None:
@@ -199,6 +209,8 @@ class Daemon:
                 and (keeper or not {b"--keeper", b"--store-server", b"--store-worker"} & {*p.cmdline.split(b"\0")})]
 
     def close(self):
+        if self.reclaimer:
+            self.reclaimer.close()
         agents = [pid for program in self.programs for pid in program.agents()]
         for program in self.programs:
             for p in program.processes():

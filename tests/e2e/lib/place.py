@@ -3,7 +3,9 @@
 
 SAMEPAGE_BUILD and SAMEPAGE_BUILD_TEST name the build folders (the second one has the fault
 points); SAMEPAGE_TEST_LONG=1 asks for the long forms; SAMEPAGE_TEST_SLACK multiplies every
-deadline, for slow machines.
+deadline, for slow machines. SAMEPAGE_TEST_STORE=1 gives the daemons of root that have no
+configuration of their own a store (S1), SAMEPAGE_TEST_STORE=reclaim has frames leave memory all the
+time, too: any test must be green then.
 """
 
 import atexit
@@ -38,6 +40,7 @@ ROOT = HERE.parent.parent
 BUILD = for_everybody(pathlib.Path(os.environ.get("SAMEPAGE_BUILD", ROOT / "build")).resolve())
 BUILD_TEST = pathlib.Path(os.environ.get("SAMEPAGE_BUILD_TEST", ROOT / "build-test")).resolve()
 LONG = os.environ.get("SAMEPAGE_TEST_LONG") == "1"
+STORE = os.environ.get("SAMEPAGE_TEST_STORE", "")
 SLACK = float(os.environ.get("SAMEPAGE_TEST_SLACK", "1"))
 # D4: what is dead leaves nothing after a second; a second more for a machine that is busy.
 A_SECOND = 2.0 * SLACK

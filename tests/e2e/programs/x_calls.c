@@ -192,13 +192,31 @@ static void do_once(struct run *run)
     drop_area(run);
 }
 
+static void make_from(size_t first)
+{
+    for (size_t i = first; i < nruns; i++)
+        make(&runs[i]);
+}
+
+/* What a store's frames were un-merged from is not merged again: the rows to come get other memory. */
+static void begin_anew(size_t first)
+{
+    if (!all_unmerged || !getenv("SAMEPAGE_TEST_STORE"))
+        return;
+    for (size_t i = first; i < nruns; i++)
+        drop_area(&runs[i]);
+    make_from(first);
+    all_unmerged = false;
+}
+
 static int once(bool on)
 {
     merging = on;
-    for (size_t i = 0; i < nruns; i++)
-        make(&runs[i]);
-    for (size_t i = 0; i < nruns; i++)
+    make_from(0);
+    for (size_t i = 0; i < nruns; i++) {
         do_once(&runs[i]);
+        begin_anew(i + 1);
+    }
     return 0;
 }
 

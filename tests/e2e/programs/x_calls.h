@@ -369,12 +369,15 @@ static inline void told_locked(void)
 
 /* Has the test do something now: "unmerge" the program until the row's end, "merge" whatever can be
  * merged, or nothing ("go"). */
+static bool all_unmerged; /* was that asked for? */
+
 static inline void ask(const char *what)
 {
     char line[64];
 
     if (moving)
         return;
+    all_unmerged = all_unmerged || !strcmp(what, "unmerge");
     printf("ask %s\n", what);
     fflush(stdout);
     must(fgets(line, sizeof(line), stdin) != NULL, "stdin ended");
