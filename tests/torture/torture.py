@@ -21,6 +21,8 @@ from driver.world import World, Wrong  # noqa: E402
 WELL, FAILED, INTERRUPTED = 0, 1, 130
 SANITIZED_SHARE = 0.1  # of the time, for the fuzz targets and the sanitizers
 TELL_EVERY = 15  # seconds
+# What the store's mappings refuse programs with several threads (decision 0023).
+NOT_IN_STORE = "madvise-wipeonfork", "child-userfaultfd"
 LONGER = 240  # seconds at most, until everything was done once
 
 
@@ -45,6 +47,9 @@ def parse(argv):
     parser.add_argument("--only", metavar="OP,...",
                         help="only these operations of the workers, to find out what matters")
     parser.add_argument("--without", metavar="OP,...", help="all operations but these")
+    parser.add_argument("--store", action="store_true",
+                        help="the daemon has a store, frames leave memory all the time, and the store's "
+                             "processes are killed, too")
     parser.add_argument("--calm", action="store_true", help="nothing is killed, stopped or kept short")
     parser.add_argument("--no-sanitized", action="store_true",
                         help="without the fuzz targets and sanitizers (a tenth of the time)")
@@ -60,6 +65,8 @@ def parse(argv):
             not 8 <= options.mib <= 4096:
         parser.error("minutes above 0, workers 1 to 64, threads 1 to 16, mib 8 to 4096")
     options.build = options.build.resolve()
+    if options.store:
+        options.without = ",".join([*filter(None, [options.without]), *NOT_IN_STORE])
     options.some = bool(options.only or options.without or options.calm)
     for name in ("samepage", "samepaged", "libsamepage-agent.so", "tests/torture/torture-worker",
                  "tests/torture/torture-linked"):

@@ -74,6 +74,7 @@ class Chaos:
         "pace": 8, "kill_daemon": 2, "stop_daemon": 1, "kill_daemon_under_files": 2, "kill_files": 1,
         "kill_agent": 3, "signal_agent": 2, "kill_agent_in_lift": 2, "kill_in_run_2": 2, "end_worker": 3,
         "kill_worker": 2, "stop_worker": 3, "ask": 3, "memory_short": 3, "mappings_short": 1,
+        "kill_store": 4,
         "flood": 0,  # as FLOOD_SHARE says
     }
 
@@ -167,7 +168,8 @@ class Chaos:
     def impossible(self):
         """{action: why it cannot be done here}."""
         why = files.why_not(self.world.options.build)
-        return {**({} if self.cgroup else {"memory_short": self.why_no_cgroup}),
+        return {**({} if self.world.config else {"kill_store": "without --store"}),
+                **({} if self.cgroup else {"memory_short": self.why_no_cgroup}),
                 **({"kill_daemon_under_files": why, "kill_files": why} if why else {})}
 
     # run, and other settings.
@@ -361,6 +363,12 @@ class Chaos:
 
     def kill_files(self):
         return self._use_files(self.files.kill_server)
+
+    def kill_store(self):
+        """The store's server, its worker, or both: what is out and what is in must be right afterwards."""
+        which = self.random.choice((("server",), ("worker",), ("server", "worker"), ("worker", "server")))
+        killed = [send(pid, signal.SIGKILL) for each in which for pid in self.world.store_processes(each)]
+        return any(killed)
 
     def kill_in_run_2(self):
         """The daemon, or an agent, while everything is being un-merged."""

@@ -32,6 +32,8 @@ def summary(world, chaos, began):
         **{key: world.total(key) for key in PAGES},
         "repairs": world.total("repairs"),
         "takeovers": world.total("takeovers"),
+        "evicted": world.evicted(),
+        "evicting": bool(world.config),
         "refused": {key: world.total(key) for key in world.sums if key.startswith("merge_")},
     }
 
@@ -43,6 +45,7 @@ def never_ran(result, without):
     names = [name for name, n in result["operations"].items() if not n["done"]]
     names += [name for name, n in result["actions"].items() if not n]
     names += [name for name in ("pages_lifted", "pages_merged", "pages_unmerged") if not result[name]]
+    names += ["evicted"] if result["evicting"] and not result["evicted"] else []
     return [name for name in names if name not in left_out]
 
 
@@ -66,6 +69,8 @@ def table(result):
                  f"{result['pages_unmerged'] / seconds:.0f} un-merged")
     lines.append(f"repairs {result['repairs']}, takeovers {result['takeovers']}, "
                  f"calls without memory {result['calls_without_memory']}")
+    if result["evicting"]:
+        lines.append(f"frames that left memory: {result['evicted']}")
     return "\n".join(lines)
 
 

@@ -9,6 +9,7 @@ import subprocess
 import time
 
 from lib import control, proc
+from lib.reclaimer import Reclaimer
 
 from .stats import Stats
 
@@ -198,6 +199,8 @@ class World:
         self.env = {**os.environ, "SAMEPAGE_SOCKET": str(self.socket)}
         self.ops = run_quietly([self.worker, "--ops"], self.env).stdout.split()
         self.daemon, self.workers, self.made = None, [], 0
+        self.config = self._configure() if options.store else []
+        self.reclaimer = None
         self.sums = {key: 0 for key in SUMS}  # of daemons that are gone
         self.last = {}
         self.kept = {key: 0 for key in KEPT}  # as last read
@@ -208,6 +211,13 @@ class World:
         return self.ops[index] if index < len(self.ops) else "?"
 
     # The daemon.
+
+    def _configure(self):
+        """A store whose memory is less than what leaves: the file is used, too."""
+        config = self.directory / "samepaged.conf"
+        config.write_text(f"[swap]\nswap = store\nswap_memory = 16M\nswap_size = 512M\n"
+                          f"swap_file = {self.directory / 'swap'}\n")
+        return ["--config", str(config)]
 
     def start_daemon(self):
         """A worker that began while there was none may have started one of its own: that one is killed then."""
@@ -223,7 +233,7 @@ class World:
         """False if there is one already."""
         said = len(self.log(None))
         with open(self.directory / "samepaged.log", "ab") as log:
-            self.daemon = subprocess.Popen([str(self.samepaged), "--foreground"], env=self.env,
+            self.daemon = subprocess.Popen([str(self.samepaged), "--foreground", *self.config], env=self.env,
                                            stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                            start_new_session=True)
         deadline = time.monotonic() + 30
@@ -233,7 +243,16 @@ class World:
             if self.daemon.poll() is not None or time.monotonic() > deadline:
                 raise Wrong(f"samepaged does not answer (status {self.daemon.poll()}):\n{self.log()}")
             time.sleep(0.02)
+        if self.config and not self.reclaimer:
+            self.reclaimer = Reclaimer(self.env["SAMEPAGE_SOCKET"])
         return True
+
+    def evicted(self):
+        return self.reclaimer.evicted if self.reclaimer else 0
+
+    def store_processes(self, which):
+        mark, socket = f"--store-{which}".encode(), self.env["SAMEPAGE_SOCKET"].encode()
+        return [p.pid for p in proc.all_processes() if {mark, socket} <= {*p.cmdline.split(b"\0")}]
 
     def log(self, last=4000):
         """The last so many characters of it; None: all."""
@@ -370,7 +389,12 @@ class World:
         return [p for p in proc.all_processes() if p.pid != os.getpid() and
                 (mark in p.environ.split(b"\0") or socket in p.cmdline)]
 
+    def _end_reclaim(self):
+        if self.reclaimer:
+            self.reclaimer.close()
+
     def end_well(self):
+        self._end_reclaim()
         for worker in list(self.workers):
             worker.end()
             self.drop_worker(worker)
@@ -386,6 +410,7 @@ class World:
 
     def end_anyhow(self):
         """Whatever is left is killed."""
+        self._end_reclaim()
         for _ in range(20):
             left = self.left()
             for p in left:
