@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 #include <linux/magic.h>
 #include <sys/vfs.h>
 
@@ -166,6 +167,18 @@ static void check_swap(struct sp_checks *checks)
                   n > 1 ? "there is some: merged pages are swapped as others are" : "none");
 }
 
+/* Nothing to put right: it is off where nobody asked for it. */
+static void check_store(struct sp_checks *checks)
+{
+    bool fuse = access("/dev/fuse", R_OK | W_OK) == 0, told = access("/proc/pressure/memory", R_OK) == 0;
+
+    sp_checks_add(checks, "store", SP_STATE_OK, NULL, "%s",
+                  !fuse  ? "no /dev/fuse for us: frames leave memory for swap alone"
+                  : told ? "frames can leave memory (swap = store in samepaged.conf), also by themselves"
+                         : "frames can leave memory (swap = store in samepaged.conf); this kernel does not tell when "
+                           "memory is short (no PSI)");
+}
+
 void sp_doctor_system(struct sp_checks *checks, pid_t daemon)
 {
     check_mappings(checks);
@@ -174,5 +187,6 @@ void sp_doctor_system(struct sp_checks *checks, pid_t daemon)
     check_cgroup(checks, daemon);
     check_numa(checks);
     check_swap(checks);
+    check_store(checks);
     check_accounting(checks);
 }
