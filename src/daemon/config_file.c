@@ -291,6 +291,20 @@ static char *next_line(char *buf, int size, void *arg)
     return buf;
 }
 
+/* What each key for itself does not tell. */
+static void check_swap(struct reading *r)
+{
+    const struct sp_swap_config *swap = &r->config->swap;
+
+    if (swap->file[0] && !swap->size)
+        snprintf(r->what, sizeof(r->what), "swap_file needs swap_size: how large it is to be");
+    else if (swap->reclaim_max && swap->reclaim_max < swap->reclaim_min)
+        snprintf(r->what, sizeof(r->what), "reclaim_max is less than reclaim_min; 0 has nothing leave by itself");
+    else
+        return;
+    r->wrong_line = r->line > 0 ? r->line : 1;
+}
+
 int sp_config_parse(const char *name, const char *text, size_t size, struct sp_config *config,
                     char *why, size_t why_size)
 {
@@ -304,10 +318,8 @@ int sp_config_parse(const char *name, const char *text, size_t size, struct sp_c
         r.wrong_line = 1;
         snprintf(r.what, sizeof(r.what), "memory is short");
     }
-    if (!r.wrong_line && config->swap.file[0] && !config->swap.size) {
-        r.wrong_line = r.line;
-        snprintf(r.what, sizeof(r.what), "swap_file needs swap_size: how large it is to be");
-    }
+    if (!r.wrong_line)
+        check_swap(&r);
     if (!r.wrong_line)
         return 0;
     snprintf(why, why_size, "%s:%d: %s", name, r.wrong_line, r.what);

@@ -37,5 +37,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     expect(ends(config.socket, sizeof(config.socket)) &&
            ends(config.log_file, sizeof(config.log_file)));
     expect(config.allow.nusers <= SP_USERS_MAX && config.userfaultfd.ngroups <= SP_USERS_MAX);
+    expect(ends(config.swap.file, sizeof(config.swap.file)) && (!config.swap.file[0] || config.swap.file[0] == '/'));
+    expect(config.swap.memory >= SP_SWAP_LEAST && (!config.swap.file[0] || config.swap.size >= SP_SWAP_LEAST));
+    expect(!config.swap.reclaim_max || config.swap.reclaim_max >= config.swap.reclaim_min);
     return 0;
 }

@@ -24,5 +24,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     expect(!request.has_uid || request.uid != (uid_t)-1);
     expect(memchr(request.domain, 0, sizeof(request.domain)) != NULL);
     expect(request.op != SP_OP_EXPLAIN || request.has_pid);
+    expect(request.op != SP_OP_RECLAIM || request.bytes > 0);
     return 0;
 }
