@@ -282,10 +282,12 @@ struct json_object *sp_status_json(struct sp_daemon *daemon, uid_t uid)
     struct json_object *to = json_object_new_object();
     struct sums sums;
     double tracked;
+    uint64_t out;
 
     if (!to)
         return NULL;
     sum_up(daemon, NULL, uid, &sums);
+    out = sums.e.frames_evicted * daemon->page_size;
     tracked = (double)(sums.e.pages_tracked ? sums.e.pages_tracked : 1);
     json_object_object_add(to, "ok", json_object_new_boolean(true));
     add_values(to, daemon, uid, &sums);
@@ -307,7 +309,7 @@ struct json_object *sp_status_json(struct sp_daemon *daemon, uid_t uid)
     add_merges(to, &sums.past);
     add_u64(to, "frames_lingering", sums.pool.frames_lingering);
     add_u64(to, "segments", sums.pool.segments);
-    add_u64(to, "pool_bytes", sums.pool.bytes);
+    add_u64(to, "pool_bytes", sums.pool.bytes - (out < sums.pool.bytes ? out : sums.pool.bytes));
     add_swapped(to, daemon, uid, &sums);
     add_u64(to, "repairs", daemon->repairs);
     add_u64(to, "takeovers", daemon->takeovers);

@@ -483,7 +483,7 @@ static void count_set(const struct sp_pool_set *set, struct sp_pool_counters *ou
         out->frames_used += s->used;
         out->frames_lingering += lingering_in(s);
         out->frames_leaving += s->retiring ? lingering_in(s) : 0;
-        if (bytes)
+        if (bytes || s->store)
             out->bytes += sp_pool_segment_bytes(s);
     }
 }

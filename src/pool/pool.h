@@ -139,7 +139,7 @@ struct sp_pool_counters {
     uint64_t frames_used;      /* allocated and not forgotten */
     uint64_t frames_lingering; /* forgotten, their memory not freed yet */
     uint64_t frames_leaving;   /* of these: in segments that retire, so only programs hold them */
-    uint64_t bytes;            /* memory that the tmpfs holds now */
+    uint64_t bytes;            /* memory that the tmpfs holds now, and of the store's all frames in use, out or not */
 };
 void sp_pool_counters(const struct sp_pool *pool, struct sp_pool_counters *out);
 void sp_pool_set_counters(const struct sp_pool_set *set, struct sp_pool_counters *out);

@@ -350,5 +350,7 @@ uint64_t sp_pool_segment_bytes(const struct sp_pool_segment *segment)
 {
     struct stat st;
 
-    return segment->store || fstat(segment->fd, &st) ? 0 : (uint64_t)st.st_blocks * 512u;
+    if (segment->store)
+        return segment->used * (uint64_t)sysconf(_SC_PAGESIZE);
+    return fstat(segment->fd, &st) ? 0 : (uint64_t)st.st_blocks * 512u;
 }

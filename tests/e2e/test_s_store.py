@@ -77,11 +77,12 @@ def test_s1_s6_s7_out_and_back(cgroup, store_daemon, compiled):
     tell(programs[0], "own 7 10 100")
     before, used = daemon.status(), cgroup.used()
     assert before["pages_shared"] >= PAGES
+    assert before["pool_bytes"] == before["pages_shared"] * 4096
     out = reclaim(daemon)
     assert out["evicted"] == before["pages_shared"] and out["cannot"] == 0
     after = daemon.status()
     assert after["frames_evicted"] == before["pages_shared"]
-    assert after["store_memory_bytes"] > 0
+    assert after["store_memory_bytes"] > 0 and after["pool_bytes"] == 0
     # They went, and what holds them packed is smaller.
     assert used - cgroup.used() > out["bytes"] - after["store_memory_bytes"] - (1 << 20)
     assert out["bytes"] - after["store_memory_bytes"] > 3 << 19
