@@ -32,6 +32,7 @@ struct sp_pool_segment {
     uint64_t *used_map, *returned_map;
     uint64_t *forgotten_map; /* of the store: which it was not told of yet, */
     uint32_t forgotten;      /* ... and how many these are */
+    uint32_t got, ngot, got_seq; /* of the store: frames whose bytes were asked for last, and when (stored.c) */
 };
 
 /* Makes the file of npages pages, empty, with memory of that node (-1: any). 0 or a negative errno. */

@@ -56,6 +56,11 @@ void sp_store_link_free(struct sp_store_link *link)
     free(link);
 }
 
+uint32_t sp_store_link_seq(const struct sp_store_link *link)
+{
+    return link->seq;
+}
+
 void *sp_store_link_pages(const struct sp_store_link *link)
 {
     return link->pages;

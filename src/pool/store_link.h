@@ -24,6 +24,8 @@ int sp_store_link_new(struct sp_store_link **out, int sock, int pages, sp_store_
 void sp_store_link_free(struct sp_store_link *link);
 /* The shared pages, SP_STORE_PAGES: what FILL takes, and GET gives until the next question. */
 void *sp_store_link_pages(const struct sp_store_link *link);
+/* The number of the last question: while it is the same nothing was asked. */
+uint32_t sp_store_link_seq(const struct sp_store_link *link);
 /*
  * Asks and waits, for half a minute at most (-ETIMEDOUT). *out is valid until the next question; of
  * FD the descriptor is returned, which is the caller's. Else 0; or the answer's status; or -EPIPE:

@@ -12,6 +12,8 @@
 #include "segment.h"
 #include "store_link.h"
 
+#define AT_ONCE 32u /* frames: 0.1 ms of unpacking */
+
 int sp_pool_segment_create_stored(struct sp_pool_segment **out, struct sp_store_link *store,
                                   uint32_t id, uint32_t npages)
 {
@@ -70,14 +72,36 @@ int sp_pool_stored_write(struct sp_pool_segment *segment, uint32_t index, unsign
     return sp_store_ask(segment->store, SP_STORE_FILL, segment->id, index, n, NULL);
 }
 
+/* Is the frame among those that were got last? Whatever was asked since may have changed the pages, or the frames. */
+static const void *got(const struct sp_pool_segment *segment, uint32_t index)
+{
+    const char *pages = sp_store_link_pages(segment->store);
+
+    if (segment->got_seq != sp_store_link_seq(segment->store) || index < segment->got ||
+        index - segment->got >= segment->ngot)
+        return NULL;
+    return pages + (index - segment->got) * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+/* While a daemon takes over, frames are looked at one behind the other: then some at a time. */
 const void *sp_pool_stored_at(struct sp_pool_segment *segment, uint32_t index)
 {
+    uint32_t n = segment->importing ? AT_ONCE : 1;
     const struct sp_store_answer *said;
+    const void *page = got(segment, index);
 
-    if (sp_store_ask(segment->store, SP_STORE_GET, segment->id, index, 1, &said) ||
-        said->result[0] != SP_STORE_DONE)
+    if (page)
+        return page;
+    if (n > segment->npages - index)
+        n = segment->npages - index;
+    segment->ngot = 0;
+    if (sp_store_ask(segment->store, SP_STORE_GET, segment->id, index, n, &said))
         return NULL;
-    return sp_store_link_pages(segment->store);
+    while (segment->ngot < n && said->result[segment->ngot] == SP_STORE_DONE)
+        segment->ngot++;
+    segment->got = index;
+    segment->got_seq = sp_store_link_seq(segment->store);
+    return got(segment, index);
 }
 
 int sp_pool_stored_out(struct sp_pool_segment *segment, uint32_t index, unsigned n, bool *out)
