@@ -66,14 +66,21 @@ int sp_store_attach(struct sp_store **out, const int fd[SP_STORE_FDS],
  */
 #define SP_STORE_SEGMENTS 65536u
 #define SP_STORE_OPENINGS 65536u
+#define SP_STORE_HELD     128u
 struct sp_store_notes {
     uint64_t segment[SP_STORE_SEGMENTS / 64]; /* bits: which there are */
     struct {
         uint64_t request; /* by which it was opened */
         uint32_t segment; /* 0: free */
     } opening[SP_STORE_OPENINGS];
-    uint32_t openings;                         /* none of a higher number was ever used */
-    uint32_t hold_segment, hold_index, hold_n; /* frames that are held back; n last, 0: none */
+    uint32_t openings; /* none of a higher number was ever used */
+    /* Frames that are held back; n last, 0: none. For whom: an agent, and when its process began,
+     * as /proc/PID/stat has it; 0: the daemon. */
+    uint32_t hold_segment, hold_n, hold_pid;
+    uint32_t reading; /* servers' threads that may be answering */
+    uint32_t waited; /* touches that waited for frames that were held, ever */
+    uint64_t hold_born;
+    uint16_t hold_index[SP_STORE_HELD];
     uint64_t read_errors, checksum_errors; /* readers' (store_reader.h), added to the counters */
 };
 struct sp_store_notes *sp_store_notes(struct sp_store *store);

@@ -11,7 +11,9 @@
 #define MADV_POPULATE_READ 22
 #endif
 
-#define FILL_TRIES 3u
+#define FILL_TRIES   3u
+#define ANSWER_LOOKS 400u
+#define ANSWER_USECS 50
 
 /* By a read, not through the view: an error is an error then, and not the end of the process. */
 static bool read_cached(struct sp_store_worker *w, const struct sp_store_segment *s, uint32_t index,
@@ -63,37 +65,108 @@ void sp_frames_evict(struct sp_store_worker *w, const struct sp_store_ask *ask, 
     drop(w, ask, result);
 }
 
-/* All or none, and noted first: the next process holds them, too. */
-int sp_frames_hold(struct sp_store_worker *w, const struct sp_store_ask *ask, uint8_t *result)
+static void mark_held(struct sp_store_worker *w, bool is)
 {
-    if (w->notes->hold_n) /* the same, which a worker that was killed meanwhile had done? */
-        return w->notes->hold_segment == ask->segment && w->notes->hold_index == ask->index &&
-                       w->notes->hold_n == ask->n
+    const struct sp_store_notes *notes = w->notes;
+
+    for (uint32_t i = 0; i < notes->hold_n; i++)
+        sp_store_set_bit(w->segment[notes->hold_segment]->marks->held, notes->hold_index[i], is);
+}
+
+void sp_frames_hold_again(struct sp_store_worker *w)
+{
+    mark_held(w, true);
+}
+
+/* Nobody answers any more who knew nothing of what is held. */
+static bool wait_for_answers(const struct sp_store_worker *w)
+{
+    for (unsigned n = 0; n < ANSWER_LOOKS; n++) {
+        if (!__atomic_load_n(&w->notes->reading, __ATOMIC_SEQ_CST))
+            return true;
+        usleep(ANSWER_USECS);
+    }
+    return false;
+}
+
+/*
+ * Frames that are held, as far as they are in memory. The others nobody has: who touched one since
+ * it is held waits, with the page's lock, which to drop it would wait for.
+ */
+static int drop_held(struct sp_store_worker *w)
+{
+    const struct sp_store_notes *notes = w->notes;
+    struct sp_store_segment *s = w->segment[notes->hold_segment];
+    int err = wait_for_answers(w) ? 0 : -EAGAIN;
+
+    for (uint32_t i = 0; i < notes->hold_n && !err; i++) {
+        struct sp_store_ask page = {
+            .segment = notes->hold_segment, .index = notes->hold_index[i], .n = 1};
+        uint8_t result = SP_STORE_DONE;
+        unsigned char there;
+
+        if (!s->view || mincore(s->view + page.index * w->page_size, w->page_size, &there))
+            err = -EIO;
+        else if (there & 1)
+            drop(w, &page, &result);
+        else
+            sp_store_set_bit(s->marks->kept, page.index, false);
+        if (result != SP_STORE_DONE)
+            err = -EIO;
+    }
+    return err;
+}
+
+int sp_frames_drop_again(struct sp_store_worker *w)
+{
+    return drop_held(w);
+}
+
+/* All or none, and noted first: the next process holds them, too. */
+int sp_frames_hold(struct sp_store_worker *w, uint32_t segment, const uint16_t *index, uint32_t n,
+                   uint32_t pid, uint64_t born)
+{
+    struct sp_store_notes *notes = w->notes;
+    int err;
+
+    if (notes->hold_n) /* the same, which a worker that was killed meanwhile had done? */
+        return notes->hold_segment == segment && notes->hold_n == n && !notes->hold_pid && !pid &&
+                       !memcmp(notes->hold_index, index, n * sizeof(*index))
                    ? 0
                    : -EBUSY;
-    for (uint32_t i = 0; i < ask->n; i++) {
-        result[i] = (uint8_t)make_copy(w, ask->segment, ask->index + i);
-        if (result[i] != SP_STORE_DONE)
+    for (uint32_t i = 0; i < n; i++)
+        if (make_copy(w, segment, index[i]) != SP_STORE_DONE)
             return -ENOSPC;
-    }
-    w->notes->hold_segment = ask->segment;
-    w->notes->hold_index = ask->index;
-    __atomic_store_n(&w->notes->hold_n, ask->n, __ATOMIC_RELEASE);
-    sp_frames_mark(w->segment[ask->segment]->marks->held, ask->index, ask->n, true);
-    drop(w, ask, result);
-    return 0;
+    memcpy(notes->hold_index, index, n * sizeof(*index));
+    notes->hold_segment = segment;
+    notes->hold_pid = pid;
+    notes->hold_born = born;
+    __atomic_store_n(&notes->hold_n, n, __ATOMIC_RELEASE);
+    mark_held(w, true);
+    err = drop_held(w);
+    if (err)
+        (void)sp_frames_release(w);
+    return err;
 }
 
 int sp_frames_release(struct sp_store_worker *w)
 {
-    const struct sp_store_notes *notes = w->notes;
-
-    if (!notes->hold_n)
+    if (!w->notes->hold_n)
         return -ENOENT;
-    sp_frames_mark(w->segment[notes->hold_segment]->marks->held, notes->hold_index, notes->hold_n,
-                   false);
+    mark_held(w, false);
     __atomic_store_n(&w->notes->hold_n, 0, __ATOMIC_RELEASE);
     return 0;
+}
+
+bool sp_frames_is_held(const struct sp_store_worker *w, uint32_t segment, uint32_t index,
+                       uint32_t n)
+{
+    const struct sp_store_notes *notes = w->notes;
+
+    for (uint32_t i = 0; i < notes->hold_n && notes->hold_segment == segment; i++)
+        if (notes->hold_index[i] >= index && notes->hold_index[i] - index < n)
+            return true;
+    return false;
 }
 
 static bool keep(struct sp_store_worker *w, struct sp_store_segment *s, uint32_t index, uint32_t n)

@@ -46,7 +46,7 @@ struct sp_store_head {
 
 _Static_assert(sizeof(struct sp_store_head) <= SP_STORE_HEAD_BYTES, "the head has no room");
 
-#define SP_STORE_MAGIC         "spstore2"
+#define SP_STORE_MAGIC         "spstore3"
 #define SP_STORE_PAGE_SIZE_MAX 32768u /* a slot's length has 16 bits, its size 12 bits of units */
 #define SP_STORE_FILE_BLOCK    4096u  /* what direct I/O is aligned to */
 

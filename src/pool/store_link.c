@@ -112,18 +112,41 @@ static int take_answer(struct sp_store_link *link, int *fd)
     return 0;
 }
 
-static int put(struct sp_store_link *link, const struct sp_store_ask *ask)
+static int put(struct sp_store_link *link, const struct sp_store_ask *ask, const int *given)
 {
-    return send(link->sock, ask, sizeof(*ask), MSG_NOSIGNAL) == (ssize_t)sizeof(*ask) ? 0 : -EPIPE;
+    struct iovec v = {(void *)ask, sizeof(*ask)};
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(SP_STORE_AGENT_FDS * sizeof(int))];
+    } control = {.bytes = {0}};
+    struct msghdr msg = {.msg_iov = &v, .msg_iovlen = 1};
+
+    if (given) {
+        struct cmsghdr *c;
+
+        msg.msg_control = &control;
+        msg.msg_controllen = sizeof(control.bytes);
+        c = CMSG_FIRSTHDR(&msg);
+        c->cmsg_level = SOL_SOCKET;
+        c->cmsg_type = SCM_RIGHTS;
+        c->cmsg_len = CMSG_LEN(SP_STORE_AGENT_FDS * sizeof(int));
+        memcpy(CMSG_DATA(c), given, SP_STORE_AGENT_FDS * sizeof(int));
+    }
+    /* No room: workers that ended at once left this very question there again and again. */
+    if (sendmsg(link->sock, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)sizeof(*ask))
+        return 0;
+    return errno == EAGAIN || errno == EINTR ? 0 : -EPIPE;
 }
 
-int sp_store_ask(struct sp_store_link *link, enum sp_store_what what, uint32_t segment,
-                 uint32_t index, uint32_t n, const struct sp_store_answer **out)
+static int ask_worker(struct sp_store_link *link, struct sp_store_ask ask, const int *given,
+                      const struct sp_store_answer **out)
 {
-    struct sp_store_ask ask = {what, ++link->seq, segment, index, n};
     struct pollfd poller = {.fd = link->sock, .events = POLLIN};
     int64_t until = now_ms() + PATIENCE;
-    int fd = -1, err = put(link, &ask);
+    int fd = -1, err;
+
+    ask.seq = ++link->seq;
+    err = put(link, &ask, given);
 
     while (!err) {
         if (poll(&poller, 1, TEND_MS) > 0)
@@ -134,11 +157,25 @@ int sp_store_ask(struct sp_store_link *link, enum sp_store_what what, uint32_t s
             return -ETIMEDOUT;
         err = link->tend(link->arg);
         if (err == 1)
-            err = put(link, &ask);
+            err = put(link, &ask, given);
     }
     if (err < 0)
         return err;
     if (out)
         *out = &link->answer;
     return link->answer.status ? link->answer.status : fd >= 0 ? fd : 0;
+}
+
+int sp_store_ask(struct sp_store_link *link, enum sp_store_what what, uint32_t segment,
+                 uint32_t index, uint32_t n, const struct sp_store_answer **out)
+{
+    return ask_worker(link, (struct sp_store_ask){what, 0, segment, index, n}, NULL, out);
+}
+
+int sp_store_give_agent(struct sp_store_link *link, uint32_t key, uint32_t pid,
+                        const int fd[SP_STORE_AGENT_FDS], const uint64_t *segments)
+{
+    memcpy(link->pages, segments, SP_STORE_SEGMENTS / 8);
+    return ask_worker(link, (struct sp_store_ask){.what = SP_STORE_AGENT, .index = key, .n = pid},
+                      fd, NULL);
 }

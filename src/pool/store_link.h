@@ -33,5 +33,10 @@ uint32_t sp_store_link_seq(const struct sp_store_link *link);
  */
 int sp_store_ask(struct sp_store_link *link, enum sp_store_what what, uint32_t segment,
                  uint32_t index, uint32_t n, const struct sp_store_answer **out);
+/* SP_STORE_AGENT: fd are its connection and its pidfd, which stay the caller's; segments: bits, of
+ * those whose frames it may have held. 0 or a negative errno. A new worker does not have those that
+ * the one before was given. */
+int sp_store_give_agent(struct sp_store_link *link, uint32_t key, uint32_t pid,
+                        const int fd[SP_STORE_AGENT_FDS], const uint64_t *segments);
 
 #endif

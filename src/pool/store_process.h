@@ -24,6 +24,9 @@
  * them, the marks of frames. Each is one word, or a bit that is set by an atomic operation; so any
  * of the two may be killed anywhere.
  *
+ * Beside the daemon agents speak to it, each over a connection that the daemon passes on, to have
+ * frames held while they un-merge them (stall.h, store_stalls.c).
+ *
  * Where locking is refused (RLIMIT_MEMLOCK) a copy is made at once of every frame that is filled.
  */
 #ifndef SP_POOL_STORE_PROCESS_H
@@ -51,7 +54,13 @@ enum sp_store_what {
     SP_STORE_REMOVE,  /* a segment: -EBUSY as long as anybody has it open or mapped (K9) */
     SP_STORE_TELL,    /* the frames that came back, or could not, since this was last asked */
     SP_STORE_COUNT,   /* what there is */
+    SP_STORE_AGENT,   /* an agent: index is its number, n its process; with its connection (stall.h)
+                         and its   pidfd, copies of which are kept. In the shared pages: bits, of the
+                         segments whose frames it   may have held */
+    SP_STORE_ALLOW,   /* a segment more to the agent with that number */
 };
+
+#define SP_STORE_AGENT_FDS 2u
 
 struct sp_store_ask {
     uint32_t what, seq;

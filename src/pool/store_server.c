@@ -51,8 +51,8 @@ static uint32_t served_pages(void *arg, uint32_t segment)
  * Frames that nobody filled are zeros, as in any file: mlockall() of a program fills all mappings,
  * our agent's too, and on an error the kernel would begin anew for ever (6.18).
  *
- * Held before or while it is read: the worker marks first, and then drops the page, which waits for
- * our answer, so an answer that knew nothing of the mark is dropped with it.
+ * Held before or while it is read: the worker marks first, waits until nobody answers who knew
+ * nothing of the mark, and then drops what is in memory.
  */
 static int served_read(void *arg, uint32_t segment, uint32_t index, void *page)
 {
@@ -60,8 +60,10 @@ static int served_read(void *arg, uint32_t segment, uint32_t index, void *page)
     struct sp_store_marks *marks = sp_store_reader_marks(t->reader, segment);
     int err;
 
-    if (sp_store_bit(marks->held, index))
+    if (sp_store_bit(marks->held, index)) {
+        __atomic_fetch_add(&sp_store_reader_notes(t->reader)->waited, 1, __ATOMIC_RELAXED);
         return -EAGAIN;
+    }
     if (!sp_store_bit(marks->filled, index)) {
         memset(page, 0, t->page_size);
         return 0;
@@ -131,6 +133,7 @@ static void stay_on(int cpu)
 static void *serve(void *arg)
 {
     struct server_thread *t = arg;
+    struct sp_store_notes *notes = sp_store_reader_notes(t->reader);
     struct pollfd fd = {.fd = t->dev, .events = POLLIN};
     unsigned resends = t->resends ? RESENDS : 0, withheld = 0;
     int err = 1;
@@ -143,9 +146,11 @@ static void *serve(void *arg)
             (void)sp_store_fuse_resend(t->dev);
             resends--;
         }
+        __atomic_fetch_add(&notes->reading, 1, __ATOMIC_SEQ_CST);
         if (n > 0)
             err = sp_store_serve(t->server);
         withheld = sp_store_fuse_release(t->server);
+        __atomic_fetch_sub(&notes->reading, 1, __ATOMIC_SEQ_CST);
     }
     return NULL;
 }
@@ -186,6 +191,8 @@ int sp_store_server_process(const struct sp_store_server_run *run)
                                     .resends = n == 0,
                                     .page_size = (size_t)sysconf(_SC_PAGESIZE)};
         err = prepare_thread(t, run);
+        if (!err && !n) /* those of the server before ended with it */
+            __atomic_store_n(&sp_store_reader_notes(t->reader)->reading, 0, __ATOMIC_SEQ_CST);
         if (!err)
             err = -pthread_create(&id[n], NULL, serve, t);
         n += !err;

@@ -94,6 +94,7 @@ static int remove_segment(struct sp_store_worker *w, uint32_t id)
     (void)sp_store_fuse_drop(w->run.dev, id, 0, SP_POOL_SEGMENT_PAGES);
     w->segment[id] = NULL;
     sp_store_set_bit(w->notes->segment, id, false);
+    sp_stalls_removed(w, id);
     sp_store_drop_segment(w->run.store, id);
     free(s);
     return 0;
@@ -110,7 +111,8 @@ static void count(struct sp_store_worker *w, struct sp_store_answer *to)
 
 static bool is_of_all(uint32_t what)
 {
-    return what == SP_STORE_TELL || what == SP_STORE_COUNT || what == SP_STORE_RELEASE;
+    return what == SP_STORE_TELL || what == SP_STORE_COUNT || what == SP_STORE_RELEASE ||
+           what == SP_STORE_AGENT || what == SP_STORE_ALLOW;
 }
 
 static bool is_of_pages(uint32_t what)
@@ -122,13 +124,10 @@ static bool is_of_pages(uint32_t what)
 /* Is it about frames that are held? The worker would wait for itself. */
 static bool is_held(const struct sp_store_worker *w, const struct sp_store_ask *ask)
 {
-    const struct sp_store_notes *notes = w->notes;
-
-    if (!notes->hold_n || ask->segment != notes->hold_segment)
-        return false;
-    return ask->what == SP_STORE_REMOVE || (is_of_pages(ask->what) && ask->what != SP_STORE_HOLD &&
-                                            ask->index < notes->hold_index + notes->hold_n &&
-                                            notes->hold_index < ask->index + ask->n);
+    if (ask->what == SP_STORE_REMOVE)
+        return sp_frames_is_held(w, ask->segment, 0, SP_POOL_SEGMENT_PAGES);
+    return is_of_pages(ask->what) && ask->what != SP_STORE_HOLD &&
+           sp_frames_is_held(w, ask->segment, ask->index, ask->n);
 }
 
 static int check(const struct sp_store_worker *w, const struct sp_store_ask *ask)
@@ -144,8 +143,21 @@ static int check(const struct sp_store_worker *w, const struct sp_store_ask *ask
     return is_held(w, ask) ? -EBUSY : 0;
 }
 
-/* Answers in *to; the descriptor to send with it, or -1. */
-static int work(struct sp_store_worker *w, const struct sp_store_ask *ask,
+static int hold(struct sp_store_worker *w, const struct sp_store_ask *ask,
+                struct sp_store_answer *to)
+{
+    uint16_t index[SP_STORE_PAGES];
+
+    for (uint32_t i = 0; i < ask->n; i++) {
+        index[i] = (uint16_t)(ask->index + i);
+        to->result[i] = SP_STORE_DONE;
+    }
+    return sp_frames_hold(w, ask->segment, index, ask->n, 0, 0);
+}
+
+/* Answers in *to; the descriptor to send with it, or -1. given: came with the question, and stays
+ * the caller's; or -1. */
+static int work(struct sp_store_worker *w, const struct sp_store_ask *ask, const int *given,
                 struct sp_store_answer *to)
 {
     int fd = -1;
@@ -170,7 +182,13 @@ static int work(struct sp_store_worker *w, const struct sp_store_ask *ask,
         sp_frames_evict(w, ask, to->result);
         break;
     case SP_STORE_HOLD:
-        to->status = sp_frames_hold(w, ask, to->result);
+        to->status = hold(w, ask, to);
+        break;
+    case SP_STORE_AGENT:
+        to->status = sp_stalls_add(w, ask->index, ask->n, given);
+        break;
+    case SP_STORE_ALLOW:
+        to->status = sp_stalls_allow(w, ask->index, ask->segment);
         break;
     case SP_STORE_BRING:
         sp_frames_bring(w, ask, to->result);
@@ -228,24 +246,59 @@ static bool say(int sock, const struct sp_store_answer *answer, int fd)
     return sendmsg(sock, &msg, MSG_NOSIGNAL) == (ssize_t)sizeof(*answer);
 }
 
+static void close_all(const int *fd)
+{
+    for (size_t i = 0; i < SP_STORE_AGENT_FDS; i++)
+        if (fd[i] >= 0)
+            close(fd[i]);
+}
+
+/* One question, and the descriptors that came with it, or -1. 1; 0: what came is none; -1: nobody
+ * asks any more. */
+static int take_question(int sock, struct sp_store_ask *ask, int given[SP_STORE_AGENT_FDS])
+{
+    struct iovec v = {ask, sizeof(*ask)};
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(SP_STORE_AGENT_FDS * sizeof(int))];
+    } control;
+    struct msghdr msg = {.msg_iov = &v,
+                         .msg_iovlen = 1,
+                         .msg_control = &control,
+                         .msg_controllen = sizeof(control.bytes)};
+    ssize_t n = recvmsg(sock, &msg, MSG_CMSG_CLOEXEC);
+
+    given[0] = given[1] = -1;
+    if (n < 0)
+        return errno == EINTR || errno == EAGAIN ? 0 : -1;
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(&msg); n && c; c = CMSG_NXTHDR(&msg, c))
+        if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS &&
+            c->cmsg_len <= CMSG_LEN(SP_STORE_AGENT_FDS * sizeof(int)))
+            memcpy(given, CMSG_DATA(c), c->cmsg_len - CMSG_LEN(0));
+    if (n == sizeof(*ask))
+        return 1;
+    close_all(given);
+    return n ? 0 : -1;
+}
+
 static void answer_all(struct sp_store_worker *w)
 {
     static struct sp_store_answer answer;
     struct sp_store_ask ask;
-    ssize_t n;
     bool told = true;
 
     while (told) {
-        int fd;
+        int given[SP_STORE_AGENT_FDS], fd, n;
 
-        n = recv(w->run.sock, &ask, sizeof(ask), 0);
-        if (n < 0 && errno == EINTR)
+        if (!sp_stalls_wait(w))
             continue;
-        if (n <= 0)
+        n = take_question(w->run.sock, &ask, given);
+        if (n < 0)
             return;
-        if (n != sizeof(ask))
+        if (n == 0)
             continue;
-        fd = work(w, &ask, &answer);
+        fd = work(w, &ask, given, &answer);
+        close_all(given);
         told = say(w->run.sock, &answer, fd);
         if (fd >= 0)
             close(fd);
@@ -261,9 +314,8 @@ static int take_over(struct sp_store_worker *w)
         if (sp_store_bit(notes->segment, id))
             err = note_segment(w, id);
     if (!err && notes->hold_n && w->segment[notes->hold_segment])
-        sp_frames_mark(w->segment[notes->hold_segment]->marks->held, notes->hold_index,
-                       notes->hold_n, true);
-    return err;
+        sp_frames_hold_again(w);
+    return err ? err : sp_stalls_begin(w);
 }
 
 static void open_views(struct sp_store_worker *w)

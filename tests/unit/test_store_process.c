@@ -4,6 +4,7 @@
  * (the process is killed, and the next one goes on). */
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -23,6 +24,7 @@
 #include <cmocka.h>
 
 #include "pool.h"
+#include "stall.h"
 #include "store_fuse.h"
 #include "store_link.h"
 #include "store_process.h"
@@ -193,6 +195,7 @@ static pid_t touch_in_child(unsigned char *at, uint32_t i)
 
     if (pid == 0) {
         signal(SIGBUS, bus);
+        close_range(3, ~0u, 0); /* an agent's connection ends with the agent */
         _exit(is_right(at, i) ? 0 : 1);
     }
     return pid;
@@ -262,6 +265,299 @@ static void s3_frames_that_are_held(void **state)
     assert_int_equal(ask_about(SP_STORE_RELEASE, 0, 0), 0);
     assert_int_equal(result_of(pid), 0);
     assert_int_equal(ask_about(SP_STORE_RELEASE, 0, 0), -ENOENT);
+    munmap(at, PAGES * PAGE);
+}
+
+/*
+ * Agents that have frames held (stall.h).
+ */
+
+/* The worker's end is kept, as the daemon does. */
+struct agent {
+    int fd, other;
+    pid_t pid;
+    uint32_t key;
+};
+
+static int answer_to(const struct sp_store_ask *ask, const int *fd)
+{
+    struct iovec v = {(void *)ask, sizeof(*ask)};
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(SP_STORE_AGENT_FDS * sizeof(int))];
+    } control = {.bytes = {0}};
+    struct msghdr msg = {.msg_iov = &v, .msg_iovlen = 1};
+
+    if (fd) {
+        struct cmsghdr *c;
+
+        msg.msg_control = &control;
+        msg.msg_controllen = sizeof(control.bytes);
+        c = CMSG_FIRSTHDR(&msg);
+        *c = (struct cmsghdr){CMSG_LEN(SP_STORE_AGENT_FDS * sizeof(int)), SOL_SOCKET, SCM_RIGHTS};
+        memcpy(CMSG_DATA(c), fd, SP_STORE_AGENT_FDS * sizeof(int));
+    }
+    assert_int_equal(sendmsg(sock, &msg, 0), sizeof(*ask));
+    do
+        assert_int_equal(recv(sock, &answer, sizeof(answer), 0), sizeof(answer));
+    while (answer.seq != ask->seq);
+    return answer.status;
+}
+
+static void give(const struct agent *agent)
+{
+    static uint32_t seq = 1u << 30;
+    int fd[SP_STORE_AGENT_FDS] = {agent->other, (int)syscall(SYS_pidfd_open, agent->pid, 0)};
+    struct sp_store_ask ask = {
+        .what = SP_STORE_AGENT, .seq = ++seq, .index = agent->key, .n = (uint32_t)agent->pid};
+
+    assert_true(fd[1] >= 0);
+    memset(shared_pages, 0, SP_STORE_SEGMENTS / 8);
+    shared_pages[SEGMENT / 8] = 1u << SEGMENT % 8;
+    assert_int_equal(answer_to(&ask, fd), 0);
+    close(fd[1]);
+}
+
+static int allow(uint32_t key, uint32_t segment)
+{
+    static uint32_t seq = 1u << 29;
+    struct sp_store_ask ask = {
+        .what = SP_STORE_ALLOW, .seq = ++seq, .segment = segment, .index = key};
+
+    return answer_to(&ask, NULL);
+}
+
+static struct agent pair_of(pid_t pid)
+{
+    static uint32_t key;
+    int pair[2];
+
+    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+    return (struct agent){pair[1], pair[0], pid, ++key};
+}
+
+static struct agent new_agent(void)
+{
+    struct agent agent = pair_of(getpid());
+    struct sp_stall_answer said;
+
+    give(&agent);
+    assert_int_equal(recv(agent.fd, &said, sizeof(said), 0), sizeof(said));
+    assert_int_equal(said.seq, 0);
+    return agent;
+}
+
+static void bury(const struct agent *agent)
+{
+    close(agent->fd);
+    close(agent->other);
+}
+
+static uint32_t stall_seq;
+
+/* With a descriptor, or (-1) without. */
+static void say_with(const struct agent *agent, const struct sp_stall_ask *what, size_t size,
+                     int with)
+{
+    struct sp_stall_ask ask = *what;
+    struct iovec v = {&ask, size};
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control = {.bytes = {0}};
+    struct msghdr msg = {.msg_iov = &v, .msg_iovlen = 1};
+
+    if (ask.what == SP_STALL_HOLD)
+        ask.seq = ++stall_seq;
+    if (with >= 0) {
+        struct cmsghdr *c;
+
+        msg.msg_control = &control;
+        msg.msg_controllen = sizeof(control.bytes);
+        c = CMSG_FIRSTHDR(&msg);
+        *c = (struct cmsghdr){CMSG_LEN(sizeof(int)), SOL_SOCKET, SCM_RIGHTS};
+        memcpy(CMSG_DATA(c), &with, sizeof(int));
+    }
+    assert_int_equal(sendmsg(agent->fd, &msg, MSG_NOSIGNAL), size);
+}
+
+static void say(const struct agent *agent, const struct sp_stall_ask *ask)
+{
+    say_with(agent, ask, sizeof(*ask), -1);
+}
+
+static bool is_silent(int fd)
+{
+    struct pollfd p = {.fd = fd, .events = POLLIN};
+
+    return poll(&p, 1, 50) == 0;
+}
+
+static int heard(const struct agent *agent)
+{
+    struct sp_stall_answer said;
+
+    do
+        assert_int_equal(recv(agent->fd, &said, sizeof(said), 0), sizeof(said));
+    while (!said.seq); /* that a worker is a new one */
+    assert_int_equal(said.seq, stall_seq);
+    return said.status;
+}
+
+static const struct sp_stall_ask three = {SP_STALL_HOLD, 0, SEGMENT, 3, {8, 9, 11}},
+                                 one = {SP_STALL_HOLD, 0, SEGMENT, 1, {40}},
+                                 give_back = {.what = SP_STALL_RELEASE};
+
+static void s3_frames_that_an_agent_holds(void **state)
+{
+    struct agent first = new_agent(), second = new_agent(), third = new_agent();
+    struct sp_store_ask count = {.what = SP_STORE_COUNT, .seq = 7};
+    unsigned char *at = map_privately();
+    pid_t pid;
+
+    fill();
+    say(&first, &three);
+    assert_int_equal(heard(&first), 0);
+    pid = touch_in_child(at, 11);
+    assert_true(is_waiting(pid));
+    assert_int_equal(result_of(touch_in_child(at, 10)), 0);
+    /* Nothing else is done meanwhile. */
+    say(&second, &one);
+    assert_int_equal(send(sock, &count, sizeof(count), 0), sizeof(count));
+    assert_true(is_silent(second.fd) && is_silent(sock));
+    say(&third, &give_back); /* they are not its own */
+    assert_true(is_waiting(pid));
+    say(&first, &give_back);
+    assert_int_equal(result_of(pid), 0);
+    assert_int_equal(recv(sock, &answer, sizeof(answer), 0), sizeof(answer));
+    assert_int_equal(heard(&second), 0);
+    /* Who had them long gets none for a while. */
+    pid = touch_in_child(at, 40);
+    assert_true(is_waiting(pid));
+    bury(&second);
+    assert_int_equal(result_of(pid), 0);
+    say(&first, &one);
+    assert_int_equal(heard(&first), -EBUSY);
+    say(&third, &one);
+    assert_int_equal(heard(&third), 0);
+    bury(&first);
+    bury(&third);
+    assert_int_equal(result_of(touch_in_child(at, 40)), 0);
+    munmap(at, PAGES * PAGE);
+}
+
+static void s3_only_frames_that_an_agent_has_are_held(void **state)
+{
+    static const struct sp_stall_ask wrong[] = {
+        {SP_STALL_HOLD, 0, SEGMENT, 0, {0}},
+        {SP_STALL_HOLD, 0, SEGMENT, SP_STALL_PAGES + 1, {0}},
+        {SP_STALL_HOLD, 0, SEGMENT, UINT32_MAX, {0}},
+        {SP_STALL_HOLD, 0, SEGMENT, 2, {5, 5}},
+        {SP_STALL_HOLD, 0, SEGMENT, 2, {5, 4}},
+        {SP_STALL_HOLD, 0, SEGMENT, 1, {SP_POOL_SEGMENT_PAGES}},
+        {SP_STALL_HOLD, 0, 0, 1, {5}},
+        {SP_STALL_HOLD, 0, SEGMENT + 1, 1, {5}},
+        {SP_STALL_HOLD, 0, SP_STORE_SEGMENTS, 1, {5}},
+        {SP_STALL_HOLD, 0, UINT32_MAX, 1, {5}}};
+    struct agent agent = new_agent();
+    int other = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
+
+    fill();
+    for (unsigned i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+        say(&agent, &wrong[i]);
+        assert_int_equal(heard(&agent), -EINVAL);
+    }
+    /* Of a segment that was not given to it, and of one that is given afterwards. */
+    assert_int_equal(ask_about(SP_STORE_REMOVE, 0, 0), 0);
+    fill();
+    say(&agent, &three);
+    assert_int_equal(heard(&agent), -EINVAL);
+    assert_int_equal(allow(agent.key, SP_STORE_SEGMENTS), -EINVAL);
+    assert_int_equal(allow(77777, SEGMENT), -ENOENT);
+    assert_int_equal(allow(agent.key, SEGMENT), 0);
+    /* What is no question is not answered, nor what was. */
+    stall_seq--;
+    say(&agent, &three);
+    say_with(&agent, &three, sizeof(three) - 1, other);
+    say_with(&agent, &(struct sp_stall_ask){.what = 77}, sizeof(three), other);
+    say_with(&agent, &give_back, sizeof(give_back), other);
+    say(&agent, &three);
+    assert_int_equal(heard(&agent), 0);
+    close(other);
+    bury(&agent);
+}
+
+/* An agent that never gives back what it holds. */
+static pid_t hold_for_ever(const struct agent *agent)
+{
+    pid_t pid = fork();
+
+    if (pid)
+        return pid;
+    say(agent, &three);
+    if (heard(agent))
+        _exit(1);
+    for (;;)
+        pause();
+}
+
+static void wait_held(unsigned char *at)
+{
+    unsigned char there = 1;
+
+    while (there & 1) {
+        assert_int_equal(mincore(at + 9 * PAGE, PAGE, &there), 0);
+        usleep(1000);
+    }
+}
+
+static void s3_who_holds_frames_too_long_is_killed(void **state)
+{
+    for (unsigned lives = 0; lives < 3; lives++) {
+        struct agent agent = pair_of(0);
+        unsigned char *at = map_privately();
+        pid_t pid, holder;
+        int status;
+
+        fill();
+        assert_true(is_right(at, 9));
+        agent.pid = holder = hold_for_ever(&agent);
+        close(agent.fd);
+        give(&agent);
+        wait_held(at);
+        pid = touch_in_child(at, 9);
+        /* Also by the next worker, whether it gets the connection or not. */
+        if (lives)
+            next_life('w');
+        if (lives == 2)
+            give(&agent);
+        assert_int_equal(waitpid(holder, &status, 0), holder);
+        assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+        assert_int_equal(result_of(pid), 0);
+        close(agent.other);
+        munmap(at, PAGES * PAGE);
+    }
+}
+
+static void d1_what_an_agent_holds_outlives_the_worker(void **state)
+{
+    struct agent agent = new_agent();
+    unsigned char *at = map_privately();
+    pid_t pid;
+
+    fill();
+    say(&agent, &three);
+    assert_int_equal(heard(&agent), 0);
+    pid = touch_in_child(at, 9);
+    next_life('b');
+    assert_true(is_waiting(pid));
+    /* It said so before the new worker had the connection. */
+    say(&agent, &give_back);
+    next_life('w');
+    assert_true(is_waiting(pid));
+    give(&agent);
+    assert_int_equal(result_of(pid), 0);
+    bury(&agent);
     munmap(at, PAGES * PAGE);
 }
 
@@ -586,6 +882,13 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(s1_out_and_s6_back, add_segment, remove_segment),
         cmocka_unit_test_setup_teardown(s3_frames_that_are_held, add_segment, remove_segment),
+        cmocka_unit_test_setup_teardown(s3_frames_that_an_agent_holds, add_segment, remove_segment),
+        cmocka_unit_test_setup_teardown(s3_only_frames_that_an_agent_has_are_held, add_segment,
+                                        remove_segment),
+        cmocka_unit_test_setup_teardown(s3_who_holds_frames_too_long_is_killed, add_segment,
+                                        remove_segment),
+        cmocka_unit_test_setup_teardown(d1_what_an_agent_holds_outlives_the_worker, add_segment,
+                                        remove_segment),
         cmocka_unit_test_setup_teardown(d1_the_next_process_has_what_was_out_and_keeps_what_was_not,
                                         add_segment, remove_segment),
         cmocka_unit_test_setup_teardown(s8_lost_bytes_are_a_signal_and_news, add_segment,
