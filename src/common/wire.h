@@ -56,6 +56,8 @@ enum sp_msg_type {
     SP_MSG_UFFD,         /* daemon: no body, one fd: that device; or REFUSE. The connection ends */
     SP_MSG_ZEROED,       /* daemon: struct sp_from; answer: struct sp_zeroed */
     SP_MSG_LOCKED,       /* daemon: struct sp_from; answer: struct sp_sites, of locked memory alone (S4) */
+    SP_MSG_STALL,        /* daemon: no body, one fd: a connection with the store's worker (stall.h), before the first
+                            segment of the store, and when that is gone; answer: DONE */
 };
 
 struct sp_msg {

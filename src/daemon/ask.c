@@ -13,6 +13,7 @@
 #include "client.h"
 #include "log.h"
 #include "meanwhile.h"
+#include "stalls.h"
 #include "turns.h"
 
 union sp_control {
@@ -278,6 +279,10 @@ int sp_ask_segment(struct sp_client *client, uint32_t segment)
     struct sp_segment question = {segment, sp_pool_segment_pages(set, segment)};
     int fd, err;
 
+    if (has_segment(client, segment) && (client->stall_tried || !client->daemon->storage))
+        return 0;
+    if (question.npages && sp_pool_is_stored(set, segment))
+        sp_stall_allow(client, segment);
     if (has_segment(client, segment))
         return 0;
     if (question.npages == 0)

@@ -66,6 +66,7 @@ void sp_client_free(struct sp_client *client)
     close_fd(&client->pidfd);
     close_fd(&client->agent_pidfd);
     close_fd(&client->repair_fd);
+    close_fd(&client->stall_fd);
     TAILQ_REMOVE(&daemon->clients, client, link);
     daemon->nclients--;
     sp_domain_release(client->domain);
@@ -224,7 +225,7 @@ static struct sp_client *client_new(struct sp_daemon *daemon, struct sp_domain *
     client->daemon = daemon;
     client->domain = domain;
     client->fd = client->uffd = client->shm_fd = client->pidfd = client->agent_pidfd = -1;
-    client->repair_fd = -1;
+    client->repair_fd = client->stall_fd = -1;
     TAILQ_INSERT_TAIL(&daemon->clients, client, link);
     daemon->nclients++;
     sp_domain_hold(domain);

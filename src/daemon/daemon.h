@@ -94,6 +94,8 @@ struct sp_client {
     bool waited;      /* join_at has been put off for a turn of its user's (join.c) */
     uint64_t rest_until; /* us: it kept the daemon waiting, and is not asked to merge (ask.c) */
     uint64_t slow_serial; /* the go of the event loop in which it did */
+    int stall_fd;      /* the worker's end of its agent's connection, a copy; -1: none (stalls.h) */
+    bool stall_tried;
     uint8_t *segments; /* bit by segment id: the client has its descriptor */
     uint32_t segments_size;
     unsigned unmerge_serial; /* of the last unmerge job that did this client */

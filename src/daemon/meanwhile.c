@@ -4,6 +4,7 @@
 #include <poll.h>
 
 #include "server.h"
+#include "storage.h"
 
 /* When the event loop came round last, us. */
 static uint64_t woke_at(const struct sp_daemon *daemon)
@@ -99,6 +100,14 @@ static uint64_t due_at(const struct sp_daemon *daemon)
     return (at > daemon->served_at ? at : daemon->served_at) + SP_AWAY_USECS;
 }
 
+/* Until when nobody need look after the store's processes, for which the agent may be waiting. */
+static uint64_t tend_by(const struct sp_daemon *daemon, uint64_t deadline)
+{
+    uint64_t by = sp_now_usecs() + SP_STORAGE_TEND_USECS;
+
+    return daemon->storage && by < deadline ? by : deadline;
+}
+
 int sp_meanwhile_poll(struct sp_daemon *daemon, struct pollfd *agent, uint64_t deadline)
 {
     bool listen = true;
@@ -106,11 +115,15 @@ int sp_meanwhile_poll(struct sp_daemon *daemon, struct pollfd *agent, uint64_t d
     int n;
 
     do {
+        uint64_t stop = tend_by(daemon, deadline);
+
         due = daemon->serving ? deadline : due_at(daemon);
         if (due >= deadline || sp_now_usecs() < due)
-            n = poll(agent, 1, msecs_until(due < deadline ? due : deadline));
+            n = poll(agent, 1, msecs_until(due < stop ? due : stop));
         else
-            n = go_round(daemon, agent, msecs_until(deadline), &listen);
+            n = go_round(daemon, agent, msecs_until(stop), &listen);
+        if (n == 0)
+            sp_storage_tend(daemon->storage);
     } while (n == 0 && sp_now_usecs() < deadline);
     return n;
 }

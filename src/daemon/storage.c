@@ -18,6 +18,7 @@
 
 #include "keeper.h"
 #include "log.h"
+#include "stalls.h"
 #include "store_fuse.h"
 
 #define KIND 16u /* of the keeper's records: this and a number of fd below */
@@ -44,6 +45,7 @@ struct sp_storage {
     uint64_t started_at[2]; /* us: of a process that ends at once the next one waits */
     bool told;
     bool watched;                        /* the event loop has them */
+    bool new_worker;                     /* has no connections of agents yet */
     uint64_t lost;                       /* frames that somebody could not have (S8) */
     uint64_t *locked[SP_STORE_SEGMENTS]; /* bits: frames with a locked site */
     uint64_t *back[SP_STORE_SEGMENTS];   /* bits: frames that came back, and nobody asked since */
@@ -229,15 +231,33 @@ static int tend(void *arg)
                server != 1   ? "worker"
                : worker != 1 ? "server"
                              : "processes");
+    storage->new_worker |= worker == 1;
     /* It is tried again shortly: whoever asks has patience. */
     return worker == 1;
+}
+
+/* Not while it is asked something. */
+static void give_agents(struct sp_storage *storage)
+{
+    if (!storage->new_worker)
+        return;
+    storage->new_worker = false;
+    sp_stall_give_all(storage->daemon);
+}
+
+void sp_storage_tend(struct sp_storage *storage)
+{
+    if (!storage)
+        return;
+    (void)tend(storage);
+    give_agents(storage);
 }
 
 static int on_end(sd_event_source *source, int fd, uint32_t events, void *arg)
 {
     struct sp_storage *storage = arg;
 
-    (void)tend(storage);
+    sp_storage_tend(storage);
     /* Not yet, or it cannot be started: the next second has it tried again, see below. */
     if (source == storage->server || source == storage->worker)
         (void)sd_event_source_set_enabled(
@@ -551,7 +571,8 @@ void sp_storage_each_second(struct sp_storage *storage)
 {
     if (!storage)
         return;
-    (void)tend(storage);
+    sp_storage_tend(storage);
+    sp_stall_look(storage->daemon);
     sp_pool_tell_forgotten(storage->daemon->pool);
     sp_storage_take_news(storage);
 }

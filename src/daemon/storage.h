@@ -34,6 +34,10 @@ int sp_storage_watch(struct sp_storage *storage);
 /* Ends this process' part of it; the store lives on while something of it is in use. NULL is
  * nothing. */
 void sp_storage_close(struct sp_storage *storage);
+/* Sees to it that the processes run: while the daemon waits for an agent, which may be waiting for them. */
+void sp_storage_tend(struct sp_storage *storage);
+/* How often, us. */
+#define SP_STORAGE_TEND_USECS 20000u
 /* NULL: there is no store. */
 struct sp_store_link *sp_storage_link(const struct sp_storage *storage);
 /* Once a second: frames that came back or are lost are told to their engines (S6, S8). */
