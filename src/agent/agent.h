@@ -61,7 +61,7 @@ struct sp_agent {
     uint64_t arena, arena_end; /* everything below lives in one reservation of our own */
     uint64_t staging;          /* SP_LIFT_PAGES pages, registered MISSING */
     uint64_t track_area, seed_area;
-    uint64_t stack_top, helper_stack_top, aside_stack_top;
+    uint64_t stack_top, helper_stack_top, aside_stack_top, putter_stack_top;
     sp_hash_fn hash;
 
     /* This process'. */
@@ -69,6 +69,8 @@ struct sp_agent {
     int sock, uffd, uffd_sync, shm_fd;
     int pagemap, smaps, program_status, program_statm, program_stat, own_statm, pidfd;
     int coredump; /* /proc/self/coredump_filter */
+    int maps;     /* -1: none */
+    int stall;    /* the connection with the store's worker (stall.h), -1: none */
     uint64_t shm; /* address, 0: none */
     uint32_t shm_bytes;
     uint64_t seed;
@@ -215,6 +217,8 @@ int sp_link_want_uffd(char *why, size_t why_size);
 /* Receives one packet into buf: its length, 0 for end of file, or a negative errno. *fd is a
  * descriptor that came along, or -1. */
 long sp_link_receive(void *buf, size_t size, int *fd);
+/* Sends one packet over any socket. Negative errno. */
+long sp_link_put(int sock, const void *packet, size_t size);
 int sp_link_answer(const struct sp_msg *question, uint16_t type, const void *body, size_t length);
 
 /* serve.c: answers one question. */
@@ -442,6 +446,22 @@ uint64_t sp_unmerge_plain(uint64_t max_runs);
 /* Un-merges [addr, end), at most a lift's pages, all of them sites and alike, into the mapping `copy`, if they
  * have these attributes. 0: copy was moved there; a negative errno: it is where it was, and the sites, too. */
 int sp_unmerge_into(uint64_t addr, uint64_t end, uint64_t copy, uint32_t attributes);
+
+/* Which of npages pages, at most SP_LIFT_PAGES, still are the frame's: bit i for page i. 0, or a negative errno: that
+ * cannot be told. */
+int sp_unmerge_frames(uint64_t addr, uint32_t npages, uint64_t *frames);
+
+/* stall.c: un-merging where frames can leave memory. */
+/* CLONE_VM, _FILES, _UNTRACED, _PARENT_SETTID, _CHILD_CLEARTID: what the agent's filter allows. */
+#define SP_STALL_CLONE 0x00b00500u
+/* Takes a connection with the store's worker over, in place of the one there was; -1: there is none any more. */
+void sp_stall_take(int fd);
+/*
+ * With the gate closed: puts the pages of `copy` over those of [addr, addr + npages) that are in `frames`, and that
+ * nobody wrote; whose bytes the copy has. whole: all of them, or none. *moved: bit i for page i of the copy that was put.
+ * 0, or a negative errno: nothing can be put, or not all was.
+ */
+int sp_stall_put(uint64_t addr, uint32_t npages, uint64_t copy, uint64_t frames, bool whole, uint64_t *moved);
 
 /* zeroed.c: pages that were given back to the kernel's page of zeros (K15). */
 /* Gives those of [start, end) pages of their own, at most max_pages or a few more; *next where to go on or 0,

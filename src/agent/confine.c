@@ -75,12 +75,18 @@ static struct sock_filter filter[] = {
     ALLOW_NR(__NR_futex), /* sp_agent_spawned() */
     ALLOW_NR(__NR_get_mempolicy),
     ALLOW_NR(__NR_mbind),
+    /* What puts memory in place of the store's is a process that ends if it cannot (stall.c). */
+    ALLOW_NR(__NR_getpid),
+    ALLOW_NR(__NR_getppid),
+    ALLOW_NR(__NR_setitimer),
+    ALLOW_NR(__NR_rt_sigaction),
+    ALLOW_NR(__NR_rt_sigprocmask),
+    ALLOW_NR(__NR_wait4),
     ALLOW_NR(__NR_exit),
     ALLOW_NR(__NR_exit_group),
     ALLOW_NR(__NR_rt_sigreturn),
 #ifdef SP_FAULT_POINTS
     ALLOW_NR(__NR_kill),
-    ALLOW_NR(__NR_getpid),
 #endif
     /* mmap: nothing executable. */
     BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_mmap, 0, 4),
@@ -96,10 +102,18 @@ static struct sock_filter filter[] = {
     BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SP_LINK_TYPE, 0, 1),
     ALLOW,
     DENY,
-    /* prctl: only asking whether the program may be looked into. */
-    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_prctl, 0, 4),
+    /* clone: only that one. */
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_clone, 0, 4),
     LOAD(ARG(0)),
-    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, PR_GET_DUMPABLE, 0, 1),
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SP_STALL_CLONE, 0, 1),
+    ALLOW,
+    DENY,
+    /* prctl: only asking whether the program may be looked into, and to end when the parent does. */
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_prctl, 0, 6),
+    LOAD(ARG(0)),
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, PR_GET_DUMPABLE, 2, 0),
+    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, PR_SET_PDEATHSIG, 1, 0),
+    DENY,
     ALLOW,
     DENY,
     /* move_pages: only asking where pages of one's own lie, moving none. */
@@ -118,7 +132,7 @@ static struct sock_filter filter[] = {
     BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, MS_ASYNC | MS_INVALIDATE, 0, 1),
     ALLOW,
     DENY,
-    /* ioctl: userfaultfd's, and PAGEMAP_SCAN. */
+    /* ioctl: userfaultfd's, PAGEMAP_SCAN, and PROCMAP_QUERY. */
     BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, __NR_ioctl, 1, 0),
     DENY,
     LOAD(ARG(1)),
@@ -130,6 +144,7 @@ static struct sock_filter filter[] = {
     ALLOW_VALUE(UFFDIO_WRITEPROTECT),
     ALLOW_VALUE(SP_UFFDIO_MOVE),
     ALLOW_VALUE(UFFDIO_API),
+    ALLOW_VALUE(SP_PROCMAP_QUERY),
     ALLOW_VALUE(SP_PAGEMAP_SCAN),
     ALLOW_VALUE(SP_PAGEMAP_SCAN),
     DENY,
@@ -185,7 +200,7 @@ void sp_close_others(void)
     int keep[] = {sp_agent.sock,  sp_agent.uffd,           sp_agent.uffd_sync,
                   sp_agent.pagemap, sp_agent.smaps,        sp_agent.program_status,
                   sp_agent.program_statm, sp_agent.program_stat, sp_agent.own_statm,
-                  sp_agent.pidfd, sp_agent.coredump};
+                  sp_agent.pidfd, sp_agent.coredump,       sp_agent.maps};
     unsigned n = sizeof(keep) / sizeof(keep[0]);
     int from = 0;
 

@@ -37,13 +37,21 @@ static bool died_alone(void)
     return !sp_load(&sp_gate_agent_tid) && !sp_load(&sp_gate_agent_known);
 }
 
+/* Is something put in place for an agent that may be dead? It ends with the agent. */
+static bool is_put(void)
+{
+    uint32_t putter = sp_load(&sp_gate.putter);
+
+    return putter && sp_sys(__NR_kill, putter, 0) != -ESRCH;
+}
+
 /* Touches the wait page, which blocks while it is missing. False: the agent is dead (D2), and the
  * gate is open for good. */
 static bool wait_a_little(void)
 {
     uint32_t there = SP_GATE_AGENT;
 
-    if (*sp_gate.wait_page != SP_WAIT_PAGE_ABANDONED && !died_alone()) {
+    if ((*sp_gate.wait_page != SP_WAIT_PAGE_ABANDONED && !died_alone()) || is_put()) {
         sp_relax();
         return true;
     }
@@ -292,6 +300,7 @@ void sp_gate_reset(void)
 {
     generation++;
     sp_store(&sp_gate.closed, 0);
+    sp_store(&sp_gate.putter, 0);
     sp_store(&sp_gate.waiters, 0);
     sp_store(&sp_gate.counted, 0);
     sp_store(&sp_gate.moving, 0);
@@ -657,10 +666,14 @@ static long ask(struct sp_gate_pass *pass, const struct sp_gate_request *what)
     return status;
 }
 
-static bool replaces_memory(uint32_t kind)
+/* Is memory replaced for it that somebody may be writing to meanwhile? */
+static bool needs_quiet(uint32_t kind)
 {
-    return kind == SP_GATE_UNMERGE || kind == SP_GATE_UNMERGE_WRITTEN || kind == SP_GATE_UNMERGE_INTO ||
-           kind == SP_GATE_FILTER || kind == SP_GATE_RELEASE || kind == SP_GATE_ZERO || kind == SP_GATE_EMPTY;
+    uint32_t stored = sp_load(&sp_gate.stored);
+
+    if (kind == SP_GATE_UNMERGE_WRITTEN || kind == SP_GATE_UNMERGE_INTO || kind == SP_GATE_RELEASE)
+        return stored != SP_NOT_STORED;
+    return stored == SP_STORED && (kind == SP_GATE_UNMERGE || kind == SP_GATE_FILTER);
 }
 
 /* Where nobody can be held off while pages are copied, the agent may do it if nobody is there: then not even a
@@ -670,7 +683,7 @@ static long ask_quietly(struct sp_gate_pass *pass, struct sp_gate_request *what)
     uint64_t all = ~(uint64_t)0, old = 0;
     long status;
 
-    if (!sp_load(&sp_gate.stored) || !replaces_memory(what->kind) || !agent_there())
+    if (!needs_quiet(what->kind) || !agent_there())
         return ask(pass, what);
     sp_sys(__NR_rt_sigprocmask, SET_MASK, &all, &old, sizeof(all));
     what->quiet = true;

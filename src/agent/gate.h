@@ -72,6 +72,10 @@ enum sp_gate_agent {
                              may be made that the program did not ask for */
 };
 
+/* May merged pages lie in mappings of the store? Who touches them meanwhile is not held off then; or only who writes to
+ * one that was written since its merge (stall.c). */
+enum sp_gate_stored { SP_NOT_STORED = 0, SP_STORED, SP_STORED_STALLS };
+
 struct sp_gate_slot {
     __attribute__((aligned(64))) uint64_t pass; /* address of the pass that is inside, 0: none */
     uint64_t owner; /* its thread, by the thread pointer; behind pass: both are emptied at once */
@@ -159,7 +163,9 @@ struct sp_gate {
     uint32_t mixed;  /* merged pages, and written ones in mappings of the pool, have various ones */
     uint32_t keyed;  /* merged pages may have another key than 0 (pkey_mprotect), where there is no agent */
     uint32_t asks;   /* requests begun, and ended: a call that asked is under way though the gate closed */
-    uint32_t stored; /* merged pages may lie in mappings of the store, where nobody can be held off */
+    uint32_t stored; /* enum sp_gate_stored */
+    uint32_t putter; /* the process that puts memory in place for the agent, with the gate closed (stall.c); 0: none. The
+                        kernel clears it when that ends */
     uint32_t moving; /* threads that move memory which must not be tracked meanwhile */
     volatile uint32_t *wait_page;
     uint32_t code;        /* counts mappings of files that are to be executed */

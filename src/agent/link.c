@@ -51,6 +51,14 @@ static long send_packet(const struct sp_msg *msg, const void *body, int fd)
     return sp_sys(__NR_sendmsg, sp_agent.sock, &h, MSG_NOSIGNAL_FLAG);
 }
 
+long sp_link_put(int sock, const void *packet, size_t size)
+{
+    struct iovec iov = {(void *)packet, size};
+    struct header h = {.iov = &iov, .iovlen = 1};
+
+    return sp_sys(__NR_sendmsg, sock, &h, MSG_NOSIGNAL_FLAG);
+}
+
 long sp_link_receive(void *buf, size_t size, int *fd)
 {
     struct iovec iov = {buf, size};
@@ -83,6 +91,7 @@ void sp_link_drop(void)
     if (sp_agent.sock >= 0)
         sp_sys(__NR_close, sp_agent.sock);
     sp_agent.sock = -1;
+    sp_stall_take(-1); /* it needs the views, to know which frames they are */
     sp_views_drop_all();
     if (sp_agent.shm)
         sp_sys(__NR_munmap, sp_agent.shm, sp_agent.shm_bytes);

@@ -393,6 +393,9 @@ static void start_forked(void)
 static void forget_parent(void)
 {
     sp_agent.shm = 0;
+    sp_agent.stall = -1;
+    if (sp_gate.stored)
+        sp_gate.stored = SP_STORED;
     sp_gate_agent_known = 0;
     sp_views_forget();
     sp_agent.nranges = 0;

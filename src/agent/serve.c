@@ -185,13 +185,17 @@ void sp_serve(const struct sp_msg *msg, const uint8_t *body, int fd)
         sp_agent.leave = true;
         msg = NULL;
     }
-    if (fd >= 0 && (!msg || msg->type != SP_MSG_SEGMENT))
+    if (fd >= 0 && (!msg || (msg->type != SP_MSG_SEGMENT && msg->type != SP_MSG_STALL)))
         sp_sys(__NR_close, fd);
     if (!msg)
         return;
     switch (msg->type) {
     case SP_MSG_SEGMENT:
         done(msg, sp_view_add(segment->id, segment->npages, fd));
+        break;
+    case SP_MSG_STALL:
+        sp_stall_take(fd);
+        done(msg, 0);
         break;
     case SP_MSG_DROP_SEGMENT:
         sp_view_drop(segment->id);

@@ -40,7 +40,7 @@ int sp_setup_arena(void)
 {
     uint64_t page = sp_agent.page_size, lists = 2 * SP_AGENT_RANGES * sizeof(struct sp_range);
     uint64_t track = (sp_track_bytes() + page - 1) & ~(page - 1);
-    uint64_t bytes = page * (SP_LIFT_PAGES + 2 + 3 * STACK_PAGES + 4) + lists + track + sp_seed_bytes();
+    uint64_t bytes = page * (SP_LIFT_PAGES + 2 + 4 * STACK_PAGES + 4) + lists + track + sp_seed_bytes();
     uint64_t at;
     long ret = sp_sys(__NR_mmap, 0, bytes, 3, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
@@ -57,6 +57,7 @@ int sp_setup_arena(void)
     at += 3 * page;
     sp_agent.aside_stack_top = at += page * STACK_PAGES;
     sp_agent.helper_stack_top = at += page * STACK_PAGES;
+    sp_agent.putter_stack_top = at += page * STACK_PAGES;
     sp_agent.stack_top = at += page * STACK_PAGES;
     sp_agent.range = (struct sp_range *)(at += page);
     at += lists;
@@ -211,6 +212,7 @@ int sp_setup_proc(char *why, size_t why_size)
     sp_agent.program_statm = open_proc(pid, "statm");
     sp_agent.program_stat = open_proc(pid, "stat");
     sp_agent.pidfd = (int)sp_sys(__NR_pidfd_open, pid, 0);
+    sp_agent.maps = open_proc(pid, "maps");
     sp_agent.max_map_count = read_max_map_count();
     if (sp_agent.pagemap < 0 || sp_agent.smaps < 0 || sp_agent.program_status < 0 ||
         sp_agent.program_statm < 0 || sp_agent.program_stat < 0 || sp_agent.pidfd < 0) {

@@ -34,7 +34,7 @@
 
 struct sp_agent sp_agent = {.sock = -1, .uffd = -1, .uffd_sync = -1, .pagemap = -1, .smaps = -1,
                             .program_status = -1, .program_statm = -1, .program_stat = -1, .own_statm = -1,
-                            .pidfd = -1, .coredump = -1};
+                            .pidfd = -1, .coredump = -1, .maps = -1, .stall = -1};
 
 struct start {
     bool forked;

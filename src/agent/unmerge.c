@@ -9,9 +9,9 @@
  * may have it pinned), in its mapping of the pool, which the site map goes on naming, unless somebody
  * made sure that nothing has (again.c).
  *
- * Where frames can leave memory (S1) nobody can be held off. A program that has one thread, which waits for
- * us, needs not be. Else un-merging is a write to each page that changes nothing: the mapping stays the
- * store's, and each page of it is the program's own.
+ * Where frames can leave memory (S1) no userfaultfd holds anybody off. A program that has one thread, which waits for
+ * us, needs not be. Else the store does, as far as pages were not written (stall.c). Where that cannot be, un-merging
+ * is a write to each page that changes nothing: the mapping stays the store's, and each page of it is the program's own.
  *
  * The copy is made in memory that grew from a seed (seeds.c), so that the kernel joins it with its
  * neighbours and the mappings are given back; without a seed, in any.
@@ -43,8 +43,7 @@
 
 static const struct sp_unmerge_how frames_only = {0};
 
-/* Which of the pages still are the frame's: bit i for page i. 0, or a negative errno: that cannot be told. */
-static int frames_of(uint64_t addr, uint32_t npages, uint64_t *frames)
+int sp_unmerge_frames(uint64_t addr, uint32_t npages, uint64_t *frames)
 {
     struct sp_page_region region[SP_LIFT_PAGES];
     struct sp_pm_scan_arg arg = {
@@ -197,18 +196,13 @@ static void track_frames(uint64_t addr, uint32_t npages, uint64_t frames, uint64
 
 /*
  * With the gate closed, where memory is locked: new memory would not be, and we have no right to lock it. Or where
- * frames can leave memory: the kernel has no userfaultfd for the store's mappings, so nobody could be held off while
- * the bytes are copied. A frame that is written to is copied where it is. What is locked page by page: what lies
- * beside it may not be.
+ * nobody can be held off while bytes are copied (stall.c). A frame that is written to is copied where it is.
  */
 static int copy_in_place(uint64_t addr, uint32_t npages, uint64_t *done)
 {
     uint64_t frames;
-    int ret;
+    int ret = sp_unmerge_frames(addr, npages, &frames);
 
-    if (npages > 1 && !sp_agent.stored)
-        return -EINVAL;
-    ret = frames_of(addr, npages, &frames);
     if (ret || !frames)
         return ret;
     ret = (int)sp_sys(__NR_madvise, addr, (uint64_t)npages << sp_agent.page_shift, SP_MADV_POPULATE_WRITE);
@@ -300,7 +294,7 @@ static int copy_and_put(uint64_t addr, uint32_t npages, const struct sp_unmerge_
 {
     uint64_t frames = ~0ull;
     /* What the program wrote may be unreadable by now. */
-    int ret = how->all ? 0 : frames_of(addr, npages, &frames);
+    int ret = how->all ? 0 : sp_unmerge_frames(addr, npages, &frames);
 
     if (ret)
         return ret;
@@ -314,10 +308,46 @@ static int copy_and_put(uint64_t addr, uint32_t npages, const struct sp_unmerge_
     return ret;
 }
 
-/* Is nobody held off while pages are copied? */
-static bool is_held_by_nothing(void)
+/* With the gate closed: what of the copy was moved by somebody else is entered in the books. */
+static void note_put(uint64_t addr, uint32_t i, uint32_t n, const struct sp_unmerge_how *how)
 {
-    return sp_agent.stored && !sp_agent.alone;
+    uint64_t at = addr + ((uint64_t)i << sp_agent.page_shift), len = (uint64_t)n << sp_agent.page_shift;
+    const struct sp_range *range = sp_range_of(at, at + sp_agent.page_size);
+
+    if (sp_gate.advise_all || (range && (range->flags & SP_RANGE_ADVISED)) ||
+        (how->copy && (how->attributes & SP_RANGE_ADVISED)))
+        sp_sys(__NR_madvise, at, len, MADV_MERGEABLE);
+    sp_sitemap_clear(at, at + len);
+    sp_track_pending(at, n);
+    sp_count(SP_COUNT_UNMERGED, n);
+}
+
+/*
+ * With the gate closed, of the store's mappings, where the program goes on meanwhile. *moved as copy_and_put(). Who
+ * writes to a page that was written before is not held off: such pages stay (-EINVAL where they were to be put, too).
+ */
+static int stall_and_put(uint64_t addr, uint32_t npages, const struct sp_unmerge_how *how, uint64_t copy,
+                         uint64_t *moved, uint64_t *done)
+{
+    uint64_t frames, all = npages == 64 ? ~0ull : (1ull << npages) - 1;
+    int ret = sp_unmerge_frames(addr, npages, &frames);
+
+    if (ret || !frames || (how->copy && frames != all))
+        return ret ? ret : how->all ? -EINVAL : 0;
+    ret = fill(copy, addr, npages, frames, how);
+    if (ret)
+        return ret;
+    ret = sp_stall_put(addr, npages, copy, frames, how->copy, moved);
+    for (uint32_t i = 0, n; i < npages; i += n ? n : 1) {
+        for (n = 0; i + n < npages && (*moved >> (i + n) & 1); n++)
+            ;
+        if (n)
+            note_put(addr, i, n, how);
+        *done += n;
+    }
+    if (how->all)
+        return *moved == all ? 0 : ret ? ret : -EINVAL;
+    return ret ? copy_in_place(addr, npages, done) : 0;
 }
 
 int sp_unmerge_run(uint64_t addr, uint32_t npages, const struct sp_unmerge_how *how, uint64_t *done)
@@ -342,12 +372,18 @@ int sp_unmerge_run(uint64_t addr, uint32_t npages, const struct sp_unmerge_how *
     ret = -EAGAIN;
     if (!is_as_copied(addr, addr + len, how))
         goto open;
-    if (!how->all && (is_held_by_nothing() || sp_is_locked(addr, len))) {
-        ret = how->written ? -EINVAL : copy_in_place(addr, npages, done);
+    if (!how->all && sp_is_locked(addr, len)) {
+        /* What lies beside a locked page may not be: page by page. */
+        ret = how->written || npages > 1 ? -EINVAL : copy_in_place(addr, npages, done);
         goto open;
     }
+    if (sp_agent.stored && sp_agent.alone) {
+        ret = copy_and_put(addr, npages, how, (uint64_t)copy, &put, &moved, done);
+        goto track;
+    }
     if (sp_agent.stored) {
-        ret = sp_agent.alone ? copy_and_put(addr, npages, how, (uint64_t)copy, &put, &moved, done) : -EINVAL;
+        ret = how->written ? -EINVAL : stall_and_put(addr, npages, how, (uint64_t)copy, &moved, done);
+        put = moved;
         goto track;
     }
     /* A written page may have been given something since it was held, which a copy would not have. */
@@ -414,7 +450,7 @@ static uint64_t replace_frames(uint64_t a, uint64_t b)
     uint32_t npages = (uint32_t)((b - a) >> sp_agent.page_shift);
     uint64_t frames, runs = 0;
 
-    if (sp_is_locked(a, b - a) || frames_of(a, npages, &frames))
+    if (sp_is_locked(a, b - a) || sp_unmerge_frames(a, npages, &frames))
         return 0;
     for (uint32_t i = 0; i < npages;) {
         uint32_t n = 0;

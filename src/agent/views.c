@@ -55,8 +55,8 @@ int sp_view_add(uint32_t id, uint32_t npages, int fd)
         (struct sp_view){.base = (uint64_t)ret, .device = st.st_dev, .inode = st.st_ino,
                          .npages = npages, .fd = fd};
     sp_agent.stored |= !(st.st_mode & WRITE_BITS); /* as the store makes its files (store_fuse.h) */
-    if (sp_agent.stored)
-        __atomic_store_n(&sp_gate.stored, 1, __ATOMIC_SEQ_CST);
+    if (sp_agent.stored && !sp_gate.stored)
+        __atomic_store_n(&sp_gate.stored, SP_STORED, __ATOMIC_SEQ_CST);
     size_changed((int64_t)bytes);
     if (id >= views_end)
         views_end = id + 1;
