@@ -21,7 +21,7 @@ from driver.world import World, Wrong  # noqa: E402
 WELL, FAILED, INTERRUPTED = 0, 1, 130
 SANITIZED_SHARE = 0.1  # of the time, for the fuzz targets and the sanitizers
 TELL_EVERY = 15  # seconds
-# What the store's mappings refuse programs with several threads (decision 0023).
+# What the store's mappings refuse programs with several threads, of pages that they wrote (decision 0023).
 NOT_IN_STORE = "madvise-wipeonfork", "child-userfaultfd"
 LONGER = 240  # seconds at most, until everything was done once
 

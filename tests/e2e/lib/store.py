@@ -10,7 +10,7 @@ from lib import place
 
 @pytest.fixture
 def store_daemon(make_daemon):
-    """store_daemon(cgroup=…, **settings of [swap]): a daemon with a store, at full speed. Nothing leaves by itself
+    """store_daemon(cgroup=…, build=…, **settings of [swap]): a daemon with a store, at full speed. Nothing leaves by itself
     if reclaim_max does not say so."""
     place.need_root()
     place.need_kernel_6_8()
@@ -18,8 +18,8 @@ def store_daemon(make_daemon):
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         pytest.skip("no /dev/fuse")
 
-    def make(cgroup=None, **settings):
-        daemon = make_daemon(cgroup=cgroup)
+    def make(cgroup=None, build=place.BUILD, **settings):
+        daemon = make_daemon(cgroup=cgroup, build=build)
         config = daemon.directory / "samepaged.conf"
         lines = [f"{key} = {value}" for key, value in {"swap": "store", "reclaim_max": "0", **settings}.items()]
         config.write_text("[swap]\n" + "\n".join(lines) + "\n")
