@@ -18,6 +18,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 import cgroup  # noqa: E402
+import first_touch  # noqa: E402
 import gate  # noqa: E402
 import ksm  # noqa: E402
 import load  # noqa: E402
@@ -32,6 +33,7 @@ from samepage import Failed  # noqa: E402
 
 LOAD = "redis-load"
 GATE = "gate"
+TOUCH = "first-touch"
 QUICK = 1 / 8
 LOCK = "/run/samepage-bench.lock"
 
@@ -50,7 +52,7 @@ def arguments():
                         help="folder with samepage and samepaged (default: build)")
     parser.add_argument("--only", metavar="NAME,...", default="",
                         help=f"only these workloads, or beginnings of their names; {LOAD}: Redis "
-                             f"under load; {GATE}: what a gated call costs")
+                             f"under load; {GATE}: what a gated call costs; {TOUCH}: of what is out of memory")
     parser.add_argument("--rounds", type=int, metavar="N",
                         help=f"rounds of each workload (default 1, or 3 of those that targets are about) "
                              f"and of the load ({load.ROUNDS})")
@@ -79,12 +81,12 @@ def all_workloads():
 
 
 def chosen(args):
-    """(workloads, whether the load is wanted, whether the gate's cost is, {name: why it is left out})."""
+    """(workloads, which of LOAD, GATE and TOUCH are wanted, {name: why it is left out})."""
     found, left_out = all_workloads()
     if not args.only:
-        return found, True, True, left_out
+        return found, {LOAD, GATE, TOUCH}, left_out
     words = [word for word in args.only.split(",") if word]
-    names = [w.name for w in found] + [LOAD, GATE] + list(left_out)
+    names = [w.name for w in found] + [LOAD, GATE, TOUCH] + list(left_out)
     for word in words:
         if not any(name.startswith(word) for name in names):
             raise Wrong(f"no workload is named {word}; there are: {', '.join(names)}")
@@ -93,7 +95,7 @@ def chosen(args):
         # "redis-made" asks for its load too.
         return any(name.startswith(word) for word in words) or \
             (name == LOAD and "redis-made" in words)
-    return ([w for w in found if wanted(w.name)], wanted(LOAD), wanted(GATE),
+    return ([w for w in found if wanted(w.name)], {name for name in (LOAD, GATE, TOUCH) if wanted(name)},
             {name: why for name, why in left_out.items() if wanted(name)})
 
 
@@ -159,7 +161,7 @@ def measure_load(args):
     return under.result()
 
 
-def bench(args, found, with_load, with_gate, left_out):
+def bench(args, found, others, left_out):
     results = {"machine": machine(), "settings": settings(args), "workloads": {},
                "left_out": left_out}
     for workload in found:
@@ -169,11 +171,14 @@ def bench(args, found, with_load, with_gate, left_out):
         results["workloads"][workload.name] = {"about": workload.about,
                                                "modes": measure_workload(args, workload)}
         finish(args, results)
-    if with_load:
+    if LOAD in others:
         results["load"] = measure_load(args)
-    if with_gate:
+    if GATE in others:
         results["gate"] = gate.measure(args.build, args.out / "tools", args.rounds or gate.ROUNDS,
                                        QUICK if args.quick else 1.0, say)
+    if TOUCH in others:
+        results["first_touch"] = first_touch.measure(args.build, args.out / "tools", args.rounds or first_touch.ROUNDS,
+                                                     QUICK if args.quick else 1.0, say)
     finish(args, results)
     print(report.table(results))
     say(f"written: {args.out / 'bench.json'}, {args.out / 'bench.html'}")
@@ -229,6 +234,7 @@ def main():
             for workload in all_workloads()[0]:
                 print(f"{workload.name:24}{workload.about}")
             print(f"{LOAD:24}redis-made under redis-benchmark, while it is merged")
+            print(f"{TOUCH:24}the first touch of what is out of memory, beside zram and a swap file")
             print(f"{GATE:24}what a gated call costs, one thread and eight, while nothing is merged")
             return 0
         wanted = chosen(args)

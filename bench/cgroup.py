@@ -60,6 +60,14 @@ class Cgroup:
         """Processes in it now."""
         return [int(pid) for pid in (self.path / "cgroup.procs").read_text().split()]
 
+    def press(self):
+        """Has the kernel take from it what it can."""
+        try:
+            (self.path / ("memory.force_empty" if self.v1 else "memory.reclaim")).write_text(
+                "0" if self.v1 else str(1 << 40), encoding="ascii")
+        except OSError:
+            pass  # it could not take all of it
+
     def used(self):
         """Bytes charged, without the page cache of files on disk, which is there or not by chance.
         Frames count: a tmpfs' pages are on no list of files."""

@@ -10,6 +10,7 @@ import tempfile
 
 import cgroup
 import ksm
+import swaps
 
 
 def sweep(pid, kept):
@@ -18,8 +19,12 @@ def sweep(pid, kept):
     for path in folder.glob(f"{cgroup.PREFIX}{pid}-*"):
         cgroup.end(path)
     ksm.restore(kept)
+    swaps.sweep(pid)
     for path in pathlib.Path(tempfile.gettempdir()).glob(f"{cgroup.PREFIX}{pid}-*"):
-        shutil.rmtree(path, ignore_errors=True)
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 class Guard:

@@ -3,6 +3,8 @@
 
 import html
 
+import first_touch
+import gate
 import report
 
 MIB = 1 << 20
@@ -150,6 +152,8 @@ def write(results, path):
         ("Ratios", _table(report.ratio_lines(results))),
         ("What a page costs the program, in nanoseconds", _table(report.costs(results))),
         ("Redis under load, while it is merged", _table(report.load_lines(results))),
+        ("A gated call while nothing is merged", _table(gate.lines(results))),
+        ("The first touch of a page that is out of memory, in microseconds", _table(first_touch.lines(results))),
         ("samepage estimate, before", _table(report.estimate_lines(results))),
         ("Not measured", _table([("what", "why"), *report.failures(results)])
          if report.failures(results) else ""),

@@ -26,7 +26,8 @@ class Place:
     pages_to_scan = 5000
     sleep_millisecs = 20
 
-    def __init__(self, build, tools, mode, advises=False, smart_scan=True):
+    def __init__(self, build, tools, mode, advises=False, smart_scan=True, swap=None):
+        self.swap = swap  # of samepaged.conf's [swap]: {key: value}
         self.build, self.tools = pathlib.Path(build), pathlib.Path(tools)
         self.mode, self.advises, self.smart_scan = mode, advises, smart_scan
         self.cgroup = Cgroup(f"{os.getpid()}-{next(_number)}")

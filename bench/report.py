@@ -3,6 +3,7 @@
 
 import json
 
+import first_touch
 import gate
 from targets import LITTLE
 
@@ -119,6 +120,8 @@ def failures(results):
     out += [(name, why) for name, why in results.get("left_out", {}).items()]
     if "failed" in results.get("gate", {}):
         out.append(("gate", results["gate"]["failed"]))
+    out += [(f"first touch, {name}", of["failed"]) for name, of in results.get("first_touch", {}).items()
+            if "failed" in of]
     if "failed" in results.get("load", {}):
         out.append(("redis-made under load", results["load"]["failed"]))
     return out
@@ -145,6 +148,7 @@ def table(results):
             ("what a page costs the program, in nanoseconds", costs(results)),
             ("redis-made under load, while it is merged", load_lines(results)),
             ("a gated call while nothing is merged", gate.lines(results)),
+            ("the first touch of a page that is out of memory, in microseconds", first_touch.lines(results)),
             ("samepage estimate, before", estimate_lines(results))):
         if lines:
             parts.append(f"{title}:\n" + align(lines))

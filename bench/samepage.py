@@ -42,9 +42,14 @@ class Samepage:
         self.place, self.seen = place, {}
         self.socket_path = str(place.tmp / "sock")
         self.connection = None
+        options = []
+        if place.swap:
+            config = place.tmp / "samepaged.conf"
+            config.write_text("[swap]\n" + "".join(f"{key} = {value}\n" for key, value in place.swap.items()))
+            options = ["--config", config]
         with open(place.tmp / "samepaged.log", "ab") as log:
             self.daemon = subprocess.Popen(
-                [place.build / "samepaged", "--foreground"], stdin=subprocess.DEVNULL, stdout=log,
+                [place.build / "samepaged", "--foreground", *options], stdin=subprocess.DEVNULL, stdout=log,
                 stderr=log, cwd=place.tmp, env=place.environment(), start_new_session=True,
                 preexec_fn=place.cgroup.join)
         self._connect()

@@ -37,6 +37,13 @@ _RATIOS = (
      "node: pages saved, of ksmd's"),
 )
 
+# (name, first touch from where, beside which, figure, at most)
+_TOUCHES = (
+    ("touch-memory", "samepage's store, in memory", "zram (lz4), private pages", "random median", 3),
+    ("touch-file", "samepage's store, its file", "a swap file, private pages", "random median", 1),
+    ("touch-file-order", "samepage's store, its file", "a swap file, private pages", "order mean", 1),
+)
+
 
 def _line(name, what, sense, target, value):
     met = value <= target if sense == "at most" else value >= target
@@ -79,11 +86,20 @@ def lines(results):
             out.append(_line(f"gate-{threads}", f"a gated call, {threads} thread"
                              f"{'s' if threads != '1' else ''}: nanoseconds added", "at most", 50, value))
     out += _net_lines(results)
+    for name, ours, theirs, figure, target in _TOUCHES:
+        value = _first_touch(results, ours, theirs, figure)
+        if value is not None:
+            out.append(_line(name, f"first touch, {figure}: {ours}, of {theirs}", "at most", target, value))
     for workload, result in results["workloads"].items():
         value = _path(result, "modes", "samepage", "estimate", "ratio_pages")
         if value is not None and abs(result["modes"]["samepage"]["estimate"]["bytes_saved"]) > LITTLE:
             out.append(_estimate_line(workload, value))
     return out
+
+
+def _first_touch(results, ours, theirs, figure):
+    mine, other = (_path(results, "first_touch", where, figure) for where in (ours, theirs))
+    return mine / other if mine is not None and other else None
 
 
 def _estimate_line(workload, value):

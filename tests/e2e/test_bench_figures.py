@@ -120,6 +120,28 @@ def test_an_estimate_of_next_to_nothing_is_no_target(bench):
     assert "estimate-redis-made" in {line["name"] for line in bench.targets.lines(made)}
 
 
+def touches(median, mean):
+    return {"random median": median, "random p99": 9e4, "random mean": median, "order median": 100.0,
+            "order p99": 2e4, "order mean": mean}
+
+
+def test_first_touches_are_compared_with_the_kernels_own(bench):
+    made = results()
+    made["first_touch"] = {"samepage's store, in memory": touches(7500.0, 4000.0),
+                           "zram (lz4), private pages": touches(3000.0, 3000.0),
+                           "samepage's store, its file": touches(80000.0, 50000.0),
+                           "a swap file, private pages": touches(80000.0, 20000.0),
+                           "a swap file, shared memory": {"failed": "<no swap>"}}
+    lines = {line["name"]: line for line in bench.targets.lines(made)}
+    assert lines["touch-memory"]["met"] and lines["touch-memory"]["measured"] == 2.5
+    assert lines["touch-file"]["met"]
+    assert not lines["touch-file-order"]["met"] and lines["touch-file-order"]["measured"] == 2.5
+    made["targets"] = list(lines.values())
+    table = bench.report.table(made)
+    assert "first touch, a swap file, shared memory: <no swap>" in table
+    assert "7.5  " in table
+
+
 def test_report_has_every_measurement_and_escapes_what_it_shows(bench, tmp_path):
     made = results()
     bench.run.derive(made["workloads"]["redis-made"]["modes"])
