@@ -12,7 +12,7 @@ set -eu
 packages=(
     make gcc libc6-dev binutils pkg-config meson ninja-build
     libxxhash-dev libjson-c-dev libsystemd-dev libinih-dev
-    libfuse3-dev fuse3 liblz4-dev libzstd-dev
+    libfuse3-dev fuse3 liblz4-dev libzstd-dev libsodium-dev
     libcmocka-dev python3 python3-pytest
     redis-server redis-tools
 )
@@ -56,7 +56,7 @@ if ! command -v dpkg-query >/dev/null; then
     for tool in gcc meson ninja pkg-config python3; do
         command -v "$tool" >/dev/null || missing+=("$tool")
     done
-    for lib in libxxhash json-c libsystemd inih fuse3 cmocka; do
+    for lib in libxxhash json-c libsystemd inih fuse3 liblz4 libzstd libsodium cmocka; do
         pkg-config --exists "$lib" 2>/dev/null || missing+=("$lib (development files)")
     done
     if [ ${#missing[@]} -gt 0 ]; then

@@ -36,6 +36,7 @@ struct sp_swap_config {
     bool zstd;       /* packs better than lz4, and takes longer */
     char file[256];  /* swap_file, "": none */
     uint64_t size;   /* swap_size: bytes of that file */
+    bool encrypt;    /* swap_encrypt: that file */
     uint64_t memory; /* swap_memory: bytes that packed frames may take in memory */
     /* pressure.h, bytes: when memory is short so much leaves, at most, and stays. max 0: nothing leaves by itself */
     uint64_t reclaim_min, reclaim_max, reclaim_floor;

@@ -20,20 +20,21 @@
 #include "control_parse.h"
 #include "log.h"
 #include "settings.h"
+#include "store.h"
 
 #define SHOWN_MAX 64 /* bytes of a wrong word that are shown */
 #define WHAT_MAX  512
 
 /* Keys that may stand there once only. */
 enum { SEEN_SOCKET = SP_SETTINGS, SEEN_LOG, SEEN_PROGRAMS, SEEN_CONNECTIONS, SEEN_ALLOW,
-       SEEN_SWAP, SEEN_SWAP_FILE, SEEN_SWAP_SIZE, SEEN_SWAP_MEMORY, SEEN_SWAP_COMPRESSOR, SEEN_MIN,
+       SEEN_SWAP, SEEN_SWAP_FILE, SEEN_SWAP_SIZE, SEEN_SWAP_MEMORY, SEEN_SWAP_COMPRESSOR, SEEN_SWAP_ENCRYPT, SEEN_MIN,
        SEEN_MAX, SEEN_FLOOR };
 
 struct reading {
     struct sp_config *config;
     const char *at, *end;
     int line;
-    uint32_t seen;  /* bits: numbers of sp_settings, then SEEN_* */
+    uint64_t seen;  /* bits: numbers of sp_settings, then SEEN_* */
     int wrong_line; /* 0: nothing was wrong */
     char what[WHAT_MAX];
 };
@@ -66,9 +67,9 @@ static struct shown shown(const char *word)
 
 static bool twice(struct reading *r, unsigned bit)
 {
-    bool was = r->seen & (1u << bit);
+    bool was = r->seen & (UINT64_C(1) << bit);
 
-    r->seen |= 1u << bit;
+    r->seen |= UINT64_C(1) << bit;
     return was;
 }
 
@@ -181,11 +182,15 @@ static bool read_bytes(const char *text, uint64_t *bytes)
     return true;
 }
 
+/* most 0: any number. */
 static int take_bytes(struct reading *r, const char *key, const char *value, uint64_t min,
-                      uint64_t *to, unsigned bit)
+                      uint64_t most, uint64_t *to, unsigned bit)
 {
     uint64_t bytes;
 
+    if (read_bytes(value, &bytes) && most && bytes > most)
+        return wrong(r, "%s takes at most %" PRIu64 "G, not \"%s\"", key, most >> 30,
+                     shown(value).text);
     if (!read_bytes(value, &bytes) || bytes < min)
         return wrong(r, "%s takes bytes, at least %" PRIu64 "M, like 512M or 4G, not \"%s\"", key,
                      min >> 20, shown(value).text);
@@ -216,19 +221,21 @@ static int take_swap_key(struct reading *r, const char *key, const char *value)
         return take_choice(r, key, value, "lz4", "zstd", &swap->zstd, SEEN_SWAP_COMPRESSOR);
     if (!strcmp(key, "swap_file"))
         return take_path(r, key, value, swap->file, sizeof(swap->file), SEEN_SWAP_FILE);
+    if (!strcmp(key, "swap_encrypt"))
+        return take_choice(r, key, value, "no", "yes", &swap->encrypt, SEEN_SWAP_ENCRYPT);
     if (!strcmp(key, "swap_size"))
-        return take_bytes(r, key, value, SP_SWAP_LEAST, &swap->size, SEEN_SWAP_SIZE);
+        return take_bytes(r, key, value, SP_SWAP_LEAST, SP_STORE_MOST_BYTES, &swap->size, SEEN_SWAP_SIZE);
     if (!strcmp(key, "swap_memory"))
-        return take_bytes(r, key, value, SP_SWAP_LEAST, &swap->memory, SEEN_SWAP_MEMORY);
+        return take_bytes(r, key, value, SP_SWAP_LEAST, SP_STORE_MOST_BYTES, &swap->memory, SEEN_SWAP_MEMORY);
     if (!strcmp(key, "reclaim_min"))
-        return take_bytes(r, key, value, 1 << 20, &swap->reclaim_min, SEEN_MIN);
+        return take_bytes(r, key, value, 1 << 20, 0, &swap->reclaim_min, SEEN_MIN);
     if (!strcmp(key, "reclaim_max"))
-        return take_bytes(r, key, value, 0, &swap->reclaim_max, SEEN_MAX);
+        return take_bytes(r, key, value, 0, 0, &swap->reclaim_max, SEEN_MAX);
     if (!strcmp(key, "reclaim_floor"))
-        return take_bytes(r, key, value, 0, &swap->reclaim_floor, SEEN_FLOOR);
+        return take_bytes(r, key, value, 0, 0, &swap->reclaim_floor, SEEN_FLOOR);
     return wrong(r,
                  "there is no key \"%s\" in [swap]; it has swap, swap_file, swap_size, "
-                 "swap_memory, swap_compressor, reclaim_min, reclaim_max, reclaim_floor",
+                 "swap_encrypt, swap_memory, swap_compressor, reclaim_min, reclaim_max, reclaim_floor",
                  shown(key).text);
 }
 
@@ -298,6 +305,9 @@ static void check_swap(struct reading *r)
 
     if (swap->file[0] && !swap->size)
         snprintf(r->what, sizeof(r->what), "swap_file needs swap_size: how large it is to be");
+    else if (swap->encrypt && !swap->file[0])
+        snprintf(r->what, sizeof(r->what),
+                 "swap_encrypt is about swap_file, and there is none: what is packed in memory is not encrypted");
     else if (swap->reclaim_max && swap->reclaim_max < swap->reclaim_min)
         snprintf(r->what, sizeof(r->what), "reclaim_max is less than reclaim_min; 0 has nothing leave by itself");
     else

@@ -12,7 +12,9 @@
 #include <sys/epoll.h>
 #include <sys/mman.h>
 #include <sys/pidfd.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -126,6 +128,14 @@ static void forget_process(struct sp_storage *storage, int which)
     storage->fd[which] = -1;
 }
 
+/* Of the store's file, whatever the configuration says by now; 0: there is none. */
+static uint64_t file_bytes(const struct sp_storage *storage)
+{
+    struct stat st;
+
+    return storage->fd[PLACE] < 0 || fstat(storage->fd[PLACE], &st) ? 0 : (uint64_t)st.st_size;
+}
+
 static int start(struct sp_storage *storage, int which)
 {
     const struct sp_swap_config *config = &storage->daemon->config.swap;
@@ -147,8 +157,7 @@ static int start(struct sp_storage *storage, int which)
         return -EAGAIN;
     *started_at = now;
     snprintf(memory, sizeof(memory), "%llu", (unsigned long long)config->memory);
-    snprintf(file, sizeof(file), "%llu",
-             (unsigned long long)(storage->fd[PLACE] < 0 ? 0 : config->size));
+    snprintf(file, sizeof(file), "%llu", (unsigned long long)file_bytes(storage));
     if (which == SERVER)
         fd = spawn(storage, server, of_server, sizeof(of_server) / sizeof(of_server[0]));
     else
@@ -304,7 +313,7 @@ static int make_file(struct sp_storage *storage, char *why, size_t why_size)
 
     if (!config->file[0])
         return 0;
-    fd = sp_store_file_open(config->file, config->size);
+    fd = sp_store_file_open(AT_FDCWD, config->file, config->size);
     if (fd >= 0)
         return take_high(storage, PLACE, fd);
     if (fd == -EEXIST)
@@ -326,6 +335,7 @@ static int make_memory(struct sp_storage *storage)
         .memory_bytes = config->memory,
         .file = storage->fd[PLACE],
         .file_bytes = config->size,
+        .encrypt = config->encrypt,
     };
     size_t bytes = SP_STORE_PAGES * (size_t)storage->daemon->page_size;
     int pair[2], fd[SP_STORE_FDS], err;
@@ -369,6 +379,23 @@ static int make(struct sp_storage *storage, char *why, size_t why_size)
     return err;
 }
 
+/* A store that was taken over is as the daemon made it that began it. */
+static void tell_what_stays(const struct sp_storage *storage)
+{
+    const struct sp_swap_config *config = &storage->daemon->config.swap;
+    const int fd[SP_STORE_FDS] = {storage->fd[INDEX], storage->fd[PIECES]};
+    uint64_t bytes = file_bytes(storage), wanted = config->file[0] ? config->size : 0;
+    bool encrypts = sp_store_encrypts(fd) == 1;
+
+    if (config->store && bytes == wanted && (!bytes || encrypts == config->encrypt))
+        return;
+    sp_log(SP_LOG_WARNING,
+           "the store is in use with a file of %llu bytes%s, and stays so: swap, swap_file, swap_size and"
+           " swap_encrypt of the configuration file count when samepaged is started after it and all merged"
+           " programs have ended",
+           (unsigned long long)bytes, encrypts ? ", encrypted" : "");
+}
+
 static bool is_whole(const struct sp_storage *storage)
 {
     for (int i = 0; i < FDS; i++)
@@ -397,6 +424,8 @@ int sp_storage_open(struct sp_daemon *daemon, struct sp_storage **out,
             return 0;
         }
         err = make(storage, why, why_size);
+    } else if (!err) {
+        tell_what_stays(storage);
     }
     if (!err)
         err =
@@ -625,5 +654,8 @@ int sp_storage_main(int argc, char **argv)
         return -1;
     signal(SIGPIPE, SIG_IGN);
     spare_from_oom();
+    /* Other programs' memory, and the key of what is in the file: no core dump, and no debugger of the
+     * same user. */
+    (void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     return server ? be_server(argv) : be_worker(argv);
 }

@@ -4,6 +4,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/falloc.h>
+#include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -14,6 +15,8 @@
 #include "store_inside.h"
 
 #define MEMORY_BYTES ((uint64_t)SP_STORE_PIECES * SP_STORE_PIECE)
+
+_Static_assert(MEMORY_BYTES == SP_STORE_MOST_BYTES, "pieces have all numbers");
 
 static const uint64_t size_of[SP_STORE_FDS] = {SP_STORE_INDEX_BYTES, MEMORY_BYTES};
 
@@ -52,7 +55,7 @@ static void *map(int fd, uint64_t size)
     return at;
 }
 
-/* Everything but the descriptors. -ENOMEM. */
+/* Everything but the descriptors. -ENOMEM or -EIO. */
 static int prepare(struct sp_store *store, const struct sp_store_config *config)
 {
     char *index;
@@ -74,13 +77,20 @@ static int prepare(struct sp_store *store, const struct sp_store_config *config)
     store->slot = malloc(sp_slot_most(store->page_size) + SP_SLOT_UNIT);
     store->window = aligned_alloc(SP_STORE_PAGE_SIZE_MAX, 3ul * SP_STORE_PAGE_SIZE_MAX);
     store->head = (struct sp_store_head *)index;
+    if (index && (config->encrypt || store->head->encrypts))
+        store->sealed = aligned_alloc(SP_STORE_FILE_BLOCK, SP_STORE_PIECE);
     if (!index || !store->memory || !store->packer || !store->live || !store->broken ||
-        !store->place_taken || !store->slot || !store->window)
+        !store->place_taken || !store->slot || !store->window ||
+        ((config->encrypt || store->head->encrypts) && !store->sealed))
         return -ENOMEM;
     store->piece = (struct sp_piece *)(index + SP_STORE_PIECES_AT);
     store->entry = (uint64_t *)(index + SP_STORE_ENTRIES_AT);
     store->marks = (struct sp_store_marks *)(index + SP_STORE_MARKS_AT);
-    return 0;
+    store->tags = (struct sp_piece_tags *)(index + SP_STORE_TAGS_AT);
+    if (!store->sealed)
+        return 0;
+    (void)mlock(store->head->key, sizeof(store->head->key)); /* or the kernel's swap gets it */
+    return sp_seal_begin();
 }
 
 static int store_alloc(struct sp_store **out, const struct sp_store_config *config)
@@ -119,6 +129,7 @@ void sp_store_free(struct sp_store *store)
     free(store->slot);
     free(store->window);
     free(store->whole);
+    free(store->sealed);
     free(store);
 }
 
@@ -136,6 +147,10 @@ int sp_store_new(struct sp_store **out, const struct sp_store_config *config)
     }
     if (!err)
         err = prepare(store, config);
+    if (!err && config->encrypt) {
+        store->head->encrypts = 1;
+        err = sp_seal_new_key(store->head->key);
+    }
     if (err) {
         sp_store_free(store);
         return err;
@@ -227,32 +242,18 @@ int sp_store_attach(struct sp_store **out, const int fd[SP_STORE_FDS],
     return 0;
 }
 
+int sp_store_encrypts(const int fd[SP_STORE_FDS])
+{
+    uint32_t encrypts;
+    ssize_t n = pread(fd[SP_STORE_FD_INDEX], &encrypts, sizeof(encrypts),
+                      offsetof(struct sp_store_head, encrypts));
+
+    return n == (ssize_t)sizeof(encrypts) ? encrypts != 0 : n < 0 ? -errno : -EIO;
+}
+
 void sp_store_fds(const struct sp_store *store, int fd[SP_STORE_FDS])
 {
     memcpy(fd, store->fd, sizeof(store->fd));
-}
-
-static int take_room(int fd, uint64_t bytes)
-{
-    int err = fallocate(fd, 0, 0, (off_t)bytes) ? -errno : 0;
-    int flags = fcntl(fd, F_GETFL);
-
-    if (!err)
-        (void)fcntl(fd, F_SETFL, flags | O_DIRECT); /* or it goes through the page cache */
-    return err;
-}
-
-int sp_store_file_open(const char *path, uint64_t bytes)
-{
-    int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600), err;
-
-    if (fd < 0)
-        return -errno;
-    err = unlink(path) ? -errno : take_room(fd, bytes);
-    if (!err)
-        return fd;
-    close(fd);
-    return err;
 }
 
 int sp_store_put(struct sp_store *store, uint32_t frame, const void *page)
@@ -280,19 +281,20 @@ int sp_store_get(struct sp_store *store, uint32_t frame, void *page)
     const uint64_t *at = sp_store_entry(store, frame);
     const struct sp_slot *slot;
     size_t size;
+    int err;
 
     if (!at || !*at)
         return -ENOENT;
-    slot = sp_pieces_slot(store, *at, &size);
-    if (!slot) {
-        store->read_errors++;
-        return -EIO;
-    }
-    if (sp_slot_unpack(store->packer, slot, size, frame, page)) {
+    err = sp_pieces_slot(store, *at, &slot, &size);
+    if (!err && sp_slot_unpack(store->packer, slot, size, frame, page))
+        err = -EBADMSG;
+    if (!err)
+        return 0;
+    if (err == -EBADMSG)
         store->checksum_errors++;
-        return -EIO;
-    }
-    return 0;
+    else
+        store->read_errors++;
+    return -EIO;
 }
 
 bool sp_store_has(const struct sp_store *store, uint32_t frame)

@@ -33,7 +33,8 @@
 
 #include "pool.h"
 
-#define SP_STORE_PIECE (1u << 20)
+#define SP_STORE_PIECE      (1u << 20)
+#define SP_STORE_MOST_BYTES (64ull << 30) /* packed, in memory or in the file */
 
 struct sp_store;
 
@@ -45,8 +46,9 @@ enum sp_store_codec {
 struct sp_store_config {
     enum sp_store_codec codec;
     uint64_t memory_bytes; /* that pieces in memory may take, at least two pieces */
-    int file;              /* of sp_store_file_open(), stays the caller's; -1: none */
+    int file;              /* of sp_store_place(), stays the caller's; -1: none */
     uint64_t file_bytes;   /* its size: nothing is written behind that */
+    bool encrypt; /* of a new store: what is in the file is encrypted, with a key in the index */
 };
 
 enum sp_store_fd { SP_STORE_FD_INDEX, SP_STORE_FD_PIECES, SP_STORE_FDS };
@@ -78,7 +80,7 @@ struct sp_store_notes {
      * as /proc/PID/stat has it; 0: the daemon. */
     uint32_t hold_segment, hold_n, hold_pid;
     uint32_t reading; /* servers' threads that may be answering */
-    uint32_t waited; /* touches that waited for frames that were held, ever */
+    uint32_t waited;  /* touches that waited for frames that were held, ever */
     uint64_t hold_born;
     uint16_t hold_index[SP_STORE_HELD];
     uint64_t read_errors, checksum_errors; /* readers' (store_reader.h), added to the counters */
@@ -99,12 +101,16 @@ struct sp_store_marks *sp_store_marks(struct sp_store *store, uint32_t segment);
 void sp_store_fds(const struct sp_store *store, int fd[SP_STORE_FDS]);
 void sp_store_free(struct sp_store *store);
 
+/* Is what is in the file encrypted? A store's descriptors; 1, 0, or a negative errno. */
+int sp_store_encrypts(const int fd[SP_STORE_FDS]);
+
 /*
- * A new file of mode 0600, all its room taken already, whose name is removed at once. It bypasses
- * the page cache where it can. Its descriptor, or a negative errno: -EEXIST: there is one, which is
- * not touched; -ENOSPC; -EOPNOTSUPP: the file system takes no room beforehand.
+ * A new file of mode 0600 in a folder (store_place.h), all its room taken already, whose name is
+ * removed at once. It bypasses the page cache where it can. Its descriptor, or a negative errno:
+ * -EEXIST: there is one, which is not touched; -ENOSPC; -EOPNOTSUPP: the file system takes no room
+ * beforehand.
  */
-int sp_store_file_open(const char *path, uint64_t bytes);
+int sp_store_file_open(int folder, const char *name, uint64_t bytes);
 
 /* Puts a page's bytes. 0, also if the frame is there already; -ENOSPC: the store is full; -EIO: the
  * file could not be written. Then the frame is not there, and all others are as they were (S3). */

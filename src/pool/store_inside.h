@@ -4,6 +4,7 @@
 #define SP_POOL_STORE_INSIDE_H
 
 #include "pool.h"
+#include "store_file.h"
 #include "store_slot.h"
 
 #define SP_STORE_PIECES      65536u /* numbers; 0 is none: 64 GiB of packed bytes */
@@ -19,13 +20,21 @@ enum sp_piece_is { SP_PIECE_FREE, SP_PIECE_IN_MEMORY, SP_PIECE_IN_FILE };
 /* In the index's memfd. */
 struct sp_piece {
     uint64_t where;
-    uint32_t used; /* bytes: slots up to here are complete */
-    uint32_t age;  /* grows with each new piece */
+    uint32_t used;   /* bytes: slots up to here are complete */
+    uint32_t age;    /* grows with each new piece */
+    uint64_t sealed; /* the number of its writing to the file, where that is encrypted */
+};
+
+struct sp_piece_tags {
+    uint8_t tag[SP_STORE_PIECE / SP_STORE_FILE_BLOCK * SP_SEAL_TAG];
 };
 
 struct sp_store_head {
     char magic[8];
-    uint32_t page_size, reserved;
+    uint32_t page_size;
+    uint32_t encrypts; /* the file: for good */
+    uint64_t sealed;   /* writings so far: no two have the same number */
+    uint8_t key[SP_SEAL_KEY];
     struct sp_store_notes notes;
 };
 
@@ -36,24 +45,20 @@ struct sp_store_head {
 #define SP_ENTRY_OFFSET(entry) ((uint32_t)((entry) >> 12 & 0xfffff) * SP_SLOT_UNIT)
 #define SP_ENTRY_SIZE(entry)   ((uint32_t)((entry)&0xfff) * SP_SLOT_UNIT)
 
-/* The index: the head, the pieces, the frames' entries, the segments' marks. Sparse. */
+/* The index: the head, the pieces, the frames' entries, the segments' marks, the tags of
+ * pieces that are encrypted. Sparse. */
 #define SP_STORE_HEAD_BYTES  (1u << 21)
 #define SP_STORE_PIECES_AT   SP_STORE_HEAD_BYTES
 #define SP_STORE_ENTRIES     ((uint64_t)SP_STORE_SEGMENTS * SP_POOL_SEGMENT_PAGES)
 #define SP_STORE_ENTRIES_AT  (SP_STORE_PIECES_AT + SP_STORE_PIECES * sizeof(struct sp_piece))
 #define SP_STORE_MARKS_AT    (SP_STORE_ENTRIES_AT + SP_STORE_ENTRIES * sizeof(uint64_t))
-#define SP_STORE_INDEX_BYTES (SP_STORE_MARKS_AT + SP_STORE_SEGMENTS * sizeof(struct sp_store_marks))
+#define SP_STORE_TAGS_AT     (SP_STORE_MARKS_AT + SP_STORE_SEGMENTS * sizeof(struct sp_store_marks))
+#define SP_STORE_INDEX_BYTES (SP_STORE_TAGS_AT + SP_STORE_PIECES * sizeof(struct sp_piece_tags))
 
 _Static_assert(sizeof(struct sp_store_head) <= SP_STORE_HEAD_BYTES, "the head has no room");
 
-#define SP_STORE_MAGIC         "spstore3"
+#define SP_STORE_MAGIC         "spstore4"
 #define SP_STORE_PAGE_SIZE_MAX 32768u /* a slot's length has 16 bits, its size 12 bits of units */
-#define SP_STORE_FILE_BLOCK    4096u  /* what direct I/O is aligned to */
-
-static inline uint32_t sp_store_round_up(uint32_t size)
-{
-    return (size + SP_STORE_FILE_BLOCK - 1) & ~(SP_STORE_FILE_BLOCK - 1);
-}
 
 struct sp_store {
     int fd[SP_STORE_FDS];
@@ -64,6 +69,7 @@ struct sp_store {
     struct sp_piece *piece;
     uint64_t *entry;
     struct sp_store_marks *marks;
+    struct sp_piece_tags *tags;
     char *memory;  /* piece n, while it is there, at n * SP_STORE_PIECE */
     uint32_t open; /* the piece that grows; 0: none */
     uint32_t age;
@@ -77,11 +83,10 @@ struct sp_store {
     uint8_t *place_taken; /* in the file */
     char *slot;           /* room for one slot, and for a window of the file around one */
     char *window;
-    char *whole; /* a piece that was read from the file; made when first needed */
+    char *whole;  /* a piece that was read from the file; made when first needed */
+    char *sealed; /* room for an encrypted one, where there are any */
 };
 
-/* All of size bytes of a file, from there on. 0 or -EIO. */
-int sp_store_read_file(int file, void *to, size_t size, uint64_t at);
 /* The frame's entry; NULL: no store has such a frame. */
 uint64_t *sp_store_entry(const struct sp_store *store, uint32_t frame);
 /* Names a slot, which is complete, as the frame's; old is what the entry was, 0: nothing. */
@@ -91,8 +96,10 @@ void sp_store_name(struct sp_store *store, uint32_t frame, uint64_t old, uint64_
  * case, for what is moved gives back more. 0, -ENOSPC or -EIO. */
 int sp_pieces_append(struct sp_store *store, const struct sp_slot *slot, bool spare,
                      uint64_t *entry);
-/* The slot of that entry; size bytes of it can be read. NULL: a read error. */
-const struct sp_slot *sp_pieces_slot(struct sp_store *store, uint64_t entry, size_t *size);
+/* The slot of that entry; size bytes of it can be read. 0, -EIO, or -EBADMSG: other bytes than were
+ * written to the file. */
+int sp_pieces_slot(struct sp_store *store, uint64_t entry, const struct sp_slot **slot,
+                   size_t *size);
 /* Bytes of it are live, or not any more: a piece without any is given back. */
 void sp_pieces_live(struct sp_store *store, uint64_t entry, bool is);
 /* After an attach, when it is known what lives: counts, and gives back what nobody names. */

@@ -39,6 +39,14 @@ static void punch(const struct sp_store *store, uint32_t n)
                     (off_t)n * SP_STORE_PIECE, SP_STORE_PIECE);
 }
 
+static void punch_tags(const struct sp_store *store, uint32_t n)
+{
+    if (store->head->encrypts)
+        (void)fallocate(store->fd[SP_STORE_FD_INDEX], FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                        (off_t)(SP_STORE_TAGS_AT + n * sizeof(struct sp_piece_tags)),
+                        sizeof(struct sp_piece_tags));
+}
+
 /* In the sums; sign is 1 or -1. */
 static void count_piece(struct sp_store *store, uint32_t n, int sign)
 {
@@ -62,10 +70,12 @@ static void give_back(struct sp_store *store, uint32_t n)
     count_piece(store, n, -1);
     set_where(store, n, SP_PIECE(SP_PIECE_FREE, 0));
     store->broken[n] = 0;
-    if (SP_PIECE_IS(was) == SP_PIECE_IN_MEMORY)
+    if (SP_PIECE_IS(was) == SP_PIECE_IN_MEMORY) {
         punch(store, n);
-    else
-        store->place_taken[SP_PIECE_PLACE(was)] = 0;
+        return;
+    }
+    store->place_taken[SP_PIECE_PLACE(was)] = 0;
+    punch_tags(store, n);
 }
 
 void sp_pieces_live(struct sp_store *store, uint64_t entry, bool is)
@@ -141,66 +151,65 @@ int sp_pieces_append(struct sp_store *store, const struct sp_slot *slot, bool sp
     return 0;
 }
 
-int sp_store_read_file(int file, void *to, size_t size, uint64_t at)
+static struct sp_seal seal_of(const struct sp_store *store, uint32_t n)
 {
-    for (size_t done = 0; done < size;) {
-        ssize_t n = pread(file, (char *)to + done, size - done, (off_t)(at + done));
-
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n <= 0)
-            return -EIO;
-        done += (size_t)n;
-    }
-    return 0;
+    return (struct sp_seal){.key = store->head->encrypts ? store->head->key : NULL,
+                            .number = store->piece[n].sealed,
+                            .tag = store->tags[n].tag};
 }
 
-static int read_file(struct sp_store *store, void *to, size_t size, uint32_t place, uint32_t offset)
+static uint64_t place_in_file(const struct sp_store *store, uint32_t n)
 {
-    return sp_store_read_file(store->config.file, to, size,
-                              (uint64_t)place * SP_STORE_PIECE + offset);
+    return (uint64_t)SP_PIECE_PLACE(where(store, n)) * SP_STORE_PIECE;
 }
 
-const struct sp_slot *sp_pieces_slot(struct sp_store *store, uint64_t entry, size_t *size)
+/* Of piece n, which is in the file. */
+static int read_file(struct sp_store *store, void *to, uint32_t n, uint32_t offset, uint32_t size)
+{
+    struct sp_seal seal = seal_of(store, n);
+
+    return sp_store_read_piece(store->config.file, &seal, to, offset, size,
+                               place_in_file(store, n));
+}
+
+int sp_pieces_slot(struct sp_store *store, uint64_t entry, const struct sp_slot **slot,
+                   size_t *size)
 {
     uint32_t n = SP_ENTRY_PIECE(entry), offset = SP_ENTRY_OFFSET(entry), first;
+    int err;
 
     *size = SP_ENTRY_SIZE(entry);
-    if (is_in_memory(store, n))
-        return (const struct sp_slot *)(memory_of(store, n) + offset);
+    if (is_in_memory(store, n)) {
+        *slot = (const struct sp_slot *)(memory_of(store, n) + offset);
+        return 0;
+    }
     first = offset & ~(SP_STORE_FILE_BLOCK - 1);
-    if (read_file(store, store->window, sp_store_round_up(offset + (uint32_t)*size) - first,
-                  SP_PIECE_PLACE(where(store, n)), first))
-        return NULL;
-    return (const struct sp_slot *)(store->window + (offset - first));
+    err = read_file(store, store->window, n, first,
+                    sp_store_round_up(offset + (uint32_t)*size) - first);
+    *slot = (const struct sp_slot *)(store->window + (offset - first));
+    return err;
+}
+
+/* A number that no other writing has, also if this process is killed in it: a piece that is written
+ * again may have grown (sp_pieces_settle()). */
+static void number_writing(struct sp_store *store, uint32_t n)
+{
+    store->piece[n].sealed = __atomic_add_fetch(&store->head->sealed, 1, __ATOMIC_ACQ_REL);
 }
 
 static int write_file(struct sp_store *store, uint32_t n, uint32_t place)
 {
-    size_t size = sp_store_round_up(store->piece[n].used);
-    off_t at = (off_t)place * SP_STORE_PIECE;
+    struct sp_seal seal;
+    int err;
 
-    for (size_t done = 0; done < size;) {
-        ssize_t k =
-            pwrite(store->config.file, memory_of(store, n) + done, size - done, at + (off_t)done);
-
-        if (k < 0 && errno == EINTR)
-            continue;
-        if (k <= 0) {
-            store->write_errors++;
-            return -EIO;
-        }
-        done += (size_t)k;
-    }
-    /* Where the file goes through the page cache: it would be in memory twice. */
-    if (!(fcntl(store->config.file, F_GETFL) & O_DIRECT)) {
-        if (fdatasync(store->config.file)) {
-            store->write_errors++;
-            return -EIO;
-        }
-        (void)posix_fadvise(store->config.file, at, (off_t)size, POSIX_FADV_DONTNEED);
-    }
-    return 0;
+    if (store->head->encrypts)
+        number_writing(store, n);
+    seal = seal_of(store, n);
+    err = sp_store_write_piece(store->config.file, &seal, memory_of(store, n), store->sealed,
+                               sp_store_round_up(store->piece[n].used),
+                               (uint64_t)place * SP_STORE_PIECE);
+    store->write_errors += err != 0;
+    return err;
 }
 
 static uint32_t oldest(const struct sp_store *store)
@@ -272,8 +281,8 @@ static const char *bytes_of(struct sp_store *store, uint32_t n)
         return memory_of(store, n);
     if (!store->whole)
         store->whole = aligned_alloc(SP_STORE_FILE_BLOCK, SP_STORE_PIECE);
-    if (!store->whole || read_file(store, store->whole, sp_store_round_up(store->piece[n].used),
-                                   SP_PIECE_PLACE(where(store, n)), 0))
+    if (!store->whole ||
+        read_file(store, store->whole, n, 0, sp_store_round_up(store->piece[n].used)))
         return NULL;
     return store->whole;
 }

@@ -19,6 +19,8 @@ struct sp_store_reader {
     char *index;
     const struct sp_piece *piece;
     const uint64_t *entry;
+    const struct sp_store_head *head;
+    struct sp_piece_tags *tags;
     struct sp_packer *packer;
     char *window; /* room for a slot and what is around it in the file */
 };
@@ -26,7 +28,6 @@ struct sp_store_reader {
 int sp_store_reader_new(struct sp_store_reader **out, const int fd[SP_STORE_FDS], int file)
 {
     struct sp_store_reader *r = calloc(1, sizeof(*r));
-    const struct sp_store_head *head;
     struct stat st;
 
     if (!r)
@@ -48,14 +49,19 @@ int sp_store_reader_new(struct sp_store_reader **out, const int fd[SP_STORE_FDS]
         return -ENOMEM;
     }
     madvise(r->index, SP_STORE_INDEX_BYTES, MADV_DONTDUMP);
-    head = (const struct sp_store_head *)r->index;
-    if (memcmp(head->magic, SP_STORE_MAGIC, sizeof(head->magic)) ||
-        head->page_size != r->page_size) {
+    r->head = (const struct sp_store_head *)r->index;
+    if (memcmp(r->head->magic, SP_STORE_MAGIC, sizeof(r->head->magic)) ||
+        r->head->page_size != r->page_size) {
         sp_store_reader_free(r);
         return -EINVAL;
     }
+    if (r->head->encrypts && sp_seal_begin()) {
+        sp_store_reader_free(r);
+        return -EIO;
+    }
     r->piece = (const struct sp_piece *)(r->index + SP_STORE_PIECES_AT);
     r->entry = (const uint64_t *)(r->index + SP_STORE_ENTRIES_AT);
+    r->tags = (struct sp_piece_tags *)(r->index + SP_STORE_TAGS_AT);
     *out = r;
     return 0;
 }
@@ -81,26 +87,33 @@ struct sp_store_marks *sp_store_reader_marks(struct sp_store_reader *r, uint32_t
     return (struct sp_store_marks *)(r->index + SP_STORE_MARKS_AT) + segment;
 }
 
-/* Copies the slot of an entry that is at that place; NULL: it cannot be read. */
-static const struct sp_slot *copy_slot(struct sp_store_reader *r, uint64_t entry, uint64_t where)
+/* Copies the slot of an entry that is at that place. 0; -EIO: it cannot be read; -EBADMSG: these
+ * are other bytes. */
+static int copy_slot(struct sp_store_reader *r, uint64_t entry, uint64_t where,
+                     const struct sp_slot **slot)
 {
     uint32_t offset = SP_ENTRY_OFFSET(entry), size = SP_ENTRY_SIZE(entry), first;
-    int file = r->pieces;
-    uint64_t at = (uint64_t)SP_ENTRY_PIECE(entry) * SP_STORE_PIECE;
+    uint32_t n = SP_ENTRY_PIECE(entry);
+    struct sp_seal seal;
 
     if (size <= sizeof(struct sp_slot) || size > sp_slot_most(r->page_size) ||
-        offset + size > SP_STORE_PIECE || SP_ENTRY_PIECE(entry) >= SP_STORE_PIECES)
-        return NULL;
-    if (SP_PIECE_IS(where) == SP_PIECE_IN_MEMORY)
-        return sp_store_read_file(file, r->window, size, at + offset) ? NULL : (void *)r->window;
+        offset + size > SP_STORE_PIECE || n >= SP_STORE_PIECES)
+        return -EIO;
+    if (SP_PIECE_IS(where) == SP_PIECE_IN_MEMORY) {
+        *slot = (const struct sp_slot *)r->window;
+        return sp_store_read_file(r->pieces, r->window, size,
+                                  (uint64_t)n * SP_STORE_PIECE + offset);
+    }
     if (SP_PIECE_IS(where) != SP_PIECE_IN_FILE || r->file < 0)
-        return NULL;
+        return -EIO;
     first = offset & ~(SP_STORE_FILE_BLOCK - 1);
-    at = (uint64_t)SP_PIECE_PLACE(where) * SP_STORE_PIECE;
-    if (sp_store_read_file(r->file, r->window, sp_store_round_up(offset + size) - first,
-                           at + first))
-        return NULL;
-    return (const struct sp_slot *)(r->window + (offset - first));
+    seal = (struct sp_seal){.key = r->head->encrypts ? r->head->key : NULL,
+                            .number = r->piece[n].sealed,
+                            .tag = r->tags[n].tag};
+    *slot = (const struct sp_slot *)(r->window + (offset - first));
+    return sp_store_read_piece(r->file, &seal, r->window, first,
+                               sp_store_round_up(offset + size) - first,
+                               (uint64_t)SP_PIECE_PLACE(where) * SP_STORE_PIECE);
 }
 
 static void count_error(struct sp_store_reader *r, bool was_read)
@@ -117,6 +130,7 @@ int sp_store_reader_get(struct sp_store_reader *r, uint32_t frame, void *page)
     uint64_t entry, where, entry_was = 0, where_was = 0;
     const struct sp_slot *slot = NULL;
     unsigned same = 0;
+    int err = -EIO;
 
     if (index >= SP_POOL_SEGMENT_PAGES)
         return -ENOENT;
@@ -127,13 +141,15 @@ int sp_store_reader_get(struct sp_store_reader *r, uint32_t frame, void *page)
             return -ENOENT;
         where = __atomic_load_n(&r->piece[SP_ENTRY_PIECE(entry) % SP_STORE_PIECES].where,
                                 __ATOMIC_ACQUIRE);
-        slot = copy_slot(r, entry, where);
-        if (slot && !sp_slot_unpack(r->packer, slot, SP_ENTRY_SIZE(entry), frame, page))
+        err = copy_slot(r, entry, where, &slot);
+        if (!err && sp_slot_unpack(r->packer, slot, SP_ENTRY_SIZE(entry), frame, page))
+            err = -EBADMSG;
+        if (!err)
             return 0;
         same = entry == entry_was && where == where_was ? same + 1 : 0;
         entry_was = entry;
         where_was = where;
     }
-    count_error(r, slot);
+    count_error(r, err == -EBADMSG);
     return -EIO;
 }

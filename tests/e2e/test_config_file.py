@@ -65,6 +65,10 @@ WRONG = [
     ("[users]\nmax_connections = 513\n", 2, "512"), (b"[users]\nallow = \0\n", 2, "0"),
     ("[swap]\nswap = disk\n", 2, "none or store"), ("[swap]\nswap_memory = 3M\n", 2, "at least 4M"),
     ("[swap]\nswap_memory = 1x\n", 2, "swap_memory"), ("[swap]\nswap_size = 99999999999T\n", 2, "swap_size"),
+    ("[swap]\nswap_size = 0\n", 2, "at least 4M"), ("[swap]\nswap_size = 65G\n", 2, "at most 64G"),
+    ("[swap]\nswap_memory = 1T\n", 2, "at most 64G"), ("[swap]\nswap_encrypt = 1\n", 2, "no or yes"),
+    ("[swap]\nswap_encrypt = yes\n", 2, "swap_file"), ("[swap]\nswap_size =\n", 2, "swap_size"),
+    ("[swap]\nswap_size = -1\n", 2, "swap_size"), ("[swap]\nswap_size = 18446744073709551616\n", 2, "swap_size"),
     ("[swap]\nswap_file = x\n", 2, "swap_file"), ("[swap]\nswap_file = /x\n", 2, "needs swap_size"),
     ("[swap]\nswap = none\nswap = store\n", 3, "twice"), ("[swap]\nnosuch = 1\n", 2, "swap_compressor"),
     ("[swap]\nreclaim_min = 2G\nreclaim_max = 1G\n", 3, "reclaim_max"), ("[swap]\nreclaim_min = 0\n", 2, "at least 1M"),
@@ -105,7 +109,7 @@ def test_file_that_cannot_be_used(config, tmp_path):
 @pytest.mark.parametrize("text", [
     "", "\ufeff[samepaged]\n", "# only\n; comments\n\n", "[samepaged]\n[users]\n[samepaged]\nrun=0\n",
     "[users]\r\nallow = root\r\n", "[users]\nallow =\n", "[users]\nuserfaultfd: @0,root 5\n   6, 7\n",
-    "[swap]\nswap = store\nswap_file = /x\nswap_size = 1T\nreclaim_max = 0\nreclaim_floor = 1K\n",
+    "[swap]\nswap = store\nswap_file = /x\nswap_size = 64G\nswap_encrypt = yes\nreclaim_max = 0\nreclaim_floor = 1K\n",
     "[samepaged]\nmax_kernel_pages = 18446744073709551615", "[samepaged]\nrun = 0 ; not yet\n"])
 def test_right(config, text):
     path = config(text)

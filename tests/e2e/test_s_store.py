@@ -10,7 +10,7 @@ import pytest
 
 from lib import proc
 from lib.place import wait_for
-from lib.store import store_daemon  # noqa: F401
+from lib.store import store_daemon, store_file, store_process  # noqa: F401
 
 PAGES = 2048
 SHARERS = 3
@@ -45,14 +45,6 @@ def news(daemon, evicted):
     """What came back is told within a second or two."""
     wait_for(lambda: f"not {evicted} frames are out: {daemon.status()}",
              lambda: daemon.status("frames_evicted") == evicted)
-
-
-def store_process(daemon, which):
-    """The pid of the daemon's own server or worker."""
-    marks = {f"--store-{which}".encode(), str(daemon.socket).encode()}
-    found = [p.pid for p in proc.all_processes() if marks <= {*p.cmdline.split(b"\0")}]
-    assert len(found) == 1, found
-    return found[0]
 
 
 def flip(daemon, offset, length=1):
@@ -199,13 +191,8 @@ def test_s8_bytes_that_are_wrong_are_never_handed_out(store_daemon, compiled):
 
 def truncate(daemon, folder, share):
     """What is in the store's file is cut off."""
-    pid = store_process(daemon, "worker")
-    for fd in pathlib.Path(f"/proc/{pid}/fd").iterdir():
-        if os.readlink(fd).startswith(str(folder)):
-            with open(fd, "r+b") as file:
-                file.truncate(int(daemon.status("store_file_bytes") * share) & ~0xfff)
-            return
-    pytest.fail("the store has no file")
+    with open(store_file(daemon, folder), "r+b") as file:
+        file.truncate(int(daemon.status("store_file_bytes") * share) & ~0xfff)
 
 
 @pytest.mark.parametrize("share", [0, 0.5])

@@ -6,6 +6,7 @@
 
 #include "config_file.h"
 #include "fuzz.h"
+#include "store.h"
 
 static bool ends(const char *text, size_t size)
 {
@@ -39,6 +40,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     expect(config.allow.nusers <= SP_USERS_MAX && config.userfaultfd.ngroups <= SP_USERS_MAX);
     expect(ends(config.swap.file, sizeof(config.swap.file)) && (!config.swap.file[0] || config.swap.file[0] == '/'));
     expect(config.swap.memory >= SP_SWAP_LEAST && (!config.swap.file[0] || config.swap.size >= SP_SWAP_LEAST));
+    expect(config.swap.memory <= SP_STORE_MOST_BYTES && config.swap.size <= SP_STORE_MOST_BYTES);
+    expect(!config.swap.encrypt || config.swap.file[0]);
     expect(!config.swap.reclaim_max || config.swap.reclaim_max >= config.swap.reclaim_min);
     return 0;
 }

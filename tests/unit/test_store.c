@@ -29,6 +29,9 @@
 
 static struct sp_store_config config = {.memory_bytes = 64 * MIB, .file = -1};
 
+/* The tests with a file are all done once more with one that is encrypted. */
+static bool encrypting;
+
 static uint32_t next_random(uint32_t *seed)
 {
     *seed = *seed * 1103515245u + 12345u;
@@ -103,11 +106,12 @@ static struct sp_store_counters counters(const struct sp_store *store)
 /* A file of that many pieces, in memory (/dev/shm) so that a test takes no time. */
 static struct sp_store_config with_file(uint64_t memory, uint64_t pieces)
 {
-    struct sp_store_config c = {.memory_bytes = memory, .file_bytes = pieces * SP_STORE_PIECE};
+    struct sp_store_config c = {
+        .memory_bytes = memory, .file_bytes = pieces * SP_STORE_PIECE, .encrypt = encrypting};
     char name[64];
 
     snprintf(name, sizeof(name), "/dev/shm/test_store.%d", (int)getpid());
-    c.file = sp_store_file_open(name, c.file_bytes);
+    c.file = sp_store_file_open(AT_FDCWD, name, c.file_bytes);
     assert_true(c.file >= 0);
     assert_int_equal(access(name, F_OK), -1);
     return c;
@@ -271,7 +275,8 @@ static void s8_a_flipped_bit_is_an_error_of_its_frame_only(void **state)
         assert_true(err == 0 || err == -EIO);
         bad += err != 0;
     }
-    assert_in_range(bad, 1, 3);
+    /* An encrypted block is wrong as a whole: so is each frame of which something is in it. */
+    assert_in_range(bad, 1, encrypting ? 3 * 4096 / 32 : 3);
     assert_int_equal(counters(store).checksum_errors, bad);
     assert_int_equal(counters(store).read_errors, 0);
     /* Tidying moves nothing that it cannot find, and hands no bad bytes out either. */
@@ -281,7 +286,56 @@ static void s8_a_flipped_bit_is_an_error_of_its_frame_only(void **state)
         ;
     for (uint32_t i = 0; i < n; i++)
         bad += get(store, i) == -EIO;
-    assert_in_range(bad, 1, 6);
+    assert_in_range(bad, 1, encrypting ? 6 * 4096 / 32 : 6);
+    munmap(bytes, c.file_bytes);
+    sp_store_free(store);
+    close(c.file);
+}
+
+/* Of how many of the pages that nothing packs there are 64 bytes in the file. */
+static unsigned plain_pages(const struct sp_store_config *c, uint32_t n)
+{
+    unsigned char *bytes = mmap(NULL, c->file_bytes, PROT_READ, MAP_SHARED, c->file, 0);
+    unsigned char page[PAGE_MAX];
+    unsigned found = 0;
+
+    assert_ptr_not_equal(bytes, MAP_FAILED);
+    for (uint32_t i = 1; i < n && i < 400; i += 4) {
+        fill(page, i, 0);
+        found += memmem(bytes, c->file_bytes, page + 1000, 64) != NULL;
+    }
+    munmap(bytes, c->file_bytes);
+    return found;
+}
+
+static void s1_nothing_of_a_page_is_in_an_encrypted_file(void **state)
+{
+    struct sp_store_config c = with_file(3 * MIB, 16);
+    struct sp_store *store = make(&c);
+    uint32_t n = all_in_file(store);
+
+    if (encrypting)
+        assert_int_equal(plain_pages(&c, n), 0);
+    else
+        assert_true(plain_pages(&c, n) > 90);
+    sp_store_free(store);
+    close(c.file);
+}
+
+/* Whole pieces that were once right, at another place. */
+static void s8_what_was_written_elsewhere_is_an_error(void **state)
+{
+    struct sp_store_config c = with_file(3 * MIB, 16);
+    struct sp_store *store = make(&c);
+    unsigned char *bytes = mmap(NULL, c.file_bytes, PROT_READ | PROT_WRITE, MAP_SHARED, c.file, 0);
+    uint32_t n = all_in_file(store), bad = 0;
+
+    assert_ptr_not_equal(bytes, MAP_FAILED);
+    memcpy(bytes + MIB, bytes, MIB);
+    for (uint32_t i = 0; i < n; i++)
+        bad += get(store, i) == -EIO;
+    assert_in_range(bad, n / 10, n - n / 10);
+    assert_int_equal(counters(store).checksum_errors, bad);
     munmap(bytes, c.file_bytes);
     sp_store_free(store);
     close(c.file);
@@ -308,7 +362,8 @@ static void s8_a_file_that_is_cut_off_is_an_error_of_what_was_there(void **state
 
 static void s8_a_file_that_cannot_be_written_takes_nothing(void **state)
 {
-    struct sp_store_config c = {.memory_bytes = 3 * MIB, .file_bytes = 16 * MIB};
+    struct sp_store_config c = {
+        .memory_bytes = 3 * MIB, .file_bytes = 16 * MIB, .encrypt = encrypting};
     struct sp_store *store;
     uint32_t n = 0;
     int err;
@@ -393,7 +448,7 @@ static void churn(struct sp_store *store, volatile unsigned char *state, uint32_
 
 static void d1_a_store_that_is_killed_at_any_instruction_is_taken_over(void **state)
 {
-    enum { FRAMES = 3000, KILLS = 60 };
+    enum { FRAMES = 3000, KILLS = 30 }; /* each for a plain and an encrypted file */
     struct sp_store_config c = with_file(3 * MIB, 8);
     volatile unsigned char *there =
         mmap(NULL, FRAMES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -441,7 +496,7 @@ static void a_file_that_exists_is_not_touched(void **state)
     fd = open(name, O_RDWR | O_CREAT, 0600);
     assert_true(fd >= 0);
     assert_int_equal(write(fd, "mine", 4), 4);
-    assert_int_equal(sp_store_file_open(name, MIB), -EEXIST);
+    assert_int_equal(sp_store_file_open(AT_FDCWD, name, MIB), -EEXIST);
     assert_int_equal(lseek(fd, 0, SEEK_END), 4);
     unlink(name);
     close(fd);
@@ -453,16 +508,23 @@ int main(void)
         cmocka_unit_test(s1_what_was_put_is_there_until_it_is_dropped),
         cmocka_unit_test(s3_a_full_store_refuses_and_loses_nothing),
         cmocka_unit_test(s10_what_is_dropped_leaves_little_behind),
+        cmocka_unit_test(d1_descriptors_of_something_else_are_refused),
+        cmocka_unit_test(a_file_that_exists_is_not_touched),
+    };
+    const struct CMUnitTest with_files[] = {
         cmocka_unit_test(s1_what_is_cold_goes_to_the_file_in_pieces),
         cmocka_unit_test(s3_a_full_file_refuses_and_loses_nothing),
+        cmocka_unit_test(s1_nothing_of_a_page_is_in_an_encrypted_file),
         cmocka_unit_test(s8_a_flipped_bit_is_an_error_of_its_frame_only),
+        cmocka_unit_test(s8_what_was_written_elsewhere_is_an_error),
         cmocka_unit_test(s8_a_file_that_is_cut_off_is_an_error_of_what_was_there),
         cmocka_unit_test(s8_a_file_that_cannot_be_written_takes_nothing),
         cmocka_unit_test(d1_what_was_put_is_there_after_a_takeover),
-        cmocka_unit_test(d1_descriptors_of_something_else_are_refused),
         cmocka_unit_test(d1_a_store_that_is_killed_at_any_instruction_is_taken_over),
-        cmocka_unit_test(a_file_that_exists_is_not_touched),
     };
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
 
-    return cmocka_run_group_tests(tests, NULL, NULL);
+    failed += cmocka_run_group_tests(with_files, NULL, NULL);
+    encrypting = true;
+    return failed + cmocka_run_group_tests(with_files, NULL, NULL);
 }

@@ -2,6 +2,7 @@
 /* Readers of a store that another process writes: S1 (the bytes, while slots are moved, written to
  * the file and emptied), S8 (wrong bytes are an error), S10, D1 (the writer is killed anywhere). */
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -66,7 +67,7 @@ static int make_store(void **state)
     char name[64];
     strcpy(name, path);
     strcat(name, "/store");
-    file = config.file = sp_store_file_open(name, config.file_bytes);
+    file = config.file = sp_store_file_open(AT_FDCWD, name, config.file_bytes);
     rmdir(path);
     if (file < 0 || sp_store_new(&store, &config))
         return 1;
@@ -261,5 +262,10 @@ int main(void)
 
     expected = malloc(PAGE);
     got = malloc(PAGE);
-    return expected && got ? cmocka_run_group_tests(tests, NULL, NULL) : 1;
+    if (!expected || !got)
+        return 1;
+    int failed = cmocka_run_group_tests(tests, NULL, NULL);
+
+    config.encrypt = true;
+    return failed + cmocka_run_group_tests(tests, NULL, NULL);
 }
