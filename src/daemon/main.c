@@ -29,7 +29,7 @@
 #include "values.h"
 #include "written.h"
 
-#define WHY_SIZE 256
+#define WHY_SIZE 800 /* a path may be in it */
 
 /* Six descriptors a client. Less than wanted is no error: then fewer clients fit. */
 static void raise_file_limit(void)

@@ -22,6 +22,7 @@
 #include "log.h"
 #include "stalls.h"
 #include "store_fuse.h"
+#include "store_place.h"
 
 #define KIND 16u /* of the keeper's records: this and a number of fd below */
 
@@ -313,18 +314,8 @@ static int make_file(struct sp_storage *storage, char *why, size_t why_size)
 
     if (!config->file[0])
         return 0;
-    fd = sp_store_file_open(AT_FDCWD, config->file, config->size);
-    if (fd >= 0)
-        return take_high(storage, PLACE, fd);
-    if (fd == -EEXIST)
-        snprintf(why, why_size,
-                 "%s exists, and samepaged overwrites nothing: remove it, or name"
-                 " another swap_file",
-                 config->file);
-    else
-        snprintf(why, why_size, "%llu bytes cannot be taken for swap_file %s: %s",
-                 (unsigned long long)config->size, config->file, strerror(-fd));
-    return fd;
+    fd = sp_store_place(config->file, config->size, why, why_size);
+    return fd < 0 ? fd : take_high(storage, PLACE, fd);
 }
 
 static int make_memory(struct sp_storage *storage)
