@@ -6,7 +6,8 @@
 #   make bench      builds, measures samepage beside ksmd (as root); BENCH=name,... ROUNDS=n
 #   make test       builds and runs every test
 #   make test-suites  runs other people's test suites plain and merged (as root); SUITES=name,... MORE=1
-#   make torture    tortures merged programs (as root); MINUTES=20 SEED=n, TORTURE="--help" for more
+#   make torture    tortures merged programs (as root); MINUTES=20 SEED=n, STORE=1: and has their frames leave
+#                   memory, TORTURE="--help" for more
 #   make sim        the engine on a simulated machine: SEEDS=100000 of them, or SEED=n; make sim-mutants
 #                   plants bugs in the engine, which the simulator must find; make coverage: what it reaches
 #   make scale      the engine's time and bytes on up to 100 million pages, beside a red-black tree
@@ -49,7 +50,7 @@ test:
 torture:
 	@scripts/deps.sh --kernel --tests
 	@scripts/torture.sh "$(CC)" $(if $(MINUTES),--minutes "$(MINUTES)") \
-		$(if $(SEED),--seed "$(SEED)") $(TORTURE)
+		$(if $(SEED),--seed "$(SEED)") $(if $(STORE),--store) $(TORTURE)
 
 test-suites: all
 	@scripts/deps.sh --kernel --suites

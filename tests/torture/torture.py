@@ -50,6 +50,8 @@ def parse(argv):
     parser.add_argument("--store", action="store_true",
                         help="the daemon has a store, frames leave memory all the time, and the store's "
                              "processes are killed, too")
+    parser.add_argument("--kill-agents", action="store_true",
+                        help="agents are killed four times as often, and their programs go on for 25 s without one")
     parser.add_argument("--calm", action="store_true", help="nothing is killed, stopped or kept short")
     parser.add_argument("--no-sanitized", action="store_true",
                         help="without the fuzz targets and sanitizers (a tenth of the time)")
@@ -135,7 +137,7 @@ def failed(options, world, why):
     shutil.copytree(world.directory, kept, dirs_exist_ok=True,
                     ignore=shutil.ignore_patterns("s.sock*"))
     tell(options, f"what is needed to look at it: {kept}\n"
-                  f"again: make torture SEED={options.seed} MINUTES={options.minutes:g}")
+                  f"again: make torture SEED={options.seed} MINUTES={options.minutes:g}{' STORE=1' * options.store}")
 
 
 def sanitized_part(options, directory, seconds):

@@ -14,6 +14,8 @@ from .world import send
 
 POINTS = ("lift-moved", "lift-mapped", "gate-closed")
 LIFTS = 400  # at most, until one is not survived: mostly few, or the worker is gone before
+AGENTS_SHARE = 4     # with --kill-agents: so many times as often as else,
+AGENTS_SECONDS = 25  # ... and so much longer until such a program is replaced
 PAUSES = (0, 200, 1000, 5000, 20000)  # microseconds between two operations
 FLOOD_PAUSE = 200000                  # while merging has the machine nearly for itself
 FLOOD_SECONDS = 3, 7, 15  # from, to, and to in a long run
@@ -47,6 +49,10 @@ class Chaos:
 
     def __init__(self, world, seed):
         self.world, self.random = world, random.Random(f"{seed} chaos")
+        self.weights, self.without_agent = dict(self.WEIGHTS), 1
+        if world.options.kill_agents:
+            self.weights["kill_agent"] *= AGENTS_SHARE
+            self.without_agent += AGENTS_SECONDS
         self.counts = {name: 0 for name in self.actions()}
         self.deck = self.actions()  # each once, so that a short run has them all
         self.random.shuffle(self.deck)
@@ -144,7 +150,7 @@ class Chaos:
 
     def act(self):
         self.began = self.began or time.monotonic()
-        name = self.random.choices(list(self.WEIGHTS), list(self.WEIGHTS.values()))[0]
+        name = self.random.choices(list(self.weights), list(self.weights.values()))[0]
         passed = time.monotonic() - self.began
         if self.deck:
             name = self.deck.pop()
@@ -388,7 +394,7 @@ class Chaos:
         for number in numbers:
             if not send(agent, number):
                 return False
-        self.retire[worker] = time.monotonic() + 1 + 3 * self.random.random()
+        self.retire[worker] = time.monotonic() + self.without_agent + 3 * self.random.random()
         return True
 
     def kill_agent(self):
