@@ -40,14 +40,23 @@ void sp_frames_mark(uint64_t *map, uint32_t index, uint32_t n, bool is)
         sp_store_set_bit(map, index + i, is);
 }
 
-/* Runs of pages of which there are copies. */
+/*
+ * Pages of which there are copies, as far as they are in memory, in runs. One that is being read in
+ * now is not yet: the kernel would have us wait for the server's answer, and if that one is dead
+ * nobody could end us. Its server tells that it is back.
+ */
 static void drop(struct sp_store_worker *w, const struct sp_store_ask *ask, uint8_t *result)
 {
     struct sp_store_segment *s = w->segment[ask->segment];
+    unsigned char there[SP_STORE_PAGES];
 
+    if (mincore(s->view + ask->index * w->page_size, ask->n * w->page_size, there))
+        memset(there, 1, sizeof(there));
     for (uint32_t i = 0, n; i < ask->n; i += n ? n : 1) {
-        for (n = 0; i + n < ask->n && result[i + n] == SP_STORE_DONE;)
+        for (n = 0; i + n < ask->n && result[i + n] == SP_STORE_DONE && (there[i + n] & 1);)
             n++;
+        if (!n && result[i] == SP_STORE_DONE)
+            sp_store_set_bit(s->marks->kept, ask->index + i, false);
         if (!n)
             continue;
         /* First: who touches it at once is news. */
@@ -102,15 +111,9 @@ static int drop_held(struct sp_store_worker *w)
     for (uint32_t i = 0; i < notes->hold_n && !err; i++) {
         struct sp_store_ask page = {
             .segment = notes->hold_segment, .index = notes->hold_index[i], .n = 1};
-        uint8_t result = SP_STORE_DONE;
-        unsigned char there;
+        uint8_t result = s->view ? SP_STORE_DONE : SP_STORE_CANNOT;
 
-        if (!s->view || mincore(s->view + page.index * w->page_size, w->page_size, &there))
-            err = -EIO;
-        else if (there & 1)
-            drop(w, &page, &result);
-        else
-            sp_store_set_bit(s->marks->kept, page.index, false);
+        drop(w, &page, &result);
         if (result != SP_STORE_DONE)
             err = -EIO;
     }

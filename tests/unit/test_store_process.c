@@ -62,7 +62,8 @@ static void be_worker(const struct sp_store_worker_run *run, const int fd[SP_STO
 }
 
 /* Has all descriptors, and touches no page. Each byte that comes ends processes and begins others:
- * s the server, w the worker, b both, the worker first: it may wait for the server. */
+ * s the server, w the worker, b both, the worker first: it may wait for the server. T stops the
+ * server, C has it go on. */
 static void keep(int commands, const struct sp_store_worker_run *run, const int fd[SP_STORE_FDS])
 {
     pid_t server = 0, worker = 0, old = 0;
@@ -70,6 +71,13 @@ static void keep(int commands, const struct sp_store_worker_run *run, const int 
 
     prctl(PR_SET_PDEATHSIG, SIGKILL);
     while (read(commands, &c, 1) == 1) {
+        if (c == 'T' || c == 'C') {
+            kill(server, c == 'T' ? SIGSTOP : SIGCONT);
+            waitpid(server, NULL, c == 'T' ? WUNTRACED : WCONTINUED);
+            if (write(commands, &c, 1) == 1)
+                continue;
+            break;
+        }
         if (c != 's' && worker) {
             kill(worker, SIGKILL);
             old = worker;
@@ -265,6 +273,26 @@ static void s3_frames_that_are_held(void **state)
     assert_int_equal(ask_about(SP_STORE_RELEASE, 0, 0), 0);
     assert_int_equal(result_of(pid), 0);
     assert_int_equal(ask_about(SP_STORE_RELEASE, 0, 0), -ENOENT);
+    munmap(at, PAGES * PAGE);
+}
+
+/* A page that is being read in while its server is dead, or stopped: who waited for it with
+ * /dev/fuse in his hands could not be killed. */
+static void d1_who_evicts_waits_for_no_server(void **state)
+{
+    unsigned char *at = map_privately();
+    pid_t pid;
+
+    fill();
+    all_done(SP_STORE_EVICT, 0, PAGES);
+    next_life('T');
+    pid = touch_in_child(at, 5);
+    assert_true(is_waiting(pid));
+    all_done(SP_STORE_EVICT, 0, PAGES);
+    assert_true(is_waiting(pid));
+    next_life('C');
+    assert_int_equal(result_of(pid), 0);
+    assert_true(news(0) > 0);
     munmap(at, PAGES * PAGE);
 }
 
@@ -828,6 +856,7 @@ static int begin(void)
 {
     const struct sp_store_config config = {.memory_bytes = 32 * MIB, .file = -1};
     int commands[2], questions[2];
+    const struct timeval minute = {.tv_sec = 60};
     struct sp_store_worker_run run;
     char why[200] = "";
 
@@ -855,6 +884,8 @@ static int begin(void)
     close(commands[1]);
     keeper = commands[0];
     sock = questions[0];
+    if (setsockopt(sock, SOL_SOCKET, SO_RCVTIMEO, &minute, sizeof(minute)))
+        return 1;
     mount_fd = run.mount;
     pages_fd = run.pages;
     shared_pages = mmap(NULL, PAGES * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, run.pages, 0);
@@ -882,6 +913,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(s1_out_and_s6_back, add_segment, remove_segment),
         cmocka_unit_test_setup_teardown(s3_frames_that_are_held, add_segment, remove_segment),
+        cmocka_unit_test_setup_teardown(d1_who_evicts_waits_for_no_server, add_segment,
+                                        remove_segment),
         cmocka_unit_test_setup_teardown(s3_frames_that_an_agent_holds, add_segment, remove_segment),
         cmocka_unit_test_setup_teardown(s3_only_frames_that_an_agent_has_are_held, add_segment,
                                         remove_segment),
