@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/uio.h>
@@ -94,6 +95,20 @@ int sp_store_fuse_open(int *dev, int *mount, char *why, size_t why_size)
         snprintf(why, why_size, "making the store's mount failed: %s", strerror(-err));
         close(*dev);
     }
+    return err;
+}
+
+int sp_store_fuse_clone(int dev)
+{
+    int clone = open("/dev/fuse", O_RDWR | O_CLOEXEC), err;
+    uint32_t of = (uint32_t)dev;
+
+    if (clone < 0)
+        return -errno;
+    if (!ioctl(clone, FUSE_DEV_IOC_CLONE, &of))
+        return clone;
+    err = -errno;
+    close(clone);
     return err;
 }
 

@@ -19,9 +19,11 @@
  * the file's end, and cuts the file off there. Of an error in what it read ahead nobody learns: the
  * page that was touched is asked for once more, alone (S8).
  *
- * A process that waits in such a request while it holds /dev/fuse itself could not even be killed
- * if the server died: so the server never touches a page of the files that is not in the cache, and
- * who has the descriptor only to keep it maps no frame.
+ * A process that waits in such a request while it holds the server's descriptor itself could not
+ * even be killed if the server died: so the server never touches a page of the files that is not in
+ * the cache, who has the descriptor only to keep it maps no frame, and who does touch pages uses
+ * another descriptor of the connection (sp_store_fuse_clone()): what a server has read and not
+ * answered ends, with an error, when nobody has the server's own any more.
  *
  * The raw protocol (linux/fuse.h) and not libfuse, which cannot take a session over.
  */
@@ -35,6 +37,8 @@
 /* Makes the connection: needs the right to mount. It works only when somebody serves. 0, or a
  * negative errno with a sentence for the log in why. */
 int sp_store_fuse_open(int *dev, int *mount, char *why, size_t why_size);
+/* Another descriptor of the same connection, for all but serving. Negative errno. */
+int sp_store_fuse_clone(int dev);
 /* A descriptor for reading of a segment's file. Waits for the server. Negative errno. */
 int sp_store_fuse_segment(int mount, uint32_t segment);
 

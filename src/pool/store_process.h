@@ -97,7 +97,7 @@ struct sp_store_server_run {
 int sp_store_server_process(const struct sp_store_server_run *run);
 
 struct sp_store_worker_run {
-    int dev, mount; /* of sp_store_fuse_open() */
+    int dev, mount; /* of sp_store_fuse_open(); dev is the worker's from now on */
     int sock;       /* SOCK_SEQPACKET: questions come here */
     int pages;      /* memory of SP_STORE_PAGES pages, shared with who asks */
     struct sp_store *store;

@@ -325,8 +325,23 @@ static void open_views(struct sp_store_worker *w)
             (void)open_view(w, id); /* or when it is added once more */
 }
 
+/*
+ * The server's own descriptor is not for us, who touch pages of segments (store_fuse.h): we wait for
+ * the kernel until it has ended what a dead server had read, and that is when nobody has it.
+ */
+static void take_own_dev(struct sp_store_worker *w)
+{
+    int dev = sp_store_fuse_clone(w->run.dev);
+
+    if (dev < 0)
+        return; /* then with the server's */
+    close(w->run.dev);
+    w->run.dev = dev;
+}
+
 static int prepare(struct sp_store_worker *w)
 {
+    take_own_dev(w);
     w->page_size = (size_t)sysconf(_SC_PAGESIZE);
     w->page = malloc(w->page_size);
     w->pages = mmap(NULL, SP_STORE_PAGES * w->page_size, PROT_READ | PROT_WRITE, MAP_SHARED,
