@@ -12,6 +12,7 @@
 #endif
 
 #define FILL_TRIES   3u
+#define HOLD_TRIES   3u /* who touches a frame just before it is held has it in memory */
 #define ANSWER_LOOKS 400u
 #define ANSWER_USECS 50
 
@@ -98,31 +99,80 @@ static bool wait_for_answers(const struct sp_store_worker *w)
     return false;
 }
 
+static bool in_memory(const struct sp_store_worker *w, const struct sp_store_segment *s,
+                      uint32_t index)
+{
+    unsigned char there;
+
+    return !s->view || mincore(s->view + index * w->page_size, w->page_size, &there) || (there & 1);
+}
+
+/* None of those that are held: what the kernel is moving elsewhere is not dropped, either. */
+static int none_in_memory(const struct sp_store_worker *w)
+{
+    const struct sp_store_notes *notes = w->notes;
+    const struct sp_store_segment *s = w->segment[notes->hold_segment];
+
+    for (uint32_t i = 0; i < notes->hold_n; i++)
+        if (in_memory(w, s, notes->hold_index[i]))
+            return -EAGAIN;
+    return 0;
+}
+
+static bool drop_one(struct sp_store_worker *w, uint32_t segment, uint32_t index)
+{
+    struct sp_store_ask page = {.segment = segment, .index = index, .n = 1};
+    uint8_t result = SP_STORE_DONE;
+
+    drop(w, &page, &result);
+    return result == SP_STORE_DONE;
+}
+
 /*
- * Frames that are held, as far as they are in memory. The others nobody has: who touched one since
- * it is held waits, with the page's lock, which to drop it would wait for.
+ * Before they are held: what is in memory is locked there, or dropped. Then nobody but us can drop it, see
+ * drop_held(). *locked: bit i for index[i].
  */
-static int drop_held(struct sp_store_worker *w)
+static void lock_or_drop(struct sp_store_worker *w, uint32_t segment, const uint16_t *index,
+                         uint32_t n, uint64_t *locked)
+{
+    struct sp_store_segment *s = w->segment[segment];
+
+    memset(locked, 0, SP_STORE_HELD / 8);
+    for (uint32_t i = 0; i < n; i++) {
+        char *page = s->view + index[i] * w->page_size;
+
+        if (!in_memory(w, s, index[i]))
+            continue;
+        if (s->locks && !madvise(page, w->page_size, MADV_POPULATE_READ))
+            sp_store_set_bit(locked, i, true);
+        else
+            (void)drop_one(w, segment, index[i]);
+    }
+}
+
+/*
+ * Frames that are held, as far as they are in memory, and locked. Of others no page may be dropped: if the
+ * kernel did at that moment, and somebody touched it, he would wait for the frame with the new page locked,
+ * and so would we, for him.
+ */
+static int drop_held(struct sp_store_worker *w, const uint64_t *locked)
 {
     const struct sp_store_notes *notes = w->notes;
     struct sp_store_segment *s = w->segment[notes->hold_segment];
-    int err = wait_for_answers(w) ? 0 : -EAGAIN;
 
-    for (uint32_t i = 0; i < notes->hold_n && !err; i++) {
-        struct sp_store_ask page = {
-            .segment = notes->hold_segment, .index = notes->hold_index[i], .n = 1};
-        uint8_t result = s->view ? SP_STORE_DONE : SP_STORE_CANNOT;
-
-        drop(w, &page, &result);
-        if (result != SP_STORE_DONE)
-            err = -EIO;
-    }
-    return err;
+    if (!wait_for_answers(w))
+        return -EAGAIN;
+    for (uint32_t i = 0; i < notes->hold_n; i++)
+        if (!sp_store_bit(locked, i))
+            sp_store_set_bit(s->marks->kept, notes->hold_index[i], false);
+        else if (!drop_one(w, notes->hold_segment, notes->hold_index[i]))
+            return -EIO;
+    return none_in_memory(w);
 }
 
 int sp_frames_drop_again(struct sp_store_worker *w)
 {
-    return drop_held(w);
+    return none_in_memory(w);
 }
 
 /* All or none, and noted first: the next process holds them, too. */
@@ -130,7 +180,8 @@ int sp_frames_hold(struct sp_store_worker *w, uint32_t segment, const uint16_t *
                    uint32_t pid, uint64_t born)
 {
     struct sp_store_notes *notes = w->notes;
-    int err;
+    uint64_t locked[SP_STORE_HELD / 64];
+    int err = -EAGAIN;
 
     if (notes->hold_n) /* the same, which a worker that was killed meanwhile had done? */
         return notes->hold_segment == segment && notes->hold_n == n && !notes->hold_pid && !pid &&
@@ -140,15 +191,18 @@ int sp_frames_hold(struct sp_store_worker *w, uint32_t segment, const uint16_t *
     for (uint32_t i = 0; i < n; i++)
         if (make_copy(w, segment, index[i]) != SP_STORE_DONE)
             return -ENOSPC;
-    memcpy(notes->hold_index, index, n * sizeof(*index));
-    notes->hold_segment = segment;
-    notes->hold_pid = pid;
-    notes->hold_born = born;
-    __atomic_store_n(&notes->hold_n, n, __ATOMIC_RELEASE);
-    mark_held(w, true);
-    err = drop_held(w);
-    if (err)
-        (void)sp_frames_release(w);
+    for (unsigned i = 0; i < HOLD_TRIES && err == -EAGAIN; i++) {
+        lock_or_drop(w, segment, index, n, locked);
+        memcpy(notes->hold_index, index, n * sizeof(*index));
+        notes->hold_segment = segment;
+        notes->hold_pid = pid;
+        notes->hold_born = born;
+        __atomic_store_n(&notes->hold_n, n, __ATOMIC_RELEASE);
+        mark_held(w, true);
+        err = drop_held(w, locked);
+        if (err)
+            (void)sp_frames_release(w);
+    }
     return err;
 }
 

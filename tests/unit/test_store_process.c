@@ -34,6 +34,7 @@
 #define PAGES   SP_STORE_PAGES
 #define MIB     ((uint64_t)1 << 20)
 #define SKIPPED 77
+#define HOLDS   20000u
 
 static int sock, mount_fd, pages_fd, keeper, store_fd[SP_STORE_FDS];
 static struct sp_store *store;
@@ -294,6 +295,54 @@ static void d1_who_evicts_waits_for_no_server(void **state)
     assert_int_equal(result_of(pid), 0);
     assert_true(news(0) > 0);
     munmap(at, PAGES * PAGE);
+}
+
+/* Has a page dropped by the kernel and asked for again, all the time. */
+static pid_t keep_dropping(uint32_t index)
+{
+    int fd = sp_store_fuse_segment(mount_fd, SEGMENT);
+    off_t at = (off_t)(index * PAGE);
+    pid_t pid;
+
+    assert_true(fd >= 0);
+    pid = (pid_t)syscall(SYS_clone, SIGCHLD, NULL, NULL, NULL, NULL);
+    if (pid == 0) {
+        char byte;
+
+        while (pread(fd, &byte, 1, at) == 1)
+            (void)posix_fadvise(fd, at, (off_t)PAGE, POSIX_FADV_DONTNEED);
+        _exit(1);
+    }
+    close(fd);
+    return pid;
+}
+
+static void s3_a_held_frame_that_the_kernel_drops_too(void **state)
+{
+    struct pollfd p = {.fd = sock, .events = POLLIN};
+    static uint32_t seq = 1u << 28;
+    unsigned held = 0;
+    int status;
+    pid_t pid;
+
+    fill();
+    all_done(SP_STORE_EVICT, 8, 1);
+    pid = keep_dropping(8);
+    for (unsigned i = 0; i < HOLDS; i++) {
+        struct sp_store_ask hold = {SP_STORE_HOLD, ++seq, SEGMENT, 8, 1};
+
+        assert_int_equal(send(sock, &hold, sizeof(hold), 0), sizeof(hold));
+        assert_int_equal(poll(&p, 1, 10000), 1); /* it waits for nobody */
+        assert_int_equal(recv(sock, &answer, sizeof(answer), 0), sizeof(answer));
+        if (answer.status)
+            continue;
+        held++;
+        assert_int_equal(ask_about(SP_STORE_RELEASE, 0, 0), 0);
+    }
+    assert_true(held > 0);
+    kill(pid, SIGKILL);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_true(WIFSIGNALED(status));
 }
 
 /*
@@ -914,6 +963,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(s1_out_and_s6_back, add_segment, remove_segment),
         cmocka_unit_test_setup_teardown(s3_frames_that_are_held, add_segment, remove_segment),
         cmocka_unit_test_setup_teardown(d1_who_evicts_waits_for_no_server, add_segment,
+                                        remove_segment),
+        cmocka_unit_test_setup_teardown(s3_a_held_frame_that_the_kernel_drops_too, add_segment,
                                         remove_segment),
         cmocka_unit_test_setup_teardown(s3_frames_that_an_agent_holds, add_segment, remove_segment),
         cmocka_unit_test_setup_teardown(s3_only_frames_that_an_agent_has_are_held, add_segment,
