@@ -4,15 +4,15 @@
  *
  *     first_touch PAGES private|shared
  *
- * has twice PAGES pages of text like JSON, the same in every such program: private anonymous memory, or a memfd. Prints
- * "ready". Lines on stdin, each answered:
+ * has twice PAGES pages of text like JSON, the same in every such program: private anonymous
+ * memory, or a memfd. Prints "ready". Lines on stdin, each answered:
  *
  *     out      MADV_PAGEOUT of all of it: "out"
  *     in       how many of the pages are in memory
- *     random   touches each page of the first half once, in no order: "MEDIAN P99 MEAN MAJOR", nanoseconds a touch, and
- *              how many of them the kernel counted as major faults. MADV_RANDOM would un-merge
- *     order    the same with the second half, from the first to the last
- *     right    "right", if all bytes are what they were
+ *     random   touches each page of the first half once, in no order: "MEDIAN P99 MEAN MAJOR",
+ * nanoseconds a touch, and how many of them the kernel counted as major faults. MADV_RANDOM would
+ * un-merge order    the same with the second half, from the first to the last right    "right", if
+ * all bytes are what they were
  *
  * All else that it has stays in memory.
  */
@@ -58,11 +58,12 @@ static void fill(char *page, size_t number)
     char text[256];
 
     for (size_t at = 0; at < PAGE;) {
-        int length = snprintf(text, sizeof(text),
-                              "{\"id\":%u,\"user\":\"u%06u\",\"email\":\"user%u@example.com\",\"score\":%u.%02u,"
-                              "\"tags\":[\"t%u\",\"t%u\"],\"token\":\"%06x%06x\"}",
-                              next(&seed) % 1000000, next(&seed) % 1000000, next(&seed) % 100000, next(&seed) % 1000,
-                              next(&seed) % 100, next(&seed) % 50, next(&seed) % 50, next(&seed), next(&seed));
+        int length = snprintf(
+            text, sizeof(text),
+            "{\"id\":%u,\"user\":\"u%06u\",\"email\":\"user%u@example.com\",\"score\":%u.%02u,"
+            "\"tags\":[\"t%u\",\"t%u\"],\"token\":\"%06x%06x\"}",
+            next(&seed) % 1000000, next(&seed) % 1000000, next(&seed) % 100000, next(&seed) % 1000,
+            next(&seed) % 100, next(&seed) % 50, next(&seed) % 50, next(&seed), next(&seed));
         size_t some = (size_t)length < PAGE - at ? (size_t)length : PAGE - at;
 
         memcpy(page + at, text, some);
@@ -135,9 +136,11 @@ static int prepare(int shared)
 
     took = malloc(n * sizeof(*took));
     present = malloc(2 * n);
-    if (!took || !present || mlockall(MCL_CURRENT) || (shared && (fd < 0 || ftruncate(fd, (off_t)size))))
+    if (!took || !present || mlockall(MCL_CURRENT) ||
+        (shared && (fd < 0 || ftruncate(fd, (off_t)size))))
         return -1;
-    pages = mmap(NULL, size, PROT_READ | PROT_WRITE, shared ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS, fd, 0);
+    pages = mmap(NULL, size, PROT_READ | PROT_WRITE,
+                 shared ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS, fd, 0);
     if (pages == MAP_FAILED)
         return -1;
     madvise(pages, size, MADV_NOHUGEPAGE);
