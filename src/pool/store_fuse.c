@@ -272,9 +272,8 @@ static bool read_pages(const struct sp_store_server *server, const struct withhe
     if (!segment || ask->offset % server->page_size || ask->size % server->page_size ||
         ask->size > MOST_BYTES || n > pages || first > pages - n)
         err = -EIO;
-    for (uint64_t i = 0; i < n && !err; i++)
-        err = server->ops->read(server->arg, segment, (uint32_t)(first + i),
-                                server->answer + i * server->page_size);
+    if (!err)
+        err = server->ops->read(server->arg, segment, (uint32_t)first, (uint32_t)n, server->answer);
     /* Of more than one page the others would stay locked, and nobody could drop them: the one that
      * was touched is asked for again, alone. */
     if (err == -EAGAIN && n == 1)

@@ -45,9 +45,9 @@ int sp_store_fuse_segment(int mount, uint32_t segment);
 struct sp_store_fuse_ops {
     /* The pages of a segment; 0: there is none. */
     uint32_t (*pages)(void *arg, uint32_t segment);
-    /* A page's bytes. 0; -EAGAIN: not now, the toucher is to wait for sp_store_fuse_release();
-     * another negative errno: he gets SIGBUS (S8). */
-    int (*read)(void *arg, uint32_t segment, uint32_t index, void *page);
+    /* The bytes of n pages. 0; -EAGAIN: not now, the toucher is to wait for
+     * sp_store_fuse_release(); another negative errno: he gets SIGBUS (S8). */
+    int (*read)(void *arg, uint32_t segment, uint32_t index, uint32_t n, void *pages);
     /* The file is being opened, by the request of that number, which no other one has. False: it
      * cannot be. Both this and its end may be said more than once of the same opening. */
     bool (*opened)(void *arg, uint32_t segment, uint64_t request);

@@ -26,6 +26,10 @@ int sp_store_reader_new(struct sp_store_reader **out, const int fd[SP_STORE_FDS]
 void sp_store_reader_free(struct sp_store_reader *reader);
 /* As sp_store_get(). One thread at a time for each reader. */
 int sp_store_reader_get(struct sp_store_reader *reader, uint32_t frame, void *page);
+/* These n frames are asked for next, in order, by one request of the kernel's: those whose slots
+ * lie near one another in the file are read together, with the first of them. Ends with the next
+ * call. */
+void sp_store_reader_expect(struct sp_store_reader *reader, uint32_t frame, uint32_t n);
 /* What is noted in the index (store.h). */
 struct sp_store_notes *sp_store_reader_notes(struct sp_store_reader *reader);
 struct sp_store_marks *sp_store_reader_marks(struct sp_store_reader *reader, uint32_t segment);

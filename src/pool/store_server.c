@@ -54,9 +54,8 @@ static uint32_t served_pages(void *arg, uint32_t segment)
  * Held before or while it is read: the worker marks first, waits until nobody answers who knew
  * nothing of the mark, and then drops what is in memory.
  */
-static int served_read(void *arg, uint32_t segment, uint32_t index, void *page)
+static int read_page(struct server_thread *t, uint32_t segment, uint32_t index, void *page)
 {
-    struct server_thread *t = arg;
     struct sp_store_marks *marks = sp_store_reader_marks(t->reader, segment);
     int err;
 
@@ -73,6 +72,17 @@ static int served_read(void *arg, uint32_t segment, uint32_t index, void *page)
         sp_store_set_bit(marks->back, index, true);
     else if (err == -EIO || sp_store_bit(marks->kept, index))
         sp_store_set_bit(marks->lost, index, true);
+    return err;
+}
+
+static int served_read(void *arg, uint32_t segment, uint32_t index, uint32_t n, void *pages)
+{
+    struct server_thread *t = arg;
+    int err = 0;
+
+    sp_store_reader_expect(t->reader, segment << 16 | index, n);
+    for (uint32_t i = 0; i < n && !err; i++)
+        err = read_page(t, segment, index + i, (char *)pages + i * t->page_size);
     return err;
 }
 

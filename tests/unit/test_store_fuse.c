@@ -62,7 +62,7 @@ static uint32_t pages_of(void *arg, uint32_t segment)
     return segment == SEGMENT ? PAGES : 0;
 }
 
-static int read_page(void *arg, uint32_t segment, uint32_t index, void *page)
+static int read_page(uint32_t index, void *page)
 {
     if (index == shared->withheld)
         return -EAGAIN;
@@ -74,6 +74,15 @@ static int read_page(void *arg, uint32_t segment, uint32_t index, void *page)
     shared->reads[index]++;
     memset(page, byte_of(index), PAGE);
     return index == shared->bad ? -EBADMSG : 0;
+}
+
+static int read_pages(void *arg, uint32_t segment, uint32_t index, uint32_t n, void *pages)
+{
+    int err = 0;
+
+    for (uint32_t i = 0; i < n && !err; i++)
+        err = read_page(index + i, (char *)pages + i * PAGE);
+    return err;
 }
 
 static bool opened(void *arg, uint32_t segment, uint64_t request)
@@ -89,7 +98,7 @@ static void closed(void *arg, uint32_t segment, uint64_t request)
 
 static void serve(int dev)
 {
-    static const struct sp_store_fuse_ops ops = {pages_of, read_page, opened, closed};
+    static const struct sp_store_fuse_ops ops = {pages_of, read_pages, opened, closed};
     struct sp_store_server *server;
     struct pollfd p = {.fd = dev, .events = POLLIN};
 

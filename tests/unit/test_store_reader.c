@@ -23,6 +23,7 @@
 #define MIB    ((uint64_t)1 << 20)
 #define STABLE 3000u /* frames that stay, each second number; between them others come and go */
 #define LOOKS  20000u
+#define RUN    16u
 
 static int fd[SP_STORE_FDS], file;
 static struct sp_store_config config;
@@ -144,6 +145,18 @@ static void look(struct sp_store_reader *reader, uint32_t i)
     assert_memory_equal(got, expected, PAGE);
 }
 
+/* As one request for neighbours is served. */
+static void look_at_run(struct sp_store_reader *reader, uint32_t i)
+{
+    sp_store_reader_expect(reader, frame_at(i), RUN);
+    for (uint32_t k = i; k < i + RUN && k < 2 * STABLE && k / 4096 == i / 4096; k += 2) {
+        int err = sp_store_reader_get(reader, frame_at(k + 1), got);
+
+        assert_true(!err || err == -ENOENT);
+        look(reader, k);
+    }
+}
+
 static void s1_what_stays_is_right_while_all_is_moved(void **state)
 {
     struct sp_store_reader *reader;
@@ -161,6 +174,8 @@ static void s1_what_stays_is_right_while_all_is_moved(void **state)
 
         assert_true(!err || err == -ENOENT);
         look(reader, (uint32_t)(random() % STABLE) * 2);
+        if (n % 8 == 0)
+            look_at_run(reader, (uint32_t)(random() % STABLE) * 2);
     }
     end_writer(pid);
     store = attach();
@@ -185,6 +200,52 @@ static void d1_the_writer_is_killed_anywhere(void **state)
         for (unsigned n = 0; n < 100; n++)
             look(reader, (uint32_t)(random() % STABLE) * 2);
     }
+    sp_store_reader_free(reader);
+}
+
+/* Calls of this process that read; a few more each time. */
+static unsigned long calls_that_read(void)
+{
+    char text[256] = {0}, *at;
+    int io = open("/proc/self/io", O_RDONLY);
+
+    if (io < 0 || read(io, text, sizeof(text) - 1) < 0)
+        skip(); /* a kernel without it */
+    close(io);
+    at = strstr(text, "syscr: ");
+    assert_non_null(at);
+    return strtoul(at + strlen("syscr: "), NULL, 10);
+}
+
+static void s6_neighbours_in_the_file_are_read_together(void **state)
+{
+    struct sp_store *store = attach();
+    struct sp_store_reader *reader;
+    unsigned long before, one_by_one, together;
+
+    while (sp_store_demote(store) == 1)
+        ;
+    assert_int_equal(sp_store_reader_new(&reader, fd, file), 0);
+    before = calls_that_read();
+    for (uint32_t i = 0; i < RUN; i += 2)
+        look(reader, i);
+    one_by_one = calls_that_read() - before;
+    before = calls_that_read();
+    sp_store_reader_expect(reader, frame_at(0), RUN);
+    for (uint32_t i = 0; i < RUN; i += 2)
+        look(reader, i);
+    together = calls_that_read() - before;
+    assert_true(one_by_one >= RUN / 2);
+    assert_true(together + RUN / 2 - 1 <= one_by_one);
+    /* What was read for one request is nothing to the next one. */
+    sp_store_reader_expect(reader, frame_at(0), RUN);
+    look(reader, 0);
+    sp_store_drop(store, frame_at(2));
+    make(expected, 2, 7);
+    assert_int_equal(sp_store_put(store, frame_at(2), expected), 0);
+    assert_int_equal(sp_store_reader_get(reader, frame_at(2), got), 0);
+    assert_memory_equal(got, expected, PAGE);
+    sp_store_free(store);
     sp_store_reader_free(reader);
 }
 
@@ -253,6 +314,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(s1_what_stays_is_right_while_all_is_moved, make_store,
                                         close_store),
         cmocka_unit_test_setup_teardown(d1_the_writer_is_killed_anywhere, make_store, close_store),
+        cmocka_unit_test_setup_teardown(s6_neighbours_in_the_file_are_read_together, make_store,
+                                        close_store),
         cmocka_unit_test_setup_teardown(s8_wrong_bytes_are_an_error_and_counted, make_store,
                                         close_store),
         cmocka_unit_test_setup_teardown(s10_what_was_dropped_is_not_there, make_store, close_store),
