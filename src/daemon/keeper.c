@@ -31,7 +31,7 @@ static int make_address(const char *socket_path, struct sockaddr_un *addr)
     *addr = (struct sockaddr_un){.sun_family = AF_UNIX};
     if (socket_path[0] != '/')
         return -EINVAL;
-    int n = snprintf(addr->sun_path, sizeof(addr->sun_path), "%s.keeper", socket_path);
+    int n = snprintf(addr->sun_path, sizeof(addr->sun_path), "%s" SP_KEEPER_SUFFIX, socket_path);
     return n < (int)sizeof(addr->sun_path) ? 0 : -ENAMETOOLONG;
 }
 

@@ -5,7 +5,8 @@
  * What would be lost with the daemon is held twice: the pool's files, and for each client its
  * userfaultfd (while one is open, whoever touches a page in the air waits; with the last one gone
  * he reads zeros), its shared memory with the journal of the lift, and pidfds. The keeper does
- * nothing with them. A daemon that starts gets them all back and takes over.
+ * nothing with them, but that it starts the store's processes (storage.h) again when they end while
+ * no daemon is there to do it. A daemon that starts gets them all back and takes over.
  *
  * The keeper listens at the daemon's socket path + ".keeper", mode 0600, and talks to one process
  * at a time, of its own uid: a second daemon is refused and so learns that one is running. Every
@@ -27,6 +28,7 @@
 #include "pool.h"
 #include "wire.h"
 
+#define SP_KEEPER_SUFFIX    ".keeper"
 #define SP_KEEPER_RECORDS   65536u
 #define SP_KEEPER_STATE_MAX 12288u /* bytes of the daemon's own seeds and settings */
 

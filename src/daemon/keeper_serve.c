@@ -8,6 +8,7 @@
 #include <linux/userfaultfd.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -17,13 +18,17 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "keeper_msg.h"
+#include "storage_start.h"
 
 #define POOL_RECORDS (65535u + 2u) /* every segment id, and two mounts */
 #define POOL_SEGMENT 3u            /* the kind of record that a segment has (pool.h) */
-#define SWEEP_MS     500           /* without a daemon: how soon a program's exec is noticed */
+#define SWEEP_MS                                                                                   \
+    500 /* without a daemon: how soon a program's exec is noticed, and                             \
+           that one of the store's processes ended */
 
 /* A cursor of GET: which table in the top byte, which slot below. */
 #define CURSOR(table, slot) ((uint32_t)(table) << 24 | (slot))
@@ -390,14 +395,63 @@ static void sweep(struct serve *s)
             drop_client(s, i);
 }
 
+/* Of a process of the store that ended the place where the next one's pidfd goes; NULL: it lives.
+ */
+static int *ended_place(struct serve *s, enum sp_storage_fd of, const int fd[SP_STORAGE_FDS])
+{
+    struct sp_storage_how how;
+    enum sp_storage_fd which;
+
+    if (!sp_storage_has_ended(fd[of]))
+        return NULL;
+    for (uint32_t i = 0; i < s->npool; i++)
+        if (s->pool[i].used && sp_storage_of_record(&s->pool[i].record, &which, &how) &&
+            which == of)
+            return &s->pool[i].fd;
+    return NULL;
+}
+
+/*
+ * Nobody else sees to the store's processes while there is no daemon: who touches a frame that is
+ * out would wait, some so that they could not be killed. The server first (storage.c).
+ */
+static void tend_store(struct serve *s)
+{
+    char socket[sizeof(s->addr.sun_path)];
+    int fd[SP_STORAGE_FDS];
+    struct sp_storage_how how = {0};
+    enum sp_storage_fd which;
+
+    while (waitpid(-1, NULL, WNOHANG) > 0)
+        ;
+    for (int i = 0; i < SP_STORAGE_FDS; i++)
+        fd[i] = -1;
+    for (uint32_t i = 0; i < s->npool; i++)
+        if (s->pool[i].used && sp_storage_of_record(&s->pool[i].record, &which, &how))
+            fd[which] = s->pool[i].fd;
+    snprintf(socket, sizeof(socket), "%.*s",
+             (int)(strlen(s->addr.sun_path) - strlen(SP_KEEPER_SUFFIX)), s->addr.sun_path);
+    for (which = SP_STORAGE_SERVER; which <= SP_STORAGE_WORKER; which++) {
+        int *place = ended_place(s, which, fd);
+        int next = place ? sp_storage_start(fd, which, &how, socket) : -1;
+
+        if (next < 0)
+            continue;
+        close(*place);
+        *place = next;
+    }
+}
+
 /* Waits for one thing and does it. One at a time, for it may close what the next one is about. */
 static void step(struct serve *s)
 {
     struct epoll_event ev;
     int n = epoll_wait(s->epoll, &ev, 1, s->daemon < 0 ? SWEEP_MS : -1);
 
-    if (n == 0)
+    if (n == 0) {
         sweep(s);
+        tend_store(s);
+    }
     if (n != 1)
         return;
     if (ev.data.u64 == WATCH_LISTENER)

@@ -5,44 +5,26 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
-#include <sys/pidfd.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include "keeper.h"
 #include "log.h"
 #include "stalls.h"
+#include "storage_start.h"
 #include "store_fuse.h"
 #include "store_place.h"
 
-#define KIND 16u /* of the keeper's records: this and a number of fd below */
-
-enum {
-    DEV,    /* of FUSE, */
-    MOUNT,  /* ... and the mount that is served through it */
-    ASK,    /* our end of the worker's socket, */
-    ANSWER, /* ... and its own */
-    PAGES,  /* shared with the worker */
-    INDEX,  /* the store's, */
-    PIECES,
-    PLACE,  /* ... and its file; -1: none */
-    SERVER, /* pidfds */
-    WORKER,
-    FDS
-};
-
 struct sp_storage {
     struct sp_daemon *daemon;
-    int fd[FDS];
+    int fd[SP_STORAGE_FDS];
     struct sp_store_link *link;
     sd_event_source *server, *worker;
     uint64_t started_at[2]; /* us: of a process that ends at once the next one waits */
@@ -55,73 +37,14 @@ struct sp_storage {
 };
 
 #define RESTART_USECS 100000u
-#define ABOVE         32 /* ours have higher numbers: none is another one's place (put_descriptors()) */
 
 /* ---- its processes ---- */
-
-/* What they find at 3 and above, in this order. */
-static const int of_server[] = {DEV, INDEX, PIECES, PLACE};
-static const int of_worker[] = {DEV, MOUNT, ANSWER, PAGES, INDEX, PIECES, PLACE};
-#define FIRST_FD 3
-
-/* Nothing of the daemon's stays open with them: they live longer, and say nothing. */
-static int put_descriptors(posix_spawn_file_actions_t *actions, const struct sp_storage *storage,
-                           const int *which, size_t n)
-{
-    int err = 0;
-
-    for (int fd = 0; fd < FIRST_FD && !err; fd++)
-        err = posix_spawn_file_actions_addopen(actions, fd, "/dev/null", O_RDWR, 0);
-    for (size_t i = 0; i < n && !err; i++)
-        if (storage->fd[which[i]] >= 0)
-            err =
-                posix_spawn_file_actions_adddup2(actions, storage->fd[which[i]], FIRST_FD + (int)i);
-    return err;
-}
-
-/* That descriptor with a number that is none of theirs; it is closed. */
-static int above(int fd)
-{
-    int higher = fcntl(fd, F_DUPFD_CLOEXEC, ABOVE), err = -errno;
-
-    close(fd);
-    return higher < 0 ? err : higher;
-}
-
-static int spawn(const struct sp_storage *storage, char **argv, const int *which, size_t n)
-{
-    char *environment[] = {NULL};
-    posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attributes;
-    sigset_t none;
-    pid_t pid;
-    int err;
-
-    sigemptyset(&none);
-    err = posix_spawn_file_actions_init(&actions);
-    if (err)
-        return -err;
-    err = posix_spawnattr_init(&attributes);
-    if (!err) {
-        posix_spawnattr_setsigmask(&attributes, &none);
-        posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSID);
-        err = put_descriptors(&actions, storage, which, n);
-        if (!err)
-            err = posix_spawn(&pid, "/proc/self/exe", &actions, &attributes, argv, environment);
-        posix_spawnattr_destroy(&attributes);
-    }
-    posix_spawn_file_actions_destroy(&actions);
-    if (err)
-        return -err;
-    err = pidfd_open(pid, 0);
-    return err < 0 ? -errno : err;
-}
 
 /* The source first: the keeper has this open file, too, so closing does not end its events, and
  * sd-event aborts when one comes of a source that is gone. */
 static void forget_process(struct sp_storage *storage, int which)
 {
-    sd_event_source **source = which == SERVER ? &storage->server : &storage->worker;
+    sd_event_source **source = which == SP_STORAGE_SERVER ? &storage->server : &storage->worker;
 
     *source = sd_event_source_disable_unref(*source);
     if (storage->fd[which] >= 0)
@@ -129,59 +52,34 @@ static void forget_process(struct sp_storage *storage, int which)
     storage->fd[which] = -1;
 }
 
-/* Of the store's file, whatever the configuration says by now; 0: there is none. */
-static uint64_t file_bytes(const struct sp_storage *storage)
+static struct sp_storage_how how(const struct sp_storage *storage)
 {
-    struct stat st;
+    const struct sp_swap_config *config = &storage->daemon->config.swap;
 
-    return storage->fd[PLACE] < 0 || fstat(storage->fd[PLACE], &st) ? 0 : (uint64_t)st.st_size;
+    return (struct sp_storage_how){config->memory, config->zstd};
 }
 
 static int start(struct sp_storage *storage, int which)
 {
-    const struct sp_swap_config *config = &storage->daemon->config.swap;
-    char memory[24], file[24];
-    char *socket = storage->daemon->config.socket; /* says whose they are */
-    char *server[] = {(char *)"samepaged", (char *)"--store-server",
-                      (char *)(storage->fd[PLACE] < 0 ? "0" : "1"), socket, NULL};
-    char *worker[] = {(char *)"samepaged",
-                      (char *)"--store-worker",
-                      memory,
-                      file,
-                      (char *)(config->zstd ? "zstd" : "lz4"),
-                      socket,
-                      NULL};
-    uint64_t now = sp_now_usecs(), *started_at = &storage->started_at[which == WORKER];
+    uint64_t now = sp_now_usecs(), *started_at = &storage->started_at[which == SP_STORAGE_WORKER];
+    const struct sp_storage_how as = how(storage);
     int fd;
 
     if (now < *started_at + RESTART_USECS)
         return -EAGAIN;
     *started_at = now;
-    snprintf(memory, sizeof(memory), "%llu", (unsigned long long)config->memory);
-    snprintf(file, sizeof(file), "%llu", (unsigned long long)file_bytes(storage));
-    if (which == SERVER)
-        fd = spawn(storage, server, of_server, sizeof(of_server) / sizeof(of_server[0]));
-    else
-        fd = spawn(storage, worker, of_worker, sizeof(of_worker) / sizeof(of_worker[0]));
-    if (fd >= 0)
-        fd = above(fd);
+    fd = sp_storage_start(storage->fd, (enum sp_storage_fd)which, &as,
+                          storage->daemon->config.socket);
     if (fd < 0) {
         if (!storage->told)
             sp_log(SP_LOG_ERROR, "cannot start the store's %s: %s",
-                   which == SERVER ? "server" : "worker", strerror(-fd));
+                   which == SP_STORAGE_SERVER ? "server" : "worker", strerror(-fd));
         storage->told = true;
         return fd;
     }
     forget_process(storage, which);
     storage->fd[which] = fd;
     return 0;
-}
-
-static bool has_ended(const struct sp_storage *storage, int which)
-{
-    struct pollfd p = {.fd = storage->fd[which], .events = POLLIN};
-
-    return p.fd < 0 || poll(&p, 1, 0) > 0;
 }
 
 static void reap(const struct sp_storage *storage, int which)
@@ -194,7 +92,8 @@ static void reap(const struct sp_storage *storage, int which)
 
 static void keep_one(struct sp_storage *storage, int which)
 {
-    struct sp_pool_record record = {.kind = KIND + (unsigned)which};
+    const struct sp_storage_how as = how(storage);
+    struct sp_pool_record record = sp_storage_record((enum sp_storage_fd)which, &as);
 
     if (storage->fd[which] >= 0 && storage->daemon->keeper)
         (void)sp_keeper_put_pool(storage->daemon->keeper, &record, storage->fd[which]);
@@ -204,7 +103,7 @@ static int on_end(sd_event_source *source, int fd, uint32_t events, void *arg);
 
 static int watch_one(struct sp_storage *storage, int which)
 {
-    sd_event_source **source = which == SERVER ? &storage->server : &storage->worker;
+    sd_event_source **source = which == SP_STORAGE_SERVER ? &storage->server : &storage->worker;
 
     *source = sd_event_source_disable_unref(*source);
     if (!storage->daemon->event || storage->fd[which] < 0)
@@ -218,7 +117,7 @@ static int restart(struct sp_storage *storage, int which)
 {
     int err;
 
-    if (!has_ended(storage, which))
+    if (!sp_storage_has_ended(storage->fd[which]))
         return 0;
     reap(storage, which);
     err = start(storage, which);
@@ -234,7 +133,7 @@ static int restart(struct sp_storage *storage, int which)
 static int tend(void *arg)
 {
     struct sp_storage *storage = arg;
-    int server = restart(storage, SERVER), worker = restart(storage, WORKER);
+    int server = restart(storage, SP_STORAGE_SERVER), worker = restart(storage, SP_STORAGE_WORKER);
 
     if (server == 1 || worker == 1)
         sp_log(SP_LOG_WARNING, "the store's %s ended; a new one goes on",
@@ -271,8 +170,8 @@ static int on_end(sd_event_source *source, int fd, uint32_t events, void *arg)
     /* Not yet, or it cannot be started: the next second has it tried again, see below. */
     if (source == storage->server || source == storage->worker)
         (void)sd_event_source_set_enabled(
-            source, has_ended(storage, source == storage->server ? SERVER : WORKER) ? SD_EVENT_OFF
-                                                                                    : SD_EVENT_ON);
+            source,
+            sp_storage_has_ended(sd_event_source_get_io_fd(source)) ? SD_EVENT_OFF : SD_EVENT_ON);
     return 0;
 }
 
@@ -280,7 +179,10 @@ static int on_end(sd_event_source *source, int fd, uint32_t events, void *arg)
 
 bool sp_storage_is_record(const struct sp_pool_record *record)
 {
-    return record->kind >= KIND && record->kind < KIND + FDS;
+    struct sp_storage_how as;
+    enum sp_storage_fd which;
+
+    return sp_storage_of_record(record, &which, &as);
 }
 
 static struct sp_storage *storage_alloc(struct sp_daemon *daemon)
@@ -290,19 +192,16 @@ static struct sp_storage *storage_alloc(struct sp_daemon *daemon)
     if (!storage)
         return NULL;
     storage->daemon = daemon;
-    for (int i = 0; i < FDS; i++)
+    for (int i = 0; i < SP_STORAGE_FDS; i++)
         storage->fd[i] = -1;
     return storage;
 }
 
-static int take_high(struct sp_storage *storage, int which, int fd)
+/* fd: that, or -1 with its errno. */
+static int take(struct sp_storage *storage, int which, int fd)
 {
-    if (fd >= 0)
-        fd = above(fd);
-    else
-        fd = -errno;
     if (fd < 0)
-        return fd;
+        return -errno;
     storage->fd[which] = fd;
     return 0;
 }
@@ -315,7 +214,7 @@ static int make_file(struct sp_storage *storage, char *why, size_t why_size)
     if (!config->file[0])
         return 0;
     fd = sp_store_place(config->file, config->size, why, why_size);
-    return fd < 0 ? fd : take_high(storage, PLACE, fd);
+    return fd < 0 ? fd : take(storage, SP_STORAGE_PLACE, fd);
 }
 
 static int make_memory(struct sp_storage *storage)
@@ -324,7 +223,7 @@ static int make_memory(struct sp_storage *storage)
     const struct sp_store_config store_config = {
         .codec = config->zstd ? SP_STORE_ZSTD : SP_STORE_LZ4,
         .memory_bytes = config->memory,
-        .file = storage->fd[PLACE],
+        .file = storage->fd[SP_STORAGE_PLACE],
         .file_bytes = config->size,
         .encrypt = config->encrypt,
     };
@@ -334,20 +233,20 @@ static int make_memory(struct sp_storage *storage)
 
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
         return -errno;
-    err = take_high(storage, ASK, pair[0]);
-    if (take_high(storage, ANSWER, pair[1]) || err)
+    err = take(storage, SP_STORAGE_ASK, pair[0]);
+    if (take(storage, SP_STORAGE_ANSWER, pair[1]) || err)
         return -EMFILE;
-    err = take_high(storage, PAGES, memfd_create("samepage-store-pages", MFD_CLOEXEC));
-    if (!err && ftruncate(storage->fd[PAGES], (off_t)bytes))
+    err = take(storage, SP_STORAGE_PAGES, memfd_create("samepage-store-pages", MFD_CLOEXEC));
+    if (!err && ftruncate(storage->fd[SP_STORAGE_PAGES], (off_t)bytes))
         err = -errno;
     if (!err)
         err = sp_store_new(&store, &store_config);
     if (err)
         return err;
     sp_store_fds(store, fd);
-    err = take_high(storage, INDEX, fcntl(fd[SP_STORE_FD_INDEX], F_DUPFD_CLOEXEC, ABOVE));
+    err = take(storage, SP_STORAGE_INDEX, fcntl(fd[SP_STORE_FD_INDEX], F_DUPFD_CLOEXEC, 0));
     if (!err)
-        err = take_high(storage, PIECES, fcntl(fd[SP_STORE_FD_PIECES], F_DUPFD_CLOEXEC, ABOVE));
+        err = take(storage, SP_STORAGE_PIECES, fcntl(fd[SP_STORE_FD_PIECES], F_DUPFD_CLOEXEC, 0));
     sp_store_free(store);
     return err;
 }
@@ -358,8 +257,8 @@ static int make(struct sp_storage *storage, char *why, size_t why_size)
 
     if (err)
         return err;
-    err = take_high(storage, DEV, dev);
-    if (take_high(storage, MOUNT, mount) || err)
+    err = take(storage, SP_STORAGE_DEV, dev);
+    if (take(storage, SP_STORAGE_MOUNT, mount) || err)
         err = -EMFILE;
     if (!err)
         err = make_memory(storage);
@@ -374,23 +273,27 @@ static int make(struct sp_storage *storage, char *why, size_t why_size)
 static void tell_what_stays(const struct sp_storage *storage)
 {
     const struct sp_swap_config *config = &storage->daemon->config.swap;
-    const int fd[SP_STORE_FDS] = {storage->fd[INDEX], storage->fd[PIECES]};
-    uint64_t bytes = file_bytes(storage), wanted = config->file[0] ? config->size : 0;
+    const int fd[SP_STORE_FDS] = {storage->fd[SP_STORAGE_INDEX], storage->fd[SP_STORAGE_PIECES]};
+    uint64_t bytes = sp_storage_file_bytes(storage->fd[SP_STORAGE_PLACE]),
+             wanted = config->file[0] ? config->size : 0;
     bool encrypts = sp_store_encrypts(fd) == 1;
 
     if (config->store && bytes == wanted && (!bytes || encrypts == config->encrypt))
         return;
     sp_log(SP_LOG_WARNING,
-           "the store is in use with a file of %llu bytes%s, and stays so: swap, swap_file, swap_size and"
-           " swap_encrypt of the configuration file count when samepaged is started after it and all merged"
+           "the store is in use with a file of %llu bytes%s, and stays so: swap, swap_file, "
+           "swap_size and"
+           " swap_encrypt of the configuration file count when samepaged is started after it and "
+           "all merged"
            " programs have ended",
            (unsigned long long)bytes, encrypts ? ", encrypted" : "");
 }
 
 static bool is_whole(const struct sp_storage *storage)
 {
-    for (int i = 0; i < FDS; i++)
-        if (storage->fd[i] < 0 && i != PLACE && i != SERVER && i != WORKER)
+    for (int i = 0; i < SP_STORAGE_FDS; i++)
+        if (storage->fd[i] < 0 && i != SP_STORAGE_PLACE && i != SP_STORAGE_SERVER &&
+            i != SP_STORAGE_WORKER)
             return false;
     return true;
 }
@@ -404,10 +307,13 @@ int sp_storage_open(struct sp_daemon *daemon, struct sp_storage **out,
 
     *out = NULL;
     for (size_t i = 0; i < n; i++) {
-        if (!storage || !sp_storage_is_record(&record[i]))
+        struct sp_storage_how as;
+        enum sp_storage_fd which;
+
+        if (!storage || !sp_storage_of_record(&record[i], &which, &as))
             close(fd[i]);
         else
-            (void)take_high(storage, (int)(record[i].kind - KIND), fd[i]);
+            storage->fd[which] = fd[i];
     }
     if (!err && !is_whole(storage)) {
         if (!daemon->config.swap.store) {
@@ -419,11 +325,11 @@ int sp_storage_open(struct sp_daemon *daemon, struct sp_storage **out,
         tell_what_stays(storage);
     }
     if (!err)
-        err =
-            sp_store_link_new(&storage->link, storage->fd[ASK], storage->fd[PAGES], tend, storage);
-    if (!err && restart(storage, SERVER) < 0)
+        err = sp_store_link_new(&storage->link, storage->fd[SP_STORAGE_ASK],
+                                storage->fd[SP_STORAGE_PAGES], tend, storage);
+    if (!err && restart(storage, SP_STORAGE_SERVER) < 0)
         err = -ECHILD;
-    if (!err && restart(storage, WORKER) < 0)
+    if (!err && restart(storage, SP_STORAGE_WORKER) < 0)
         err = -ECHILD;
     if (err) {
         if (!*why)
@@ -437,16 +343,16 @@ int sp_storage_open(struct sp_daemon *daemon, struct sp_storage **out,
 
 void sp_storage_keep(struct sp_storage *storage)
 {
-    for (int i = 0; storage && i < FDS; i++)
+    for (int i = 0; storage && i < SP_STORAGE_FDS; i++)
         keep_one(storage, i);
 }
 
 int sp_storage_watch(struct sp_storage *storage)
 {
-    int err = watch_one(storage, SERVER);
+    int err = watch_one(storage, SP_STORAGE_SERVER);
 
     storage->watched = true;
-    return err < 0 ? err : watch_one(storage, WORKER);
+    return err < 0 ? err : watch_one(storage, SP_STORAGE_WORKER);
 }
 
 void sp_storage_close(struct sp_storage *storage)
@@ -459,7 +365,7 @@ void sp_storage_close(struct sp_storage *storage)
     sp_storage_unlock_all(storage);
     for (uint32_t i = 0; i < SP_STORE_SEGMENTS; i++)
         free(storage->back[i]);
-    for (int i = 0; i < FDS; i++)
+    for (int i = 0; i < SP_STORAGE_FDS; i++)
         if (storage->fd[i] >= 0)
             close(storage->fd[i]);
     free(storage);
@@ -599,27 +505,40 @@ void sp_storage_each_second(struct sp_storage *storage)
 
 /* ---- what the processes run ---- */
 
+/* Waits until no other process has that byte of the index: one that nobody knows of may live. */
+static bool be_the_only_one(int index, off_t byte)
+{
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = byte, .l_len = 1};
+
+    return !fcntl(index, F_SETLKW, &lock);
+}
+
 static int be_server(char **argv)
 {
-    const struct sp_store_server_run run = {
-        FIRST_FD, {FIRST_FD + 1, FIRST_FD + 2}, argv[2][0] == '1' ? FIRST_FD + 3 : -1};
+    const struct sp_store_server_run run = {SP_STORAGE_FIRST_FD,
+                                            {SP_STORAGE_FIRST_FD + 1, SP_STORAGE_FIRST_FD + 2},
+                                            argv[2][0] == '1' ? SP_STORAGE_FIRST_FD + 3 : -1};
 
+    if (!be_the_only_one(run.store[SP_STORE_FD_INDEX], 0))
+        return 1;
     return sp_store_server_process(&run) ? 1 : 0;
 }
 
 static int be_worker(char **argv)
 {
-    const int fd[SP_STORE_FDS] = {FIRST_FD + 4, FIRST_FD + 5};
+    const int fd[SP_STORE_FDS] = {SP_STORAGE_FIRST_FD + 4, SP_STORAGE_FIRST_FD + 5};
     struct sp_store_config config = {
         .codec = strcmp(argv[4], "zstd") ? SP_STORE_LZ4 : SP_STORE_ZSTD,
         .memory_bytes = strtoull(argv[2], NULL, 10),
         .file_bytes = strtoull(argv[3], NULL, 10),
     };
-    struct sp_store_worker_run run = {
-        .dev = FIRST_FD, .mount = FIRST_FD + 1, .sock = FIRST_FD + 2, .pages = FIRST_FD + 3};
+    struct sp_store_worker_run run = {.dev = SP_STORAGE_FIRST_FD,
+                                      .mount = SP_STORAGE_FIRST_FD + 1,
+                                      .sock = SP_STORAGE_FIRST_FD + 2,
+                                      .pages = SP_STORAGE_FIRST_FD + 3};
 
-    config.file = config.file_bytes ? FIRST_FD + 6 : -1;
-    if (sp_store_attach(&run.store, fd, &config))
+    config.file = config.file_bytes ? SP_STORAGE_FIRST_FD + 6 : -1;
+    if (!be_the_only_one(fd[SP_STORE_FD_INDEX], 1) || sp_store_attach(&run.store, fd, &config))
         return 1;
     return sp_store_worker_process(&run) ? 1 : 0;
 }
@@ -645,8 +564,8 @@ int sp_storage_main(int argc, char **argv)
         return -1;
     signal(SIGPIPE, SIG_IGN);
     spare_from_oom();
-    /* Other programs' memory, and the key of what is in the file: no core dump, and no debugger of the
-     * same user. */
+    /* Other programs' memory, and the key of what is in the file: no core dump, and no debugger of
+     * the same user. */
     (void)prctl(PR_SET_DUMPABLE, 0, 0, 0, 0);
     return server ? be_server(argv) : be_worker(argv);
 }

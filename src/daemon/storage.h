@@ -6,8 +6,14 @@
  * The daemon makes the store once, gives the keeper every descriptor of it, and starts the server
  * and the worker. They are no part of the daemon: a daemon that comes after this one gets them from
  * the keeper, running. When one of them ends, or is killed, the next one is started with the same
- * descriptors, at once: somebody may be waiting for it. They end by themselves when nothing is left
- * of the store.
+ * descriptors, at once: somebody may be waiting for it; while there is no daemon the keeper does so,
+ * within half a second. Of each kind one is at work: another one, of a daemon that was killed before
+ * the keeper knew of it, waits for its end.
+ *
+ * They end by themselves: the worker when daemon and keeper are gone, the server when nobody has the
+ * mount, or maps one of its files, any more. The keeper goes when there are no programs (keeper.h).
+ * If all are killed, whoever waits for a frame gets SIGBUS, for the kernel ends the connection with
+ * its last descriptor (store_fuse.h).
  */
 #ifndef SP_DAEMON_STORAGE_H
 #define SP_DAEMON_STORAGE_H
