@@ -14,6 +14,7 @@ import pytest
 from lib import place, proc
 from lib.place import wait_for
 from lib.program import Progress
+from lib.store import store_process
 
 NOBODY = 65534
 SYSTEM = place.ROOT / "data"
@@ -72,7 +73,7 @@ def test_what_a_stop_and_the_view_of_processes_need(units):
 
 @pytest.fixture
 def confined(make_daemon, units, tmp_path):
-    """confined(build, without): root's daemon, as under the unit, and in mount and network namespaces
+    """confined(build, without, beside): root's daemon, as under the unit, and in mount and network namespaces
     of its own."""
     need("systemd-analyze")
     place.need_root()
@@ -81,10 +82,10 @@ def confined(make_daemon, units, tmp_path):
     config.write_text(f"[users]\nuserfaultfd = {NOBODY}\n")
     config.chmod(0o644)
 
-    def make(build=place.BUILD, without=""):
+    def make(build=place.BUILD, without="", beside=""):
         daemon = make_daemon(build=build, options=["--config", config])
         daemon.prefix = ["unshare", "-m", "-n", "--propagation", "slave", "env",
-                         f"SAMEPAGE_TEST_WITHOUT={without}", "/usr/bin/python3",
+                         f"SAMEPAGE_TEST_WITHOUT={without}", f"SAMEPAGE_TEST_BESIDE={beside}", "/usr/bin/python3",
                          place.HERE / "lib" / "as_unit.py", units / "samepaged.service"]
         return daemon
 
@@ -111,7 +112,7 @@ def test_it_has_only_what_the_unit_says(confined):
     daemon = confined().start()
     status = pathlib.Path(f"/proc/{daemon.pid}/status").read_text()
     fields = dict(line.split(":", 1) for line in status.splitlines())
-    wanted = 1 << 21 | 1 << 19 | 1 << 2  # SYS_ADMIN, SYS_PTRACE, DAC_READ_SEARCH
+    wanted = 1 << 21 | 1 << 19 | 1 << 5 | 1 << 2  # SYS_ADMIN, SYS_PTRACE, KILL, DAC_READ_SEARCH
     for key in ("CapPrm", "CapEff", "CapBnd"):
         assert int(fields[key], 16) == wanted, (key, fields[key])
     assert fields["NoNewPrivs"].strip() == "1" and fields["Seccomp"].strip() == "2"
@@ -164,6 +165,62 @@ def test_each_capability_is_needed(confined, compiled, without):
     program = daemon.run(compiled("exit_7"), 0.2, uid=NOBODY)
     program.must_finish(7)
     assert len(program.samepage_lines()) == 1, program.stderr()
+
+
+def stored_bytes(program):
+    """Of the area, in mappings of the store."""
+    start, length = program.area
+    total = 0
+    for line in pathlib.Path(f"/proc/{program.pid}/maps").read_text().splitlines():
+        at, stop = (int(x, 16) for x in line.split()[0].split("-"))
+        if line.split()[4] != "0" and start <= at < start + length:
+            total += stop - at
+    return total
+
+
+def new_worker(daemon, old):
+    """The pid of the worker after that one, None: there is none yet."""
+    found = [p.pid for p in proc.all_processes()
+             if {b"--store-worker", str(daemon.socket).encode()} <= {*p.cmdline.split(b"\0")}]
+    return next((pid for pid in found if pid != old), None)
+
+
+def locked_kib(pid):
+    smaps = pathlib.Path(f"/proc/{pid}/smaps").read_text()
+    return sum(int(line.split()[1]) for line in smaps.splitlines() if line.startswith("Locked:"))
+
+
+def test_it_has_all_that_the_store_needs(confined, compiled, tmp_path):
+    """S, K13, D1: a new worker locks what only memory has; frames leave, and come back; another user's programs, with
+    threads, are un-merged to plain memory."""
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("no /dev/fuse")
+    assert "LimitMEMLOCK=infinity" in (tmp_path / "samepaged.service").read_text().splitlines()
+    daemon = confined(beside="IPC_LOCK") # in its place: a test may have no right to raise the limit
+    with open(tmp_path / "samepaged.conf", "a", encoding="ascii") as config:
+        config.write("[swap]\nswap = store\nreclaim_max = 0\n")
+    daemon.start().set_full_speed()
+    daemon.directory.chmod(0o777)
+    programs = [daemon.run(compiled("writes_on"), 512, 2, uid=NOBODY) for _ in range(2)]
+    for program in programs:
+        program.area = program.region()
+    for program in programs:
+        daemon.wait_merged(program, program.area, share=1.0)
+    daemon.set(run=0)
+    worker = store_process(daemon, "worker")
+    locked = locked_kib(worker)
+    assert locked > 0 # a share: programs map them, too
+    os.kill(worker, signal.SIGKILL)
+    wait_for(lambda: daemon.log(), lambda: new_worker(daemon, worker) and
+             locked_kib(new_worker(daemon, worker)) == locked)
+    daemon.cli("reclaim", "all")
+    for program in programs:
+        program.say("rest")
+        assert program.line() == "ok", program.stderr()
+    daemon.cli("unmerge")
+    for program in programs:
+        assert stored_bytes(program) == 0
+    assert daemon.status("store_errors") == 0
 
 
 def test_stop_while_merging(confined, compiled):

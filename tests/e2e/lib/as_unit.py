@@ -89,6 +89,7 @@ def main():
     libc = ctypes.CDLL(None, use_errno=True)
     keep = {name[4:] for value in unit["CapabilityBoundingSet"] for name in value.split()}
     keep -= set(os.environ.get("SAMEPAGE_TEST_WITHOUT", "").split())
+    keep |= set(os.environ.get("SAMEPAGE_TEST_BESIDE", "").split())
     allowed = allowed_calls(unit["SystemCallFilter"])
     files = int(unit["LimitNOFILE"][0])
     files = min(files, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
