@@ -3,13 +3,18 @@
 operation that never ran: each fails the test. And that a wrong byte does."""
 
 import json
+import os
 import re
 import subprocess
+
+import pytest
 
 from lib import place
 
 SEED = 20
 SECONDS = 35
+STORE_SECONDS = 12
+STORE_ACTIONS = "kill-store,run-2,unmerge-process,kill-daemon,kill-agent,pace"
 
 
 def torture(tmp_path, seconds, *args):
@@ -30,6 +35,18 @@ def test_torture_short(tmp_path):
     result = json.loads(done.stdout)
     assert result["verdict"] == "well"
     assert result["pages_merged"] > 1000 and result["pages_unmerged"] > 1000, result
+
+
+def test_torture_short_with_a_store(tmp_path):
+    """S, K13, D1: the same while frames leave memory, and the store's processes are killed."""
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("no /dev/fuse")
+    done = torture(tmp_path, STORE_SECONDS, "--store", "--actions", STORE_ACTIONS)
+    assert done.returncode == 0, done.stderr[-6000:] + done.stdout[-3000:]
+    result = json.loads(done.stdout)
+    assert result["verdict"] == "well"
+    assert result["actions"]["kill_store"] > 0, result
+    assert result["evicted"] > 0 and result["pages_merged"] > 0 and result["pages_unmerged"] > 0, result
 
 
 def test_wrong_byte_stops_it(tmp_path):

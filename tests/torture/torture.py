@@ -21,8 +21,6 @@ from driver.world import World, Wrong  # noqa: E402
 WELL, FAILED, INTERRUPTED = 0, 1, 130
 SANITIZED_SHARE = 0.1  # of the time, for the fuzz targets and the sanitizers
 TELL_EVERY = 15  # seconds
-# What the store's mappings refuse programs with several threads, of pages that they wrote (decision 0023).
-NOT_IN_STORE = "madvise-wipeonfork", "child-userfaultfd"
 LONGER = 240  # seconds at most, until everything was done once
 
 
@@ -47,6 +45,8 @@ def parse(argv):
     parser.add_argument("--only", metavar="OP,...",
                         help="only these operations of the workers, to find out what matters")
     parser.add_argument("--without", metavar="OP,...", help="all operations but these")
+    parser.add_argument("--actions", metavar="ACT,...",
+                        help="only these of what is done to them (as the table at the end names them)")
     parser.add_argument("--store", action="store_true",
                         help="the daemon has a store, frames leave memory all the time, and the store's "
                              "processes are killed, too")
@@ -67,9 +67,11 @@ def parse(argv):
             not 8 <= options.mib <= 4096:
         parser.error("minutes above 0, workers 1 to 64, threads 1 to 16, mib 8 to 4096")
     options.build = options.build.resolve()
-    if options.store:
-        options.without = ",".join([*filter(None, [options.without]), *NOT_IN_STORE])
-    options.some = bool(options.only or options.without or options.calm)
+    options.some = bool(options.only or options.without or options.calm or options.actions)
+    options.actions = options.actions.replace("-", "_").split(",") if options.actions else Chaos.actions()
+    for name in options.actions:
+        if name not in Chaos.actions():
+            parser.error(f"there is no action {name}")
     for name in ("samepage", "samepaged", "libsamepage-agent.so", "tests/torture/torture-worker",
                  "tests/torture/torture-linked"):
         if not (options.build / name).exists():
@@ -152,7 +154,7 @@ def sanitized_part(options, directory, seconds):
 
 
 def finish(options, result):
-    partial = options.only or options.calm or result["verdict"] != "well"
+    partial = options.only or options.calm or options.actions != Chaos.actions() or result["verdict"] != "well"
     missing = [] if partial else report.never_ran(result, options.without)
     if missing:
         result["verdict"] = "not everything ran"

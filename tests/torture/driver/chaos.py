@@ -49,12 +49,13 @@ class Chaos:
 
     def __init__(self, world, seed):
         self.world, self.random = world, random.Random(f"{seed} chaos")
+        self.wanted = world.options.actions
         self.weights, self.without_agent = dict(self.WEIGHTS), 1
         if world.options.kill_agents:
             self.weights["kill_agent"] *= AGENTS_SHARE
             self.without_agent += AGENTS_SECONDS
         self.counts = {name: 0 for name in self.actions()}
-        self.deck = self.actions()  # each once, so that a short run has them all
+        self.deck = list(world.options.actions)  # each once, so that a short run has them all
         self.random.shuffle(self.deck)
         self.retire = {}  # worker: when it is to be replaced
         self.limits = {}  # worker: when its memory is to be enough again
@@ -150,11 +151,11 @@ class Chaos:
 
     def act(self):
         self.began = self.began or time.monotonic()
-        name = self.random.choices(list(self.weights), list(self.weights.values()))[0]
+        name = self.random.choices(self.wanted, [self.weights[name] for name in self.wanted])[0]
         passed = time.monotonic() - self.began
         if self.deck:
             name = self.deck.pop()
-        elif passed > FLOODS_FROM and self.flooded < FLOOD_SHARE * passed:
+        elif "flood" in self.wanted and passed > FLOODS_FROM and self.flooded < FLOOD_SHARE * passed:
             name = "flood"
         if getattr(self, name)() is not False:
             self.counts[name] += 1

@@ -55,6 +55,7 @@ class Worker:
                 self.directory, "--stats", self.stats.path]
         argv += ["--advise"] if how["advise"] else []
         argv += ["--short"] if how["short"] else []
+        argv += ["--store"] if world.options.store else []
         argv += ["--mappings", how["mappings"]] if how["mappings"] else []
         argv += ["--only", world.options.only] if world.options.only else []
         argv += ["--without", world.options.without] if world.options.without else []

@@ -128,6 +128,7 @@ static const struct option long_options[] = {
     {"stats", required_argument, NULL, 'f'},
     {"advise", no_argument, NULL, 'a'},
     {"short", no_argument, NULL, 'e'},
+    {"store", no_argument, NULL, 'r'},
     {"brief", required_argument, NULL, 'b'},
     {"without", required_argument, NULL, 'w'},
     {"ops", no_argument, NULL, 'o'},
@@ -141,7 +142,7 @@ static int usage(void)
     fprintf(stderr, "usage: torture-worker --seed S --id N --threads N --mib N --directory DIR\n"
                     "         --stats FILE [--only OP,...] [--without OP,...] [--mappings N] "
                     "[--advise] [--short]\n"
-                    "         [--plant STEPS]\n"
+                    "         [--store] [--plant STEPS]\n"
                     "       torture-worker --ops | --brief S\n");
     return 2;
 }
@@ -181,6 +182,9 @@ static int parse(int argc, char **argv)
             break;
         case 'e':
             options.enomem_ok = true;
+            break;
+        case 'r':
+            options.store = true;
             break;
         case 'b':
             return brief(n);

@@ -54,7 +54,7 @@ static int advise(struct block *b, uint32_t first, uint32_t n, int advice, uint6
 
     if (!ret || lacking(what))
         return ret;
-    if (advice == MADV_WIPEONFORK && errno == EINVAL && agent_killed())
+    if (advice == MADV_WIPEONFORK && errno == EINVAL && (options.store || agent_killed()))
         return -1;
     if (!may_refuse(advice) || (errno != EINVAL && errno != EAGAIN && errno != EBUSY))
         wrong("madvise failed", what);

@@ -191,8 +191,11 @@ static bool own_uffd(struct actor *a, struct block *b, uint64_t *state)
     block_stretch(b, state, 32, &first, &n);
     range.range.start = (uintptr_t)page_at(b, first);
     range.range.len = (uint64_t)n * PAGE;
-    if (ioctl(fd, UFFDIO_REGISTER, &range))
+    if (ioctl(fd, UFFDIO_REGISTER, &range)) {
+        if (options.store && errno == EINVAL)
+            return false;
         wrong("memory cannot be registered", "child-userfaultfd");
+    }
     snapshot_check(a, b, "registered with a userfaultfd");
     if (madvise(page_at(b, first), (size_t)n * PAGE, MADV_DONTNEED))
         wrong("MADV_DONTNEED failed", "child-userfaultfd");

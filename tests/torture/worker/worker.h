@@ -86,6 +86,7 @@ struct options {
     const char *only, *without; /* operations, with commas */
     bool advise;                /* the program advises its memory itself */
     bool enomem_ok;             /* memory or mappings are kept short from outside */
+    bool store;                 /* frames leave memory: what was written to one is in the way (decision 0023) */
 };
 
 /* Memory of a thread's own that is advised, and locked or bound: ops_advised.c. */
