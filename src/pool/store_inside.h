@@ -57,7 +57,7 @@ struct sp_store_head {
 
 _Static_assert(sizeof(struct sp_store_head) <= SP_STORE_HEAD_BYTES, "the head has no room");
 
-#define SP_STORE_MAGIC         "spstore4"
+#define SP_STORE_MAGIC         "spstore5"
 #define SP_STORE_PAGE_SIZE_MAX 32768u /* a slot's length has 16 bits, its size 12 bits of units */
 
 struct sp_store {
@@ -72,12 +72,14 @@ struct sp_store {
     struct sp_piece_tags *tags;
     char *memory;  /* piece n, while it is there, at n * SP_STORE_PIECE */
     uint32_t open; /* the piece that grows; 0: none */
+    uint32_t end;  /* no piece from this number on is in use */
     uint32_t age;
     uint32_t in_memory, in_file; /* pieces */
     uint32_t memory_most, file_most;
     uint64_t memory_used, file_used; /* bytes of slots, live or dead */
     uint64_t memory_live, file_live;
     uint64_t frames, read_errors, checksum_errors, write_errors, moved;
+    uint64_t failed_at;   /* s: when the file could not be written */
     uint32_t *live;       /* bytes, of each piece */
     uint8_t *broken;      /* pieces of which not all slots can be found */
     uint8_t *place_taken; /* in the file */

@@ -5,6 +5,7 @@
 #include <linux/falloc.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "store_inside.h"
@@ -12,6 +13,7 @@
 #define ROOM_TRIES 16u
 /* Where room is needed, a piece is emptied even if that frees no more than this. */
 #define LEAST_FREED (SP_STORE_PIECE / 8)
+#define WRITE_REST  2u /* s: a file that could not be written is not tried again for */
 
 static uint64_t where(const struct sp_store *store, uint32_t n)
 {
@@ -111,6 +113,8 @@ static int open_piece(struct sp_store *store)
         n++;
     if (n == SP_STORE_PIECES)
         return -ENOSPC;
+    if (n >= store->end)
+        store->end = n + 1;
     store->piece[n].used = 0;
     store->piece[n].age = ++store->age;
     store->live[n] = 0;
@@ -197,6 +201,14 @@ static void number_writing(struct sp_store *store, uint32_t n)
     store->piece[n].sealed = __atomic_add_fetch(&store->head->sealed, 1, __ATOMIC_ACQ_REL);
 }
 
+static uint64_t seconds(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec + 1;
+}
+
 static int write_file(struct sp_store *store, uint32_t n, uint32_t place)
 {
     struct sp_seal seal;
@@ -208,15 +220,24 @@ static int write_file(struct sp_store *store, uint32_t n, uint32_t place)
     err = sp_store_write_piece(store->config.file, &seal, memory_of(store, n), store->sealed,
                                sp_store_round_up(store->piece[n].used),
                                (uint64_t)place * SP_STORE_PIECE);
-    store->write_errors += err != 0;
+    if (err) {
+        store->write_errors++;
+        store->failed_at = seconds();
+    }
     return err;
+}
+
+/* Else each frame that is to leave would have the file tried again, with a whole piece. */
+static bool rests(const struct sp_store *store)
+{
+    return store->failed_at && seconds() - store->failed_at < WRITE_REST;
 }
 
 static uint32_t oldest(const struct sp_store *store)
 {
     uint32_t best = 0;
 
-    for (uint32_t n = 1; n < SP_STORE_PIECES; n++)
+    for (uint32_t n = 1; n < store->end; n++)
         if (n != store->open && is_in_memory(store, n) &&
             (!best || store->piece[n].age < store->piece[best].age))
             best = n;
@@ -234,6 +255,8 @@ int sp_store_demote(struct sp_store *store)
         place++;
     if (place == store->file_most)
         return -ENOSPC;
+    if (rests(store))
+        return -EIO;
     err = write_file(store, n, place);
     if (err)
         return err;
@@ -250,7 +273,7 @@ static uint32_t most_dead(const struct sp_store *store, bool in_memory)
 {
     uint32_t best = 0, most = 0;
 
-    for (uint32_t n = 1; n < SP_STORE_PIECES; n++) {
+    for (uint32_t n = 1; n < store->end; n++) {
         uint32_t dead = store->piece[n].used - store->live[n];
 
         if (n == store->open || store->broken[n] || SP_PIECE_IS(where(store, n)) == SP_PIECE_FREE ||
@@ -378,7 +401,7 @@ static uint32_t newest(const struct sp_store *store)
 {
     uint32_t best = 0;
 
-    for (uint32_t n = 1; n < SP_STORE_PIECES; n++)
+    for (uint32_t n = 1; n < store->end; n++)
         if (is_in_memory(store, n) && (!best || store->piece[n].age > store->piece[best].age))
             best = n;
     return best;
@@ -400,6 +423,7 @@ void sp_pieces_settle(struct sp_store *store)
         if (store->piece[n].age > store->age)
             store->age = store->piece[n].age;
         if (is != SP_PIECE_FREE) {
+            store->end = n + 1;
             settle_place(store, n);
             count_piece(store, n, 1);
         }
