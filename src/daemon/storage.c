@@ -32,6 +32,7 @@ struct sp_storage {
     bool watched;                        /* the event loop has them */
     bool new_worker;                     /* has no connections of agents yet */
     uint64_t lost;                       /* frames that somebody could not have (S8) */
+    uint32_t write_errors;               /* of the worker's file, that were logged */
     uint64_t *locked[SP_STORE_SEGMENTS]; /* bits: frames with a locked site */
     uint64_t *back[SP_STORE_SEGMENTS];   /* bits: frames that came back, and nobody asked since */
 };
@@ -479,6 +480,17 @@ static void take_news(struct sp_storage *storage, const struct sp_store_news *ne
         note_back(storage, news->frame);
 }
 
+/* The next worker begins at 0 again. */
+static void tell_write_errors(struct sp_storage *storage, uint32_t now)
+{
+    if (now > storage->write_errors)
+        sp_log(SP_LOG_ERROR,
+               "the store's file could not be written (%u times so far); frames that were to go there stay in memory."
+               " See what is wrong with its disk: swap_file, %s",
+               now, storage->daemon->config.swap.file);
+    storage->write_errors = now;
+}
+
 void sp_storage_take_news(struct sp_storage *storage)
 {
     const struct sp_store_answer *said;
@@ -490,6 +502,7 @@ void sp_storage_take_news(struct sp_storage *storage)
             return;
         for (uint32_t i = 0; i < said->n && i < SP_STORE_NEWS; i++)
             take_news(storage, &said->news[i]);
+        tell_write_errors(storage, said->write_errors);
     } while (said->n == SP_STORE_NEWS);
 }
 

@@ -94,6 +94,7 @@ struct sp_store_marks {
     uint64_t held[SP_STORE_WORDS];   /* who touches one waits */
     uint64_t back[SP_STORE_WORDS];   /* came back, not told yet */
     uint64_t lost[SP_STORE_WORDS];   /* could not be had when somebody wanted it, not told yet */
+    uint64_t told[SP_STORE_WORDS];   /* ... or told: each frame once in its life */
 };
 struct sp_store_marks *sp_store_marks(struct sp_store *store, uint32_t segment);
 

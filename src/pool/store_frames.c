@@ -243,6 +243,7 @@ int sp_frames_fill(struct sp_store_worker *w, const struct sp_store_ask *ask)
         sp_store_drop(w->run.store, sp_store_frame(ask->segment, ask->index + i));
     sp_frames_mark(s->marks->back, ask->index, ask->n, false);
     sp_frames_mark(s->marks->lost, ask->index, ask->n, false);
+    sp_frames_mark(s->marks->told, ask->index, ask->n, false);
     /* First: what the kernel drops before it is locked must not come back as zeros. */
     sp_frames_mark(s->marks->filled, ask->index, ask->n, true);
     /* Between the two the kernel may drop pages: it is told again. */
@@ -344,8 +345,9 @@ int sp_frames_where(struct sp_store_worker *w, const struct sp_store_ask *ask, u
     return 0;
 }
 
-/* Takes the bits of one map as news. False: there is no more room. */
-static bool tell_map(struct sp_store_answer *to, uint32_t id, uint64_t *map, uint32_t lost)
+/* Takes the bits of one map as news, but for those of told, where they are set then. False: there
+ * is no more room. */
+static bool tell_map(struct sp_store_answer *to, uint32_t id, uint64_t *map, uint64_t *told)
 {
     for (uint32_t w = 0; w < SP_STORE_WORDS; w++)
         while (map[w]) {
@@ -353,7 +355,10 @@ static bool tell_map(struct sp_store_answer *to, uint32_t id, uint64_t *map, uin
 
             if (to->n == SP_STORE_NEWS)
                 return false;
-            to->news[to->n++] = (struct sp_store_news){sp_store_frame(id, i), lost};
+            if (!told || !sp_store_bit(told, i))
+                to->news[to->n++] = (struct sp_store_news){sp_store_frame(id, i), told != NULL};
+            if (told)
+                sp_store_set_bit(told, i, true);
             sp_store_set_bit(map, i, false);
         }
     return true;
@@ -361,10 +366,13 @@ static bool tell_map(struct sp_store_answer *to, uint32_t id, uint64_t *map, uin
 
 void sp_frames_tell(struct sp_store_worker *w, struct sp_store_answer *to)
 {
+    struct sp_store_counters counters;
     bool room = true;
 
     for (uint32_t id = 1; id < SP_STORE_SEGMENTS && room; id++)
         if (w->segment[id])
-            room = tell_map(to, id, w->segment[id]->marks->back, 0) &&
-                   tell_map(to, id, w->segment[id]->marks->lost, 1);
+            room = tell_map(to, id, w->segment[id]->marks->back, NULL) &&
+                   tell_map(to, id, w->segment[id]->marks->lost, w->segment[id]->marks->told);
+    sp_store_counters(w->run.store, &counters);
+    to->write_errors = (uint32_t)counters.write_errors;
 }

@@ -50,7 +50,8 @@ enum sp_store_what {
     SP_STORE_RELEASE, /* the frames that are held no longer are */
     SP_STORE_GET,     /* frames' bytes into the shared pages, wherever they are */
     SP_STORE_WHERE,   /* of each page: SP_STORE_AGAIN if only the store has it, else DONE */
-    SP_STORE_FILLED,  /* how many frames of a segment, from the first, may have been filled: n */
+    SP_STORE_FILLED,  /* how many frames of a segment, from the first, may have been filled: n. Who
+                         asks that is new, and told anew of lost frames that are touched */
     SP_STORE_REMOVE,  /* a segment: -EBUSY as long as anybody has it open or mapped (K9) */
     SP_STORE_TELL,    /* the frames that came back, or could not, since this was last asked */
     SP_STORE_COUNT,   /* what there is */
@@ -76,10 +77,11 @@ struct sp_store_news {
 };
 
 struct sp_store_answer {
-    uint32_t seq;   /* the question's */
-    int32_t status; /* 0 or a negative errno; with results, that they are there */
-    uint32_t n;     /* pages, or news */
-    uint32_t locks; /* COUNT: 1 if what is kept is locked */
+    uint32_t seq;          /* the question's */
+    int32_t status;        /* 0 or a negative errno; with results, that they are there */
+    uint32_t n;            /* pages, or news */
+    uint32_t locks;        /* COUNT: 1 if what is kept is locked */
+    uint32_t write_errors; /* TELL: of the file, since this worker began */
     union {
         uint8_t result[SP_STORE_PAGES];
         struct sp_store_news news[SP_STORE_NEWS];

@@ -207,6 +207,7 @@ static int work(struct sp_store_worker *w, const struct sp_store_ask *ask, const
         break;
     case SP_STORE_FILLED:
         to->n = sp_frames_filled(w, ask->segment);
+        sp_frames_mark(w->segment[ask->segment]->marks->told, 0, SP_POOL_SEGMENT_PAGES, false);
         break;
     case SP_STORE_REMOVE:
         to->status = remove_segment(w, ask->segment);

@@ -26,7 +26,7 @@ def word_of(page, version=1):
 def in_file(daemon, disk):
     """How many pages of all can be found there."""
     with open(store_file(daemon, disk), "rb") as file:
-        text = file.read()
+        text = file.read(daemon.status("store_file_bytes"))
     return sum(word_of(page) in text for page in range(0, PAGES, 64))
 
 

@@ -2,15 +2,16 @@
 """swap_file of samepaged.conf(5): whatever it names, nothing that exists is harmed, nothing hangs, and the daemon says what is
 to be done."""
 
+import contextlib
 import os
 import subprocess
 
 import pytest
 
 from lib import place, proc
-from lib.disks import disk, mounted  # noqa: F401
+from lib.disks import disk, mounted, own_disk  # noqa: F401
 from lib.place import wait_for
-from lib.store import store_daemon  # noqa: F401
+from lib.store import store_daemon, store_file  # noqa: F401
 
 
 @pytest.fixture
@@ -98,3 +99,69 @@ def test_what_is_in_use_stays(store_daemon, compiled, disk):
     for program in programs:
         program.say("check")
         assert program.line(120) == "done 0"
+
+
+def free_bytes(folder):
+    stat = os.statvfs(folder)
+    return stat.f_bfree * stat.f_frsize
+
+
+def test_what_the_file_is(own_disk, store_daemon, compiled):
+    """Mode 0600, without a name, with all its room from the start and never more; and its room is free again at the end."""
+    on, _ = own_disk(64)
+    before = free_bytes(on)
+    daemon = store_daemon(swap_file=on / "swap", swap_size="32M", swap_memory="4M")
+    stat = os.stat(store_file(daemon, on))
+    assert (stat.st_mode, stat.st_nlink, stat.st_size) == (0o100600, 0, 32 << 20)
+    assert os.listdir(on) == ["lost+found"]
+    took = before - free_bytes(on)
+    assert took >= 32 << 20 and stat.st_blocks * 512 >= 32 << 20
+    programs = [daemon.run(compiled("rewrites"), 4096) for _ in range(2)]
+    for program in programs:
+        daemon.wait_merged(program, program.region(), share=1.0)
+    for version in (2, 3):
+        daemon.cli("reclaim", "all")
+        assert daemon.status("store_file_bytes") > 0
+        for program in programs:
+            program.say(f"write {version}")
+            assert program.line(120) == "done 0"
+    then = os.stat(store_file(daemon, on))
+    assert then.st_size == 32 << 20 and before - free_bytes(on) == took
+    for program in programs:
+        program.popen.stdin.close()
+        program.must_finish(0)
+    daemon.stop()
+    wait_for(lambda: f"{before - free_bytes(on)} bytes are still taken", lambda: free_bytes(on) == before)
+
+
+def test_s3_a_disk_that_cannot_be_written(mounted, own_disk, store_daemon, compiled):
+    """The device has no room for what its file system promised: what was to go there stays, nothing is lost, the log says so; and when
+    it can be written again, more leaves."""
+    tiny = mounted("tmpfs", "size=8M")
+    on, _ = own_disk(64, tiny)
+    daemon = store_daemon(swap_file=on / "swap", swap_size="32M", swap_memory="4M")
+    programs = [daemon.run(compiled("rewrites"), 4096) for _ in range(2)]
+    for program in programs:
+        daemon.wait_merged(program, program.region(), share=1.0)
+    daemon.set(run=0)
+    # Of all of it: a loop device (6.18) says of a write of which only a part had room that it is done.
+    with open(tiny / "fills", "wb", buffering=0) as fills, contextlib.suppress(OSError):
+        while True:
+            fills.write(bytes(4096))
+    done = daemon.cli("reclaim", "all", check=False)
+    assert done.returncode == 1 and "cannot be written" in done.stderr
+    status = daemon.status()
+    assert 0 < status["frames_evicted"] < status["pages_shared"]
+    assert status["store_write_errors"] > 0 and status["store_errors"] == status["store_file_bytes"] == 0
+    wait_for(lambda: f"not logged: {daemon.log()}", lambda: "could not be written" in daemon.log())
+    for program in programs:
+        program.say("check")
+        assert program.line(120) == "done 0"
+    subprocess.run(["mount", "-o", "remount,size=64M", tiny], check=True)
+    wait_for(lambda: f"does not leave: {daemon.status()}",
+             lambda: daemon.cli("reclaim", "all", check=False).returncode == 0)
+    for program in programs:
+        program.say("check")
+        assert program.line(120) == "done 0"
+    status = daemon.status()
+    assert status["store_errors"] == status["store_read_errors"] == status["store_checksum_errors"] == 0

@@ -203,13 +203,30 @@ static void s10_what_is_dropped_leaves_little_behind(void **state)
     sp_store_free(store);
 }
 
+/* What the store writes to its file: how often, and how often not as a piece is to be written. */
+static unsigned writes, odd_writes;
+
+ssize_t __real_pwrite64(int fd, const void *from, size_t size, off_t at);
+ssize_t __wrap_pwrite64(int fd, const void *from, size_t size, off_t at);
+
+/* A piece is full but for what the next slot would have needed. */
+ssize_t __wrap_pwrite64(int fd, const void *from, size_t size, off_t at)
+{
+    writes++;
+    odd_writes += at % SP_STORE_PIECE || (uintptr_t)from % 4096 || size % 4096 ||
+                  size > SP_STORE_PIECE || size + PAGE + 4096 < SP_STORE_PIECE;
+    return __real_pwrite64(fd, from, size, at);
+}
+
 static void s1_what_is_cold_goes_to_the_file_in_pieces(void **state)
 {
     struct sp_store_config c = with_file(4 * MIB, 16);
     struct sp_store *store = make(&c);
 
+    writes = odd_writes = 0;
     for (uint32_t n = 0; n < 5000; n++)
         assert_int_equal(put(store, n), 0);
+    assert_int_equal(writes, counters(store).file_bytes / MIB);
     assert_true(counters(store).memory_bytes <= 4 * MIB);
     assert_true(counters(store).file_bytes >= 4 * MIB);
     while (sp_store_demote(store) == 1)
@@ -224,6 +241,8 @@ static void s1_what_is_cold_goes_to_the_file_in_pieces(void **state)
         }
     for (uint32_t n = 0; n < 5000; n++)
         assert_int_equal(get(store, n), 0);
+    assert_true(writes > 20);
+    assert_int_equal(odd_writes, 0);
     struct stat st;
     assert_int_equal(fstat(c.file, &st), 0);
     assert_int_equal(st.st_size, c.file_bytes);

@@ -27,7 +27,7 @@ def disk():
     shutil.rmtree(folder)
 
 
-def make_image(folder, kind):
+def make_image(folder, kind, size=BYTES):
     """A file with such a file system in it, through a loop device."""
     if not shutil.which(f"mkfs.{kind}", path="/usr/sbin:/sbin:/usr/bin:/bin"):
         pytest.skip(f"no mkfs.{kind}")
@@ -35,8 +35,10 @@ def make_image(folder, kind):
         pytest.skip("no loop devices")
     image = folder / "image"
     with open(image, "wb") as file:
-        file.truncate(BYTES)
-    subprocess.run([f"mkfs.{kind}", "-q", image], check=True, timeout=place.patient(60),
+        file.truncate(size)
+    # Nothing is written to it later but at its beginning and where the files are.
+    quiet = ["-O", "^has_journal", "-E", "lazy_itable_init=0"]
+    subprocess.run([f"mkfs.{kind}", "-q", *quiet, image], check=True, timeout=place.patient(60),
                    env={**os.environ, "PATH": "/usr/sbin:/sbin:/usr/bin:/bin"})
     return image
 
@@ -79,3 +81,28 @@ def mounted(disk):
         os.close(fd)
     for target in mounts:
         subprocess.run(["umount", target], capture_output=True, timeout=place.patient(60), check=False)
+
+
+@pytest.fixture
+def own_disk(disk):
+    """own_disk(megabytes, of=disk): a file system on a disk image in that folder, and the image. What cannot be read or written
+    in the image is a real error of a device. A test asks for this before its daemon, which ends first then, and at the end nobody
+    has a file there any more."""
+    mounts = []
+
+    def make(megabytes, of=disk):
+        target = disk / f"own{len(mounts)}"
+        target.mkdir()
+        image = make_image(of, "ext4", megabytes << 20)
+        done = subprocess.run(["mount", "-o", "loop,noatime", image, target], capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"cannot mount: {done.stderr.strip()}")
+        mounts.append(target)
+        return target, image
+
+    yield make
+    busy = [target for target in mounts if
+            subprocess.run(["umount", target], capture_output=True, timeout=place.patient(60), check=False).returncode]
+    for target in busy:
+        subprocess.run(["umount", "-l", target], capture_output=True, timeout=place.patient(60), check=False)
+    assert not busy

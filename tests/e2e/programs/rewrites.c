@@ -9,6 +9,7 @@
  *   own V I N        the same, but with contents that no other process has
  *   check            looks at every page
  *   lost             looks at every page; N: how many raise SIGBUS, the others must be right
+ *   which            the same, and first a line with their numbers
  *   hold WHAT        opens something that may pin memory: direct, uring, aio, device
  *   drop             closes it again
  *   threads T        T threads write a word of theirs in each page, over and over, and look whether it
@@ -92,19 +93,24 @@ static void on_bus(int number)
     siglongjmp(at_bus, 1);
 }
 
-static uint64_t count_lost(void)
+static uint64_t count_lost(int say)
 {
     struct sigaction action = {.sa_handler = on_bus}, old;
     volatile uint64_t lost = 0;
 
     sigaction(SIGBUS, &action, &old);
     for (volatile uint64_t page = 0; page < npages; page++) {
-        if (sigsetjmp(at_bus, 1))
+        if (sigsetjmp(at_bus, 1)) {
             lost++;
-        else
+            if (say)
+                printf("%llu ", (unsigned long long)page);
+        } else {
             check_page(page);
+        }
     }
     sigaction(SIGBUS, &old, NULL);
+    if (say)
+        printf("\n");
     return lost;
 }
 
@@ -254,7 +260,9 @@ static uint64_t obey(const char *line)
     else if (!strncmp(line, "stop", 4))
         return stop_threads();
     else if (!strncmp(line, "lost", 4))
-        return count_lost();
+        return count_lost(0);
+    else if (!strncmp(line, "which", 5))
+        return count_lost(1);
     else if (!strncmp(line, "drop", 4))
         drop();
     else
