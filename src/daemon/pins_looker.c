@@ -3,88 +3,38 @@
 
 #include <errno.h>
 #include <poll.h>
-#include <signal.h>
-#include <spawn.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
-#include "log.h"
+#include "disposable.h"
 #include "pins_looker_msg.h"
 #include "written.h"
 
-#define LIMIT_USECS   200000u  /* for a look: pages may be held meanwhile (SP_HOLD_MSECS) */
-#define RESTART_USECS 1000000u /* after a looker that could not be started, or died */
-#define KILLED_MAX    8u       /* that have not ended yet: the kernel may have them wait */
+#define LIMIT_USECS 200000u /* for a look: pages may be held meanwhile (SP_HOLD_MSECS) */
 
 struct sp_looker {
     struct sp_daemon *daemon;
-    pid_t pid; /* 0: there is none */
-    int fd;
+    struct sp_disposable process;
     sd_event_source *io, *limit;
     bool busy;
     struct sp_client *client; /* at whose process it looks; NULL: he is gone */
     uint32_t serial;
-    uint64_t began, start_at;     /* us */
+    uint64_t began;               /* us */
     uint64_t cpu_us, cpu_us_past; /* of the present one, of those before */
-    pid_t killed[KILLED_MAX];
-    unsigned nkilled;
 };
 
 /* ---- its life ---- */
 
-static void reap(struct sp_looker *looker)
-{
-    unsigned n = 0;
-
-    for (unsigned i = 0; i < looker->nkilled; i++)
-        if (waitpid(looker->killed[i], NULL, WNOHANG) == 0)
-            looker->killed[n++] = looker->killed[i];
-    looker->nkilled = n;
-}
-
 /* What it looks at stays unanswered. */
-static void end_looker(struct sp_looker *looker)
+static void end_looker(struct sp_looker *looker, bool its_fault)
 {
-    if (!looker->pid)
+    if (!looker->process.pid)
         return;
     looker->io = sd_event_source_disable_unref(looker->io);
-    close(looker->fd);
-    kill(looker->pid, SIGKILL);
-    looker->killed[looker->nkilled++] = looker->pid; /* there is room: start_looker() */
-    looker->pid = 0;
+    sp_disposable_kill(&looker->process, its_fault);
     looker->cpu_us_past += looker->cpu_us;
     looker->cpu_us = 0;
-    reap(looker);
-}
-
-static int spawn(int fd, pid_t *pid)
-{
-    char *argv[] = {(char *)"samepaged", (char *)"--looker", NULL};
-    char *environment[] = {NULL};
-    posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attributes;
-    sigset_t none;
-    int err;
-
-    sigemptyset(&none);
-    err = posix_spawn_file_actions_init(&actions);
-    if (err)
-        return -err;
-    err = posix_spawnattr_init(&attributes);
-    if (!err) {
-        posix_spawnattr_setsigmask(&attributes, &none);
-        posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
-        err = posix_spawn_file_actions_adddup2(&actions, fd, SP_LOOKER_FD);
-        if (!err)
-            err = posix_spawn(pid, "/proc/self/exe", &actions, &attributes, argv, environment);
-        posix_spawnattr_destroy(&attributes);
-    }
-    posix_spawn_file_actions_destroy(&actions);
-    return -err;
 }
 
 static int on_answer(sd_event_source *source, int fd, uint32_t events, void *arg);
@@ -92,27 +42,13 @@ static int on_answer(sd_event_source *source, int fd, uint32_t events, void *arg
 /* 0, or a negative errno: then it is tried again after a while. */
 static int start_looker(struct sp_looker *looker)
 {
-    uint64_t now = sp_now_usecs();
-    int pair[2], err;
+    int err = sp_disposable_start(&looker->process);
 
-    reap(looker);
-    if (now < looker->start_at || looker->nkilled == KILLED_MAX)
-        return -EAGAIN;
-    looker->start_at = now + RESTART_USECS;
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, pair))
-        return -errno;
-    err = spawn(pair[1], &looker->pid);
-    close(pair[1]);
-    if (err) {
-        close(pair[0]);
-        looker->pid = 0;
-        sp_log(SP_LOG_WARNING, "cannot start a process that looks what programs have open: %s", strerror(-err));
+    if (err)
         return err;
-    }
-    looker->fd = pair[0];
-    err = sd_event_add_io(looker->daemon->event, &looker->io, looker->fd, EPOLLIN, on_answer, looker);
+    err = sd_event_add_io(looker->daemon->event, &looker->io, looker->process.fd, EPOLLIN, on_answer, looker);
     if (err < 0)
-        end_looker(looker);
+        end_looker(looker, true);
     return err < 0 ? err : 0;
 }
 
@@ -128,6 +64,8 @@ static struct sp_looker *looker_of(struct sp_daemon *daemon)
     if (!looker)
         return NULL;
     looker->daemon = daemon;
+    looker->process.argument = SP_LOOKER_ARGUMENT;
+    looker->process.what = "looks what programs have open";
     if (sd_event_add_time(daemon->event, &looker->limit, CLOCK_MONOTONIC, 0, 1000, on_limit, looker) < 0 ||
         sd_event_source_set_enabled(looker->limit, SD_EVENT_OFF) < 0) {
         sd_event_source_disable_unref(looker->limit);
@@ -145,10 +83,10 @@ static bool begin(struct sp_looker *looker, struct sp_client *client)
 {
     struct sp_looker_question question = {.serial = looker->serial + 1, .pid = (int32_t)client->program};
 
-    if (!looker->pid && start_looker(looker))
+    if (!looker->process.pid && start_looker(looker))
         return false;
-    if (send(looker->fd, &question, sizeof(question), MSG_DONTWAIT | MSG_NOSIGNAL) != sizeof(question)) {
-        end_looker(looker);
+    if (send(looker->process.fd, &question, sizeof(question), MSG_DONTWAIT | MSG_NOSIGNAL) != sizeof(question)) {
+        end_looker(looker, true);
         return false;
     }
     looker->serial++;
@@ -172,7 +110,7 @@ static bool lives(const struct sp_client *client)
 static int hear(struct sp_looker *looker, struct sp_look *look)
 {
     struct sp_looker_answer answer;
-    ssize_t n = recv(looker->fd, &answer, sizeof(answer), MSG_DONTWAIT);
+    ssize_t n = recv(looker->process.fd, &answer, sizeof(answer), MSG_DONTWAIT);
 
     if (n < 0 && (errno == EAGAIN || errno == EINTR))
         return -EAGAIN;
@@ -196,10 +134,8 @@ static struct sp_client *finish(struct sp_looker *looker, int err, struct sp_loo
     if (err) {
         look->pins = SP_PINS_UNKNOWN;
         look->usecs = sp_now_usecs() - looker->began;
-        end_looker(looker);
+        end_looker(looker, err != -ETIMEDOUT);
     }
-    if (err == -ETIMEDOUT)
-        looker->start_at = 0; /* it is not the looker's fault */
     if (client && !lives(client))
         look->pins = SP_PINS_UNKNOWN;
     return client;
@@ -242,7 +178,7 @@ static int on_answer(sd_event_source *source, int fd, uint32_t events, void *arg
     if (looker->busy)
         tell(finish(looker, err, &look), &look);
     else
-        end_looker(looker);
+        end_looker(looker, true);
     next(looker);
     return 0;
 }
@@ -269,7 +205,7 @@ static struct sp_client *wait_for_end(struct sp_looker *looker, struct sp_look *
     int err;
 
     while ((err = hear(looker, look)) == -EAGAIN) {
-        struct pollfd pfd = {looker->fd, POLLIN, 0};
+        struct pollfd pfd = {looker->process.fd, POLLIN, 0};
         uint64_t now = sp_now_usecs();
 
         if (now >= deadline) {
@@ -326,7 +262,7 @@ void sp_looker_forget(struct sp_client *client)
 void sp_looker_reap(struct sp_daemon *daemon)
 {
     if (daemon->looker)
-        reap(daemon->looker);
+        sp_disposable_reap(&daemon->looker->process);
 }
 
 uint64_t sp_looker_cpu_us(const struct sp_daemon *daemon)
@@ -340,7 +276,7 @@ void sp_looker_stop(struct sp_daemon *daemon)
 
     if (!looker)
         return;
-    end_looker(looker);
+    end_looker(looker, true);
     sd_event_source_disable_unref(looker->limit);
     free(looker);
     daemon->looker = NULL;

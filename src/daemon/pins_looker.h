@@ -4,11 +4,10 @@
  *
  * A program can make whoever looks at what it has open wait, for ever: by a page that is
  * long in coming while the lock of its address space is held, by a file of a file system that does not
- * answer, or just by having very much open. So the daemon does not look: the **looker** does, a
- * child process that runs this program anew, so it is small, and that keeps no descriptor but its end of
- * the connection, and no capability but those to look at processes (SYS_PTRACE, DAC_READ_SEARCH). It
+ * answer, or just by having very much open. So the daemon does not look: the **looker** does, a disposable
+ * process (disposable.h) with no capability but those to look at processes (SYS_PTRACE, DAC_READ_SEARCH). It
  * looks at one process at a time. If it takes longer than a limit it is killed, the process counts as not
- * known, and another looker is started for the next one. It ends with the daemon.
+ * known, and another looker is started for the next one.
  *
  * Ordinary looks are asked for, and the answer is taken in the event loop. Only for a look while pages
  * are held (written.c) the daemon waits, as it waits for an agent's answer.

@@ -5,7 +5,7 @@
 
 #include <stdint.h>
 
-#define SP_LOOKER_FD 3 /* where the looker finds its end */
+#define SP_LOOKER_ARGUMENT "--looker"
 
 struct sp_looker_question {
     uint32_t serial;
