@@ -6,7 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 #include "admit.h"
 #include "answers.h"
@@ -16,74 +15,78 @@
 #include "stalls.h"
 #include "turns.h"
 
+/* One descriptor. */
 union sp_control {
     struct cmsghdr align;
-    char bytes[CMSG_SPACE(sizeof(struct ucred)) + CMSG_SPACE(8 * sizeof(int))];
+    char bytes[CMSG_SPACE(sizeof(int))];
 };
 
-/* Takes one descriptor out of a control message; a second one is closed and counts as an error. */
-static int take_fds(const struct cmsghdr *cmsg, int *fd)
+union sp_creds {
+    struct cmsghdr align;
+    char bytes[CMSG_SPACE(sizeof(struct ucred))];
+};
+
+static ssize_t receive_creds(int sock, void *buf, size_t size, int flags, struct msghdr *msg,
+                             union sp_creds *creds)
 {
-    size_t n = (cmsg->cmsg_len - CMSG_LEN(0)) / sizeof(int);
-    int err = 0;
+    struct iovec iov = {buf, size};
+    ssize_t n;
 
-    for (size_t i = 0; i < n; i++) {
-        int got;
-
-        memcpy(&got, CMSG_DATA(cmsg) + i * sizeof(int), sizeof(got));
-        if (*fd >= 0) {
-            close(got);
-            err = -EPROTO;
-        } else {
-            *fd = got;
-        }
-    }
-    return err;
+    do {
+        *msg = (struct msghdr){.msg_iov = &iov,
+                               .msg_iovlen = 1,
+                               .msg_control = creds,
+                               .msg_controllen = sizeof(*creds)};
+        n = recvmsg(sock, msg, flags | MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
+    } while (n < 0 && errno == EINTR);
+    return n < 0 ? -errno : n;
 }
 
-static int take_control(struct msghdr *msg, struct sp_packet *packet)
+/* There is room for who sent, and for nothing else: what does not fit in is not put anywhere while
+ * the packet stays where it is, and the kernel says that there was more. */
+int sp_peek_fds(int sock)
 {
-    int err = msg->msg_flags & (MSG_TRUNC | MSG_CTRUNC) ? -EPROTO : 0;
+    union sp_creds creds;
+    struct msghdr msg;
+    char byte;
+    ssize_t n = receive_creds(sock, &byte, 1, MSG_PEEK, &msg, &creds);
 
-    for (struct cmsghdr *c = CMSG_FIRSTHDR(msg); c; c = CMSG_NXTHDR(msg, c)) {
-        if (c->cmsg_level != SOL_SOCKET)
-            continue;
-        if (c->cmsg_type == SCM_RIGHTS && take_fds(c, &packet->fd))
-            err = -EPROTO;
-        if (c->cmsg_type == SCM_CREDENTIALS) {
-            struct ucred cred;
+    if (n < 0)
+        return (int)n;
+    if (msg.msg_flags & MSG_CTRUNC)
+        return -EBADMSG;
+    return n || msg.msg_controllen ? 0 : -EPIPE; /* a packet has a sender, the end has none */
+}
 
-            memcpy(&cred, CMSG_DATA(c), sizeof(cred));
-            packet->sender = cred.pid;
-        }
-    }
-    if (err && packet->fd >= 0) {
-        close(packet->fd);
-        packet->fd = -1;
-    }
-    return err;
+static pid_t sender_of(struct msghdr *msg)
+{
+    const struct cmsghdr *c = CMSG_FIRSTHDR(msg);
+    struct ucred cred;
+
+    if (!c || c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_CREDENTIALS ||
+        c->cmsg_len < CMSG_LEN(sizeof(cred)))
+        return 0;
+    memcpy(&cred, CMSG_DATA(c), sizeof(cred));
+    return cred.pid;
 }
 
 int sp_receive(int sock, void *buf, struct sp_packet *packet)
 {
-    union sp_control control;
-    struct iovec iov = {buf, SP_WIRE_MAX};
-    struct msghdr msg = {.msg_iov = &iov,
-                         .msg_iovlen = 1,
-                         .msg_control = &control,
-                         .msg_controllen = sizeof(control)};
+    union sp_creds creds;
+    struct msghdr msg;
+    int err = sp_peek_fds(sock);
     ssize_t n;
 
     memset(packet, 0, sizeof(*packet));
-    packet->fd = -1;
-    do
-        n = recvmsg(sock, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    while (n < 0 && errno == EINTR);
+    if (err)
+        return err == -EPIPE ? 0 : err;
+    n = receive_creds(sock, buf, SP_WIRE_MAX, 0, &msg, &creds);
     if (n < 0)
-        return -errno;
+        return (int)n;
     packet->size = (size_t)n;
     packet->body = (const char *)buf + sizeof(struct sp_msg);
-    return take_control(&msg, packet);
+    packet->sender = sender_of(&msg);
+    return msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC) ? -EPROTO : 0;
 }
 
 int sp_send(int sock, uint16_t type, uint32_t seq, const void *body, size_t length, int fd)
@@ -149,8 +152,8 @@ static int receive_until(struct sp_client *client, struct sp_packet *packet, uin
 
         if (err == 0)
             return packet->size ? 0 : -EPIPE;
-        if (err == -EPROTO)
-            return err;
+        if (err == -EPROTO || err == -EBADMSG)
+            return -EPROTO;
         if (err != -EAGAIN)
             return -EPIPE;
         err = wait_for(client, POLLIN, deadline);
@@ -161,10 +164,6 @@ static int receive_until(struct sp_client *client, struct sp_packet *packet, uin
 
 static int check_answer(struct sp_client *client, struct sp_packet *packet, uint16_t type)
 {
-    if (packet->fd >= 0) {
-        close(packet->fd);
-        return -EPROTO;
-    }
     if (sp_check_header(client->daemon->packet, packet->size, &packet->msg) ||
         packet->msg.seq != client->seq || packet->msg.type != type)
         return -EPROTO;

@@ -9,14 +9,20 @@ struct sp_packet {
     struct sp_msg msg;
     const void *body; /* aligned to 8; in daemon->packet */
     size_t size;      /* of the whole packet; 0: the connection ended */
-    int fd;           /* that came along, the caller's; -1: none */
     pid_t sender;     /* 0: not known */
 };
 
 /*
+ * Looks at what comes next from a socket that has SO_PASSCRED, without waiting, and without letting a
+ * descriptor in (taker.h). 0: a packet without descriptors; -EBADMSG: one with some; -EAGAIN: none; -EPIPE:
+ * the end; or another negative errno.
+ */
+int sp_peek_fds(int sock);
+
+/*
  * Receives one packet without waiting into buf (SP_WIRE_MAX bytes, aligned to 8). 0 with packet
- * filled in but msg and body unchecked; -EAGAIN; -EPROTO if it was cut or brought more than one
- * descriptor; or another negative errno, the connection is dead then.
+ * filled in but msg and body unchecked; -EAGAIN; -EBADMSG: it brought descriptors, and is still there
+ * (taker.h); -EPROTO if it was cut; or another negative errno, the connection is dead then.
  */
 int sp_receive(int sock, void *buf, struct sp_packet *packet);
 

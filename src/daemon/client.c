@@ -18,6 +18,7 @@
 #include "pins_looker.h"
 #include "repair.h"
 #include "strangers.h"
+#include "taker.h"
 
 #define STALLS_FREE 3       /* after so many stalls a client rests before it joins again, */
 #define REST_USECS  1000000 /* twice as long each time, */
@@ -45,6 +46,12 @@ void sp_client_remove_mm(struct sp_client *client)
     client->mm = NULL;
 }
 
+static void close_socket(struct sp_client *client)
+{
+    sp_taker_close_socket(client->daemon, client->uid, client->fd);
+    client->fd = -1;
+}
+
 void sp_client_free(struct sp_client *client)
 {
     struct sp_daemon *daemon = client->daemon;
@@ -60,8 +67,8 @@ void sp_client_free(struct sp_client *client)
     if (client->shm)
         munmap(client->shm, sp_shm_bytes(daemon));
     sp_keep_drop_client(daemon, client->id);
-    close_fd(&client->fd);
-    close_fd(&client->uffd);
+    close_socket(client);
+    sp_taker_close(daemon, client->uid, client->uffd);
     close_fd(&client->shm_fd);
     close_fd(&client->pidfd);
     close_fd(&client->agent_pidfd);
@@ -96,7 +103,7 @@ void sp_client_leave(struct sp_client *client, bool ended)
 
     sp_client_remove_mm(client);
     client->io = sd_event_source_disable_unref(client->io);
-    close_fd(&client->fd);
+    close_socket(client);
     client->state = SP_CLIENT_LEFT;
     if (client->failed) {
         client->failed = 0;
@@ -196,10 +203,8 @@ static int on_client_readable(sd_event_source *source, int fd, uint32_t events, 
 
     if (err == -EAGAIN)
         return 0;
-    if (!err && packet.fd >= 0) {
-        close(packet.fd);
+    if (err == -EBADMSG)
         err = -EPROTO;
-    }
     if (!err && packet.size == 0)
         err = -EPIPE;
     if (!err && (client->state != SP_CLIENT_STALLED ||
@@ -347,9 +352,8 @@ void sp_client_hello(struct sp_daemon *daemon, int sock, const struct sp_hello_p
     if (why && client) {
         sp_client_free(client); /* sock and userfaultfd with it */
     } else if (why) {
-        close(sock);
-        if (packet->fd >= 0)
-            close(packet->fd);
+        sp_taker_close_socket(daemon, packet->uid, sock);
+        sp_taker_close(daemon, packet->uid, packet->fd);
     } else {
         drop_older(client);
         sp_passes_wake(daemon);

@@ -44,6 +44,7 @@
 struct sp_daemon;
 struct sp_keeper;
 struct sp_looker;
+struct sp_taker;
 struct sp_storage;
 struct sp_conn;
 
@@ -209,6 +210,8 @@ struct sp_daemon {
 
     struct sp_accounting accounting;
     struct sp_looker *looker; /* NULL: nobody needed it yet */
+    struct sp_taker *taker;   /* the same */
+    bool taker_stopped;       /* and none is begun any more */
     struct sp_storage *storage; /* NULL: frames stay in memory */
     struct sp_pressure *pressure; /* NULL: nothing leaves by itself */
 

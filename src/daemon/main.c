@@ -26,6 +26,7 @@
 #include "repair.h"
 #include "server.h"
 #include "storage.h"
+#include "taker.h"
 #include "values.h"
 #include "written.h"
 
@@ -117,6 +118,7 @@ static int on_second(sd_event_source *source, uint64_t usec, void *arg)
     retry_repairs(daemon);
     end_takeover(daemon);
     sp_looker_reap(daemon);
+    sp_taker_each_second(daemon);
     sp_storage_each_second(daemon->storage);
     sp_written_each_second(daemon);
     if (daemon->uid == 0)
@@ -208,6 +210,7 @@ static void daemon_free(struct sp_daemon *daemon)
     sp_server_close(daemon);
     sp_keep_close(daemon); /* first: what follows is no news for it */
     sp_looker_stop(daemon);
+    sp_taker_stop(daemon);
     while (!TAILQ_EMPTY(&daemon->clients))
         sp_client_free(TAILQ_FIRST(&daemon->clients));
     if (daemon->pool)
@@ -312,6 +315,8 @@ int main(int argc, char **argv)
 
     if (ret < 0)
         ret = sp_looker_main(argc, argv);
+    if (ret < 0)
+        ret = sp_taker_main(argc, argv);
     if (ret < 0)
         ret = sp_storage_main(argc, argv);
     if (ret >= 0)

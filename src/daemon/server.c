@@ -25,6 +25,7 @@
 #include "log.h"
 #include "status.h"
 #include "strangers.h"
+#include "taker.h"
 
 #define BACKLOG      512
 #define ACCEPT_BATCH 64
@@ -44,8 +45,9 @@ static void conn_free(struct sp_conn *conn)
 {
     sd_event_source_disable_unref(conn->io);
     drop_replies(conn);
-    if (conn->fd >= 0)
-        close(conn->fd);
+    if (conn->wait == SP_WAIT_TAKER)
+        sp_taker_forget(conn);
+    sp_taker_close_socket(conn->daemon, conn->uid, conn->fd);
     TAILQ_REMOVE(&conn->daemon->conns, conn, link);
     conn->daemon->nconns--;
     free(conn);
@@ -103,17 +105,17 @@ static bool wants_uffd(const struct sp_daemon *daemon, const struct sp_packet *p
     struct sp_msg msg;
 
     return sp_check_header(daemon->packet, packet->size, &msg) == 0 &&
-           msg.type == SP_MSG_WANT_UFFD && msg.length == 0 && packet->fd < 0;
+           msg.type == SP_MSG_WANT_UFFD && msg.length == 0;
 }
 
 /* A first packet that is no JSON: a client, or nobody. The connection is over for us. */
-static void become_client(struct sp_conn *conn, const struct sp_packet *packet)
+static void become_client(struct sp_conn *conn, const struct sp_taken *taken)
 {
     struct sp_hello_packet hello = {
-        .packet = conn->daemon->packet,
-        .size = packet->size,
-        .fd = packet->fd,
-        .sender = packet->sender,
+        .packet = taken->packet,
+        .size = taken->size,
+        .fd = taken->fd,
+        .sender = taken->sender,
         .uid = conn->uid,
     };
     struct sp_daemon *daemon = conn->daemon;
@@ -156,11 +158,9 @@ static void on_packet(struct sp_conn *conn, struct sp_packet *packet)
         return;
     }
     if (!conn->control && data[0] != '{') {
-        become_client(conn, packet);
+        become_client(conn, &(struct sp_taken){.packet = data, .size = packet->size, .fd = -1, .sender = packet->sender});
         return;
     }
-    if (packet->fd >= 0)
-        close(packet->fd); /* no request has one */
     conn->control = true;
     conn->daemon->serving = true;
     if (is_agent(conn->peer) || is_agent(packet->sender))
@@ -171,6 +171,23 @@ static void on_packet(struct sp_conn *conn, struct sp_packet *packet)
     set_events(conn);
 }
 
+static void note_malformed(struct sp_conn *conn)
+{
+    conn->daemon->malformed++;
+    sp_strangers_note(conn->daemon, SP_STRANGE_PACKET, conn->uid, conn->peer);
+}
+
+/* The first packet has descriptors: a HELLO. */
+static void take(struct sp_conn *conn)
+{
+    conn->wait = SP_WAIT_TAKER;
+    set_events(conn);
+    if (sp_taker_take(conn)) {
+        conn->wait = SP_WAIT_NOTHING;
+        conn_free(conn);
+    }
+}
+
 static void receive(struct sp_conn *conn)
 {
     struct sp_packet packet;
@@ -178,17 +195,26 @@ static void receive(struct sp_conn *conn)
 
     if (err == -EAGAIN)
         return;
-    if (err == -EPROTO) {
-        conn->daemon->malformed++;
-        sp_strangers_note(conn->daemon, SP_STRANGE_PACKET, conn->uid, conn->peer);
-    }
-    if (err || packet.size == 0) {
-        if (packet.fd >= 0)
-            close(packet.fd);
+    if (err == -EBADMSG && !conn->control) {
+        take(conn);
+    } else if (err || packet.size == 0) {
+        if (err == -EPROTO || err == -EBADMSG) /* no request has a descriptor */
+            note_malformed(conn);
         conn_free(conn);
     } else {
         on_packet(conn, &packet);
     }
+}
+
+void sp_server_taken(struct sp_conn *conn, int err, const struct sp_taken *taken)
+{
+    conn->wait = SP_WAIT_NOTHING;
+    if (err == -EPROTO)
+        note_malformed(conn);
+    if (err)
+        conn_free(conn);
+    else
+        become_client(conn, taken);
 }
 
 static int on_conn(sd_event_source *source, int fd, uint32_t events, void *arg)
@@ -301,15 +327,14 @@ static bool make_room(struct sp_daemon *daemon, uid_t uid)
 static void conn_new(struct sp_daemon *daemon, int fd)
 {
     struct sp_conn *conn = calloc(1, sizeof(*conn));
-    struct ucred cred;
+    struct ucred cred = {.uid = SP_EVERYBODY};
     socklen_t size = sizeof(cred);
     int on = 1;
 
-    if (!conn || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &size) ||
-        !make_room(daemon, cred.uid) ||
-        setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on))) {
+    if (!conn || setsockopt(fd, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) ||
+        getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &size) || !make_room(daemon, cred.uid)) {
         free(conn);
-        close(fd);
+        sp_taker_close_socket(daemon, cred.uid, fd);
         return;
     }
     conn->daemon = daemon;

@@ -9,6 +9,7 @@ struct json_object;
 
 enum sp_conn_wait {
     SP_WAIT_NOTHING,
+    SP_WAIT_TAKER,   /* for its first packet (taker.h) */
     SP_WAIT_RUN2,    /* until all is un-merged */
     SP_WAIT_UNMERGE, /* until the processes asked for are un-merged */
     SP_WAIT_EXPLAIN, /* until the agent has counted all pages */
@@ -50,6 +51,11 @@ struct sp_conn {
 /* Binds and listens. 0, or a negative errno with a sentence in why. */
 int sp_server_open(struct sp_daemon *daemon, char *why, size_t why_size);
 void sp_server_close(struct sp_daemon *daemon);
+
+/* What sp_taker_take() was asked for: taken, or err (sp_taken's packet could not be had). The connection is
+ * the client's, or freed. */
+struct sp_taken;
+void sp_server_taken(struct sp_conn *conn, int err, const struct sp_taken *taken);
 
 /* Queues one packet and sends what the socket takes; the rest follows when there is room. Takes
  * the object. A connection that cannot be sent to ends at the next event. */

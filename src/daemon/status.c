@@ -11,6 +11,7 @@
 #include "pins_looker.h"
 #include "pressure.h"
 #include "storage.h"
+#include "taker.h"
 #include "turns.h"
 #include "values.h"
 
@@ -124,7 +125,7 @@ uint64_t sp_own_cpu_us(void)
 
 uint64_t sp_status_cpu_us(const struct sp_daemon *daemon)
 {
-    uint64_t cpu = sp_own_cpu_us() + sp_looker_cpu_us(daemon);
+    uint64_t cpu = sp_own_cpu_us() + sp_looker_cpu_us(daemon) + sp_taker_cpu_us(daemon);
     const struct sp_client *client;
 
     TAILQ_FOREACH(client, &daemon->clients, link) {
@@ -297,7 +298,7 @@ struct json_object *sp_status_json(struct sp_daemon *daemon, uid_t uid)
     json_object_object_add(to, "bytes_per_tracked_page",
                            json_object_new_double((double)sums.e.memory_bytes / tracked));
     json_object_object_add(to, "cpu_seconds",
-                           json_object_new_double((double)(sp_own_cpu_us() + sp_looker_cpu_us(daemon) + sums.cpu_us) / 1e6));
+                           json_object_new_double((double)(sp_own_cpu_us() + sp_looker_cpu_us(daemon) + sp_taker_cpu_us(daemon) + sums.cpu_us) / 1e6));
     add_u64(to, "daemon_pid", (uint64_t)getpid());
     add_u64(to, "domains", sums.domains);
     add_u64(to, "processes", sums.processes);

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A client may send any descriptor, and who closes it, or throws it away, can be made to wait for ever: the daemon
+never does (src/daemon/taker.h)."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+from lib import place, proc
+from lib.place import wait_for
+from test_daemon_hostile import end, still_answers, two_equal
+
+NOBODY = 65534
+SENDER = place.HERE / "programs" / "sends_descriptor.py"
+
+
+@pytest.fixture
+def slow_file(compiled):
+    """A file whose flush does not end before the test does."""
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("no /dev/fuse")
+    if os.geteuid():
+        pytest.skip("needs root")
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="sp-e2e-slow-"))
+    folder.chmod(0o755)
+    program = compiled("slow_flush", "-D_FILE_OFFSET_BITS=64", "-Wl,--no-as-needed", "-lfuse3")
+    server = subprocess.Popen(["slow_flush", "-f", "-o", "allow_other", folder], executable=program,
+                              stdin=subprocess.PIPE)
+    try:
+        wait_for("not mounted", lambda: (folder / "file").exists() or server.poll() is not None)
+        assert server.poll() is None
+        yield folder / "file"
+    finally:
+        server.stdin.close()
+        subprocess.run(["fusermount3", "-u", "-z", folder], check=False)
+        server.wait(place.patient(20))
+        folder.rmdir()
+
+
+@pytest.fixture
+def send(daemon):
+    """send(when, what): a process that did."""
+    senders = []
+
+    def start(when, what, **how):
+        sender = subprocess.Popen([sys.executable, "-B", SENDER, daemon.socket, when, what], stdin=subprocess.PIPE,
+                                  stdout=subprocess.PIPE, text=True, **how)
+        senders.append(sender)
+        assert sender.stdout.readline() == "ready\n"
+        os.kill(daemon.pid, signal.SIGSTOP)  # so that the sender is not the last who has it
+        sender.stdin.write("\n")
+        sender.stdin.flush()
+        assert sender.stdout.readline() == "sent\n"
+        os.kill(daemon.pid, signal.SIGCONT)
+
+    yield start
+    for sender in senders:
+        sender.kill()  # it ends when its file is flushed: slow_file is taken down after this
+        sender.stdin.close()
+        sender.stdout.close()
+
+
+def takers(daemon):
+    return [p.pid for p in proc.all_processes() if p.cmdline.startswith(b"samepaged\0--taker")
+            and p.ppid == daemon.pid]
+
+
+def others_are_merged(daemon):
+    children = two_equal(daemon)
+    wait_for(lambda: f"not merged: {daemon.status()}", lambda: daemon.status("pages_sharing") == 8)
+    end(children)
+
+
+WHEN = pytest.mark.parametrize("when", ["hello", "request", "answer", "unread"])
+
+
+@WHEN
+def test_descriptors_whose_flush_takes_for_ever(daemon, slow_file, send, when):
+    send(when, slow_file)
+    still_answers(daemon)
+    others_are_merged(daemon)
+
+
+@WHEN
+def test_descriptors_that_linger(daemon, send, when):
+    """Nor does it wait for what it throws away."""
+    send(when, "linger")
+    still_answers(daemon)
+    others_are_merged(daemon)
+    wait_for(lambda: f"takers are left: {takers(daemon)}", lambda: len(takers(daemon)) <= 1)
+
+
+def test_a_user_has_few_that_hang(daemon, slow_file, send):
+    """More are refused, so that there are takers for others; when they end, he is served again."""
+    for _ in range(3):
+        send("hello", slow_file, user=NOBODY, group=NOBODY)
+        still_answers(daemon)
+    wait_for(lambda: f"not two: {takers(daemon)}, {daemon.log()}", lambda: daemon.log().count("is given up") == 2)
+    send("hello", slow_file, user=NOBODY, group=NOBODY)
+    others_are_merged(daemon)
+    assert daemon.log().count("is given up") == 2 and len(takers(daemon)) <= 3
