@@ -11,8 +11,8 @@
  * says so, or is dead; after SP_STALL_MSECS it is killed, because the frames may be anybody's. A
  * question that comes again is answered once.
  *
- * Each is one packet (SOCK_SEQPACKET). The worker takes what comes as hostile, and
- * no descriptor: to close one may take for ever.
+ * Each is one packet (SOCK_SEQPACKET). The worker takes what comes as hostile. Who sends a
+ * descriptor is not heard any more: to close one may take for ever, and who receives it does.
  */
 #ifndef SP_COMMON_STALL_H
 #define SP_COMMON_STALL_H

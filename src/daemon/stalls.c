@@ -9,6 +9,10 @@
 #include "ask.h"
 #include "storage.h"
 
+#ifndef SO_PASSRIGHTS /* Linux 6.16: may descriptors come? */
+#define SO_PASSRIGHTS 83
+#endif
+
 /* Bits: the segments of the store that the client has. */
 static void segments_of(const struct sp_client *client, uint64_t bits[SP_STORE_SEGMENTS / 64])
 {
@@ -29,10 +33,11 @@ static int give(struct sp_store_link *store, const struct sp_client *client, int
 
 static void connect_agent(struct sp_client *client, struct sp_store_link *store)
 {
-    int pair[2], err;
+    int pair[2], err, none = 0;
 
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair))
         return;
+    (void)setsockopt(pair[0], SOL_SOCKET, SO_PASSRIGHTS, &none, sizeof(none)); /* stall.h */
     client->stall_tried = true;
     err = give(store, client, pair[0]);
     if (!err)

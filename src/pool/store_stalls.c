@@ -26,6 +26,7 @@
 #define NOBODY   UINT32_MAX
 #define DEAD_MS  5000 /* that a killed agent may take to end */
 #define GRACE_MS 100  /* for what an agent started, after its end, where its connection is lost */
+#define LEFT_MS  1000 /* ... and where somebody has it yet: that ends with what it started, as a rule */
 /*
  * Who waited for frames touches them again when they are back. If they were gone again by then, he
  * would wait with the lock on his memory's mappings, and the next agent for him.
@@ -245,14 +246,27 @@ static void released(struct sp_store_worker *w, uint32_t i)
         end_hold(w);
 }
 
-/* One message. False: the agent is gone. */
+/* Whoever receives descriptors closes them, also those that he has no room for: in his own time, as long as it
+ * takes. */
+static bool brings_descriptors(const struct agent *a)
+{
+    char byte;
+    struct iovec v = {&byte, 1};
+    struct msghdr msg = {.msg_iov = &v, .msg_iovlen = 1};
+
+    return recvmsg(a->fd, &msg, MSG_PEEK | MSG_DONTWAIT) >= 0 && (msg.msg_flags & MSG_CTRUNC);
+}
+
+/* One message. False: the agent is gone, or is not to be heard any more. */
 static bool hear(struct sp_store_worker *w, uint32_t i)
 {
     struct agent *a = &w->stalls->agent[i];
     struct sp_stall_ask ask;
-    /* Of descriptors that come along the kernel disposes. */
-    ssize_t n = recv(a->fd, &ask, sizeof(ask), MSG_DONTWAIT);
+    ssize_t n;
 
+    if (brings_descriptors(a))
+        return false;
+    n = recv(a->fd, &ask, sizeof(ask), MSG_DONTWAIT);
     if (n < 0)
         return errno == EAGAIN || errno == EINTR;
     if (n == sizeof(ask) && ask.what == SP_STALL_HOLD && ask.seq != a->answered) {
@@ -322,6 +336,13 @@ static void go_on_with(struct sp_store_worker *w, uint32_t i)
         end_hold(w);
 }
 
+static bool has_ended(int pidfd)
+{
+    struct pollfd p = {.fd = pidfd, .events = POLLIN};
+
+    return pidfd < 0 || poll(&p, 1, 0) > 0;
+}
+
 /* Answers the question that it waits with. False: not yet. */
 static bool grant(struct sp_store_worker *w, uint32_t i, int64_t now)
 {
@@ -335,7 +356,9 @@ static bool grant(struct sp_store_worker *w, uint32_t i, int64_t now)
         if (is_too_soon(s, &a->ask, now))
             return false;
         s->waited = __atomic_load_n(&w->notes->waited, __ATOMIC_RELAXED);
-        status = sp_frames_hold(w, a->ask.segment, a->ask.index, a->ask.n, a->pid, born(a->pid));
+        status = -ESRCH;
+        if (!has_ended(a->pidfd)) /* else that number may be another one's already */
+            status = sp_frames_hold(w, a->ask.segment, a->ask.index, a->ask.n, a->pid, born(a->pid));
     }
     if (!status) {
         s->holder = i;
@@ -365,33 +388,30 @@ static void grant_next(struct sp_store_worker *w)
     }
 }
 
-static bool has_ended(int pidfd)
-{
-    struct pollfd p = {.fd = pidfd, .events = POLLIN};
-
-    return pidfd < 0 || poll(&p, 1, 0) > 0;
-}
-
-/* With nothing heard: it had its time. */
+/* With nothing heard: it had its time. Who has the connection of a dead agent is nobody. */
 static void limit(struct sp_store_worker *w)
 {
     struct sp_store_stalls *s = w->stalls;
-    int64_t now = now_ms();
+    int64_t now = now_ms(), grace = s->holder == NOBODY ? GRACE_MS : LEFT_MS;
+    int pidfd;
 
     if (!sp_stalls_hold(w))
         return;
+    pidfd = s->holder == NOBODY ? s->pidfd : s->agent[s->holder].pidfd;
     if (!s->killed_at && now - s->since > SP_STALL_MSECS) {
-        int pidfd = s->holder == NOBODY ? s->pidfd : s->agent[s->holder].pidfd;
-
         if (pidfd >= 0)
             (void)pidfd_send_signal(pidfd, SIGKILL, NULL, 0);
         s->killed_at = now;
     }
-    if (s->holder == NOBODY && !s->ended_at && has_ended(s->pidfd))
+    if (!s->ended_at && has_ended(pidfd))
         s->ended_at = now;
-    if ((s->ended_at && now - s->ended_at > GRACE_MS) ||
-        (s->killed_at && now - s->killed_at > DEAD_MS))
+    if (!(s->ended_at && now - s->ended_at > grace) &&
+        !(s->killed_at && now - s->killed_at > DEAD_MS))
+        return;
+    if (s->holder == NOBODY)
         end_hold(w);
+    else
+        drop_agent(w, s->holder);
 }
 
 /* ms until something is to be done that nobody tells of; -1: nothing. */

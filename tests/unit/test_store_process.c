@@ -4,6 +4,7 @@
  * (the process is killed, and the next one goes on). */
 #include <errno.h>
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -537,7 +538,6 @@ static void s3_only_frames_that_an_agent_has_are_held(void **state)
         {SP_STALL_HOLD, 0, SP_STORE_SEGMENTS, 1, {5}},
         {SP_STALL_HOLD, 0, UINT32_MAX, 1, {5}}};
     struct agent agent = new_agent();
-    int other = open("/proc/self/exe", O_RDONLY | O_CLOEXEC);
 
     fill();
     for (unsigned i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
@@ -555,13 +555,57 @@ static void s3_only_frames_that_an_agent_has_are_held(void **state)
     /* What is no question is not answered, nor what was. */
     stall_seq--;
     say(&agent, &three);
-    say_with(&agent, &three, sizeof(three) - 1, other);
-    say_with(&agent, &(struct sp_stall_ask){.what = 77}, sizeof(three), other);
-    say_with(&agent, &give_back, sizeof(give_back), other);
+    say_with(&agent, &three, sizeof(three) - 1, -1);
+    say(&agent, &(struct sp_stall_ask){.what = 77});
+    say(&agent, &give_back);
     say(&agent, &three);
     assert_int_equal(heard(&agent), 0);
-    close(other);
     bury(&agent);
+}
+
+/* A connection whose close takes for ever: the peer takes nothing of what was sent. *peer is its other end. */
+static int lingering(int *peer)
+{
+    const struct linger for_ever = {.l_onoff = 1, .l_linger = 100000};
+    int listens = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), fd;
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    socklen_t size = sizeof(at);
+    static char bytes[65536];
+
+    fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (listen(listens, 1) || getsockname(listens, (struct sockaddr *)&at, &size) ||
+        connect(fd, (struct sockaddr *)&at, size))
+        fail_msg("no loopback");
+    *peer = accept(listens, NULL, NULL);
+    assert_true(*peer >= 0);
+    close(listens);
+    assert_int_equal(setsockopt(fd, SOL_SOCKET, SO_LINGER, &for_ever, sizeof(for_ever)), 0);
+    while (send(fd, bytes, sizeof(bytes), MSG_DONTWAIT) > 0)
+        ;
+    return fd;
+}
+
+static void s3_an_agent_that_sends_descriptors_is_not_heard(void **state)
+{
+    struct agent hostile = new_agent(), agent = new_agent();
+    unsigned char *at = map_privately();
+    int peer, fd = lingering(&peer);
+
+    fill();
+    say(&hostile, &three);
+    assert_int_equal(heard(&hostile), 0);
+    say_with(&hostile, &give_back, sizeof(give_back), fd);
+    /* Its sender gives it up, and the worker does not get it. */
+    close(fd);
+    assert_int_equal(result_of(touch_in_child(at, 9)), 0);
+    say(&agent, &one);
+    assert_int_equal(heard(&agent), 0);
+    say(&agent, &give_back);
+    assert_int_equal(frames_out(), 4);
+    close(peer); /* resets it: now it is closed at once */
+    bury(&hostile);
+    bury(&agent);
+    munmap(at, PAGES * PAGE);
 }
 
 /* An agent that never gives back what it holds. */
@@ -590,7 +634,7 @@ static void wait_held(unsigned char *at)
 
 static void s3_who_holds_frames_too_long_is_killed(void **state)
 {
-    for (unsigned lives = 0; lives < 3; lives++) {
+    for (unsigned lives = 0; lives < 4; lives++) {
         struct agent agent = pair_of(0);
         unsigned char *at = map_privately();
         pid_t pid, holder;
@@ -599,18 +643,27 @@ static void s3_who_holds_frames_too_long_is_killed(void **state)
         fill();
         assert_true(is_right(at, 9));
         agent.pid = holder = hold_for_ever(&agent);
-        close(agent.fd);
+        if (lives < 3)
+            close(agent.fd);
         give(&agent);
         wait_held(at);
         pid = touch_in_child(at, 9);
         /* Also by the next worker, whether it gets the connection or not. */
-        if (lives)
+        if (lives == 1 || lives == 2)
             next_life('w');
         if (lives == 2)
             give(&agent);
         assert_int_equal(waitpid(holder, &status, 0), holder);
         assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
         assert_int_equal(result_of(pid), 0);
+        /* Somebody else who has its connection gets nothing by it. */
+        if (lives == 3) {
+            while (recv(agent.fd, &answer, sizeof(answer), MSG_DONTWAIT) > 0)
+                ;
+            say(&agent, &one);
+            assert_true(is_silent(agent.fd));
+            close(agent.fd);
+        }
         close(agent.other);
         munmap(at, PAGES * PAGE);
     }
@@ -971,6 +1024,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(s3_frames_that_an_agent_holds, add_segment, remove_segment),
         cmocka_unit_test_setup_teardown(s3_only_frames_that_an_agent_has_are_held, add_segment,
                                         remove_segment),
+        cmocka_unit_test_setup_teardown(s3_an_agent_that_sends_descriptors_is_not_heard,
+                                        add_segment, remove_segment),
         cmocka_unit_test_setup_teardown(s3_who_holds_frames_too_long_is_killed, add_segment,
                                         remove_segment),
         cmocka_unit_test_setup_teardown(d1_what_an_agent_holds_outlives_the_worker, add_segment,
