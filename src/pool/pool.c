@@ -217,15 +217,19 @@ static int make_segment(struct sp_pool *pool, uint32_t id, int node, struct sp_p
 static int open_segment(struct sp_pool_set *set, int node, struct sp_pool_segment **out)
 {
     struct sp_pool *pool = set->pool;
-    uint32_t id = pick_id(pool);
-    int err;
+    int err = -EEXIST;
 
-    if (!id)
-        return -ENOSPC;
-    if (pool->store && node < 0)
-        err = sp_pool_segment_create_stored(out, pool->store, id, SP_POOL_SEGMENT_PAGES);
-    else
-        err = make_segment(pool, id, node, out);
+    /* In the store there may be segments of a pool that was not taken over, which programs map. */
+    for (uint32_t i = 0; i < SP_POOL_IDS && err == -EEXIST; i++) {
+        uint32_t id = pick_id(pool);
+
+        if (!id)
+            return -ENOSPC;
+        if (pool->store && node < 0)
+            err = sp_pool_segment_create_stored(out, pool->store, id, SP_POOL_SEGMENT_PAGES);
+        else
+            err = make_segment(pool, id, node, out);
+    }
     if (err)
         return err == -ENOMEM || err == -EPERM ? err : -ENOSPC;
     add_segment(set, *out);

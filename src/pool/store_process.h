@@ -38,7 +38,8 @@
 #define SP_STORE_NEWS  1024u /* frames in one answer, at most */
 
 enum sp_store_what {
-    SP_STORE_ADD,  /* a segment: from now on it can be opened */
+    SP_STORE_ADD,  /* a segment: from now on it can be opened. -EEXIST: frames of one of that number
+                      were filled, and somebody has it; another number is to be tried */
     SP_STORE_FD,   /* answered with a descriptor of the segment for reading */
     SP_STORE_FILL, /* frames that were never filled: bytes lie in the shared pages. They are kept */
     SP_STORE_EVICT,  /* frames to the store, and from everybody who maps them (S1, S3) */

@@ -72,17 +72,7 @@ static int open_view(struct sp_store_worker *w, uint32_t id)
     return 0;
 }
 
-static int add(struct sp_store_worker *w, uint32_t id)
-{
-    int err = 0;
-
-    if (!id || id >= SP_STORE_SEGMENTS)
-        return -EINVAL;
-    if (!w->segment[id])
-        err = note_segment(w, id);
-    return err || w->segment[id]->view ? err : open_view(w, id);
-}
-
+/* Its number last: a worker that is killed before leaves a segment, which is removed once more. */
 static int remove_segment(struct sp_store_worker *w, uint32_t id)
 {
     struct sp_store_segment *s = w->segment[id];
@@ -92,12 +82,31 @@ static int remove_segment(struct sp_store_worker *w, uint32_t id)
     munmap(s->view, SP_POOL_SEGMENT_PAGES * w->page_size);
     close(s->fd);
     (void)sp_store_fuse_drop(w->run.dev, id, 0, SP_POOL_SEGMENT_PAGES);
+    sp_store_drop_segment(w->run.store, id);
     w->segment[id] = NULL;
     sp_store_set_bit(w->notes->segment, id, false);
     sp_stalls_removed(w, id);
-    sp_store_drop_segment(w->run.store, id);
     free(s);
     return 0;
+}
+
+/* One that was used is somebody else's, of a pool that was lost: -EEXIST, as long as anybody has it. */
+static int add(struct sp_store_worker *w, uint32_t id)
+{
+    int err = 0;
+
+    if (!id || id >= SP_STORE_SEGMENTS)
+        return -EINVAL;
+    if (!w->segment[id])
+        err = note_segment(w, id);
+    if (!err && !w->segment[id]->view)
+        err = open_view(w, id);
+    if (err || !sp_frames_filled(w, id))
+        return err;
+    if (remove_segment(w, id))
+        return -EEXIST;
+    err = note_segment(w, id);
+    return err ? err : open_view(w, id);
 }
 
 static void count(struct sp_store_worker *w, struct sp_store_answer *to)
@@ -130,13 +139,15 @@ static bool is_held(const struct sp_store_worker *w, const struct sp_store_ask *
            sp_frames_is_held(w, ask->segment, ask->index, ask->n);
 }
 
-static int check(const struct sp_store_worker *w, const struct sp_store_ask *ask)
+/* -ENOENT: there is no such segment. One that there is, but cannot be opened now, is not gone. */
+static int check(struct sp_store_worker *w, const struct sp_store_ask *ask)
 {
     if (ask->what == SP_STORE_ADD || is_of_all(ask->what))
         return 0;
-    if (ask->segment >= SP_STORE_SEGMENTS || !w->segment[ask->segment] ||
-        !w->segment[ask->segment]->view)
+    if (ask->segment >= SP_STORE_SEGMENTS || !w->segment[ask->segment])
         return -ENOENT;
+    if (!w->segment[ask->segment]->view && open_view(w, ask->segment))
+        return -EIO;
     if (is_of_pages(ask->what) &&
         (!ask->n || ask->n > SP_STORE_PAGES || ask->index > SP_POOL_SEGMENT_PAGES - ask->n))
         return -EINVAL;

@@ -159,7 +159,8 @@ static void fill(void)
     for (uint32_t i = 0; i < PAGES; i++)
         for (size_t k = 0; k < PAGE; k++)
             shared_pages[i * PAGE + k] = byte_of(i, k);
-    assert_int_equal(ask_about(SP_STORE_ADD, 0, 0), 0);
+    if (ask_about(SP_STORE_ADD, 0, 0) != -EEXIST)
+        assert_int_equal(answer.status, 0);
     assert_int_equal(ask_about(SP_STORE_FILL, 0, PAGES), 0);
 }
 
@@ -884,6 +885,69 @@ static void k9_d1_the_pools_segments_in_the_store(void **state)
     sp_store_link_free(link);
 }
 
+/* Fills one frame of a new segment with that byte. A private mapping of it. */
+static unsigned char *fill_one(struct sp_pool *pool, unsigned char byte, uint32_t *segment)
+{
+    struct sp_pool_set *set = sp_pool_set_new(pool, 7);
+    unsigned char *bytes = malloc(PAGE), *at;
+    const void *written;
+    uint32_t index;
+    unsigned got;
+    int fd;
+
+    assert_non_null(set);
+    assert_non_null(bytes);
+    memset(bytes, byte, PAGE);
+    assert_int_equal(sp_pool_alloc(set, 1, segment, &index, &got), 0);
+    assert_int_equal(index, 0);
+    assert_int_equal(sp_pool_write(set, *segment, 0, 1, bytes, &written), 0);
+    free(bytes);
+    fd = sp_pool_segment_fd(set, *segment);
+    assert_true(fd >= 0);
+    at = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0);
+    assert_ptr_not_equal(at, MAP_FAILED);
+    close(fd);
+    assert_int_equal(at[0], byte);
+    return at;
+}
+
+/* A daemon that cannot take over the pool of the one before, but the store. */
+static void k11_d1_a_new_pool_leaves_the_old_ones_frames_alone(void **state)
+{
+    uint32_t first, second, third;
+    unsigned char *old, *new;
+    struct sp_store_link *link;
+    struct sp_pool *pool;
+    char why[200];
+
+    assert_int_equal(sp_store_link_new(&link, sock, pages_fd, tend_nothing, NULL), 0);
+    if (sp_pool_new(&pool, why, sizeof(why)))
+        skip();
+    sp_pool_use_store(pool, link);
+    old = fill_one(pool, 1, &first);
+    sp_pool_free(pool);
+    assert_int_equal(sp_pool_new(&pool, why, sizeof(why)), 0);
+    sp_pool_use_store(pool, link);
+    new = fill_one(pool, 2, &second);
+    assert_int_equal(old[0], 1);
+    assert_int_not_equal(first, second);
+    assert_int_equal(munmap(new, PAGE), 0);
+    sp_pool_free(pool);
+    /* What nobody has is nobody's. */
+    assert_int_equal(munmap(old, PAGE), 0);
+    while (sp_store_ask(link, SP_STORE_REMOVE, second, 0, 0, NULL))
+        usleep(1000);
+    assert_int_equal(sp_pool_new(&pool, why, sizeof(why)), 0);
+    sp_pool_use_store(pool, link);
+    new = fill_one(pool, 3, &third);
+    assert_int_equal(third, first);
+    assert_int_equal(munmap(new, PAGE), 0);
+    while (sp_store_ask(link, SP_STORE_REMOVE, third, 0, 0, NULL))
+        usleep(1000);
+    sp_pool_free(pool);
+    sp_store_link_free(link);
+}
+
 /* Both are killed all the time, and no question is lost. */
 static unsigned *lives; /* of the worker; and 1: that is enough */
 
@@ -1035,6 +1099,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(s8_lost_bytes_are_a_signal_and_news, add_segment,
                                         remove_segment),
         cmocka_unit_test(k9_d1_the_pools_segments_in_the_store),
+        cmocka_unit_test(k11_d1_a_new_pool_leaves_the_old_ones_frames_alone),
         cmocka_unit_test_setup_teardown(d1_no_question_is_lost, add_segment, remove_segment),
         cmocka_unit_test_setup_teardown(k9_s10_a_segment_goes_when_nobody_has_it, add_segment,
                                         remove_segment),
