@@ -508,8 +508,8 @@ static int ops_frame_bring_back(void *ctx, sp_frame frame, unsigned *node)
     if (!store)
         return -EIO;
     err = sp_store_ask(store, SP_STORE_BRING, SP_FRAME_SEGMENT(frame), SP_FRAME_INDEX(frame), 1, &said);
-    if (err)
-        return err == -ENOMEM ? err : -EIO;
+    if (err) /* held for an agent, or nobody answers: of its bytes that says nothing (S8) */
+        return err == -ENOENT || err == -EINVAL ? -EIO : -ENOMEM;
     return said->result[0] == SP_STORE_DONE ? 0 : -EIO;
 }
 

@@ -186,7 +186,7 @@ struct sp_engine_ops {
     enum sp_evicted (*frame_evict)(void *ctx, sp_frame frame);
 
     /* Brings an evicted frame back into memory, on the node that *node gets; also one that came
-     * back by itself. -ENOMEM: memory is short; -EIO: the store cannot give its bytes back (S8). */
+     * back by itself. -ENOMEM: memory is short, or it is to be tried later; -EIO: the store cannot give its bytes back (S8). */
     int (*frame_bring_back)(void *ctx, sp_frame frame, unsigned *node);
 
     /* Memory for the engine's own bookkeeping, once that is large: SP_BLOCK_BYTES at an address
