@@ -238,12 +238,23 @@ static void get_attributes(const struct sp_store_server *server, uint64_t unique
     answer(server, unique, err, &out, err ? 0 : sizeof(out));
 }
 
-static void open_file(const struct sp_store_server *server, uint64_t unique, uint64_t node,
+/* Who has a descriptor could open the file again by /proc, and again, until no opening is left for anybody. */
+static bool may_open(const struct fuse_in_header *head)
+{
+    return head->uid == 0 || head->uid == geteuid();
+}
+
+static void open_file(const struct sp_store_server *server, const struct fuse_in_header *head,
                       const struct fuse_open_in *in)
 {
     struct fuse_open_out out = {.open_flags = FOPEN_KEEP_CACHE | FOPEN_NOFLUSH};
-    uint32_t pages, segment = segment_of(server, node, &pages);
+    uint64_t unique = head->unique;
+    uint32_t pages, segment = segment_of(server, head->nodeid, &pages);
 
+    if (!may_open(head)) {
+        answer(server, unique, -EACCES, NULL, 0);
+        return;
+    }
     if (!segment || (in->flags & O_ACCMODE) != O_RDONLY) {
         answer(server, unique, segment ? -EROFS : -ENOENT, NULL, 0);
         return;
@@ -331,7 +342,7 @@ static void serve(struct sp_store_server *server, const struct fuse_in_header *i
         get_attributes(server, in->unique, in->nodeid);
         break;
     case FUSE_OPEN:
-        open_file(server, in->unique, in->nodeid, body);
+        open_file(server, in, body);
         break;
     case FUSE_RELEASE:
         release_file(server, in->unique, in->nodeid, body);

@@ -6,7 +6,7 @@
  * What exists. A connection is a descriptor of /dev/fuse and a mount in no tree, so that no path
  * leads to a frame. A segment's file has its number as its name, and a mode without any right to
  * write, by which agents know it. It can be opened for reading only,
- * by whoever has the mount; nothing writes to it but sp_store_fuse_fill(), which puts pages
+ * by whoever has the mount and is the server's user, or root; nothing writes to it but sp_store_fuse_fill(), which puts pages
  * straight into the kernel's cache. A page in the cache is as any page of a file: mapped privately
  * by the sites, copied when written (K11).
  *

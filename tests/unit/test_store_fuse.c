@@ -391,6 +391,28 @@ static bool opened_becomes(int want)
     return shared->opened == want;
 }
 
+/* A client has what it was given, and no more openings than that. */
+static void k9_other_users_open_nothing(void **state)
+{
+    int fd = sp_store_fuse_segment(mount_fd, SEGMENT), status;
+    char path[64];
+    pid_t pid;
+
+    assert_true(fd >= 0);
+    snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+    pid = fork();
+    if (pid == 0) {
+        char byte;
+
+        if (setgid(65534) || setuid(65534) || prctl(PR_SET_DUMPABLE, 1) || open(path, O_RDONLY) >= 0 || errno != EACCES)
+            _exit(1);
+        _exit(pread(fd, &byte, 1, 0) == 1 ? 0 : 2);
+    }
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(WEXITSTATUS(status), 0);
+    close(fd);
+}
+
 static void k9_the_end_of_the_last_mapping_is_told(void **state)
 {
     unsigned char *at;
@@ -439,6 +461,7 @@ static int begin(void)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(k9_other_users_open_nothing),
         cmocka_unit_test(k9_the_end_of_the_last_mapping_is_told),
         cmocka_unit_test(nobody_can_write),
         cmocka_unit_test(s1_what_is_filled_is_there_without_a_read),
