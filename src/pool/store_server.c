@@ -9,6 +9,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "store_fuse.h"
@@ -20,6 +21,7 @@
 #endif
 
 #define THREADS 4u
+#define FIRST   (-20)
 
 /* What a dead server had read and not answered is asked for again at once, and a few times more: a
  * server that is being killed may take a request yet. */
@@ -140,6 +142,18 @@ static void stay_on(int cpu)
     (void)sched_setaffinity(0, sizeof(set), &set); /* or it runs anywhere */
 }
 
+/*
+ * Whoever touches a frame waits for us: among programs, as one of them that had little.
+ *
+ * Not SCHED_RR: the threads on other processors, which are told, too, then win half of the times,
+ * and being woken from another processor takes twice as long as all the rest (median 10.7 and 22.9
+ * us, with 14 programs that want to run).
+ */
+static void go_first(void)
+{
+    (void)setpriority(PRIO_PROCESS, 0, FIRST); /* this thread's; or as everybody else */
+}
+
 static void *serve(void *arg)
 {
     struct server_thread *t = arg;
@@ -149,6 +163,7 @@ static void *serve(void *arg)
     int err = 1;
 
     stay_on(t->cpu);
+    go_first();
     while (err == 1) {
         int n = poll(&fd, 1, withheld ? HELD_MS : resends ? RESEND_MS : -1);
 

@@ -4,6 +4,7 @@ service unit leaves to it; sockets of systemd are taken; TERM ends it in order (
 
 import os
 import pathlib
+import resource
 import shutil
 import signal
 import socket
@@ -116,6 +117,43 @@ def test_it_has_only_what_the_unit_says(confined):
     for key in ("CapPrm", "CapEff", "CapBnd"):
         assert int(fields[key], 16) == wanted, (key, fields[key])
     assert fields["NoNewPrivs"].strip() == "1" and fields["Seccomp"].strip() == "2"
+    daemon.stop()
+
+
+def may_go_first():
+    """Whether the tests may give programs the limit of nice values that the unit gives."""
+    status = dict(line.split(":", 1) for line in pathlib.Path("/proc/self/status").read_text().splitlines())
+    limit = resource.getrlimit(13)[1]  # RLIMIT_NICE
+    return int(status["CapEff"], 16) >> 24 & 1 or limit >= 40 or limit == resource.RLIM_INFINITY
+
+
+def is_server_of(path, pid):
+    """Is this process of /proc the store's server of that daemon?"""
+    try:
+        return b"--store-server" in (path / "cmdline").read_bytes() and \
+            int((path / "stat").read_text().rpartition(")")[2].split()[1]) == pid
+    except OSError:
+        return False
+
+
+def test_the_stores_server_goes_first_on_its_processors(confined):
+    """As far as whoever runs the tests may let it."""
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("no /dev/fuse")
+    daemon = confined()
+    with open(daemon.options[1], "a", encoding="ascii") as config:
+        config.write("[swap]\nswap = store\n")
+    daemon.start()
+    server = next(path for path in pathlib.Path("/proc").glob("[0-9]*") if is_server_of(path, daemon.pid))
+
+    def threads():
+        return [int(path.name) for path in (server / "task").iterdir() if path.name != server.name]
+
+    wait_for(lambda: f"not each on its own processor: {[os.sched_getaffinity(t) for t in threads()]}",
+             lambda: threads() and all(len(os.sched_getaffinity(t)) == 1 for t in threads()))
+    assert len(set().union(*map(os.sched_getaffinity, threads()))) == len(threads())
+    if may_go_first():
+        wait_for("they do not go first", lambda: {os.getpriority(os.PRIO_PROCESS, t) for t in threads()} == {-20})
     daemon.stop()
 
 

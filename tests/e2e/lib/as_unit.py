@@ -17,6 +17,7 @@ LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM
 AUDIT_READ PERFMON BPF CHECKPOINT_RESTORE""".split()
 CLONE_NEWNS, NAMESPACES = 0x20000, 0x7E020080
 AF_UNIX, EPERM = 1, 1
+RLIMIT_NICE = 13
 ACT_ALLOW, ACT_ERRNO = 0x7FFF0000, 0x00050000
 CMP_EQ, CMP_MASKED_EQ = 4, 7
 
@@ -94,6 +95,11 @@ def main():
     files = int(unit["LimitNOFILE"][0])
     files = min(files, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    nice = 20 - int(unit["LimitNICE"][0])
+    try:
+        resource.setrlimit(RLIMIT_NICE, (nice, nice))
+    except (PermissionError, ValueError):
+        pass  # a container's root
     os.umask(int(unit["UMask"][0], 8))
     for number, name in enumerate(CAPABILITIES):
         if name not in keep:
