@@ -57,6 +57,10 @@ class Cgroup:
         prefix = "total_" if self.v1 else ""
         return usage - sum(int(stat[prefix + key]) for key in ("active_file", "inactive_file"))
 
+    def charged(self):
+        """Bytes of memory in use, all of it."""
+        return int((self.path / ("memory.usage_in_bytes" if self.v1 else "memory.current")).read_text())
+
     def limit(self, limit):
         (self.path / ("memory.limit_in_bytes" if self.v1 else "memory.max")).write_text(str(limit))
 

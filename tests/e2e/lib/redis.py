@@ -19,11 +19,11 @@ class Data:
 
     PART = 250
 
-    def __init__(self, count, seed=1):
+    def __init__(self, count, seed=1, make=json_value):
         chance = random.Random(seed)
         load, read, want = [], [], hashlib.blake2b()
         for i in range(count):
-            key, value = b"key:%08d" % i, json_value(i, chance, 1900 + i % 120)
+            key, value = b"key:%08d" % i, make(i, chance, 1900 + i % 120)
             load.append(resp(b"SET", key, value))
             read.append(resp(b"GET", key))
             want.update(b"$%d\r\n%b\r\n" % (len(value), value))

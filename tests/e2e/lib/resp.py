@@ -3,6 +3,8 @@
 
 import socket
 
+KINDS = ("view", "click", "purchase", "refund", "search")
+
 
 def free_port():
     with socket.socket() as s:
@@ -33,6 +35,16 @@ def command(connection, *words):
             raise ConnectionError("redis-server closed the connection")
         answer += data
     return answer[:-2]
+
+
+def json_events(i, chance, size=2000):
+    """About size bytes of JSON as programs keep it, of which a fast compressor leaves half; no two are equal."""
+    events = []
+    while sum(map(len, events)) + 2 * len(events) < size - 150:
+        events.append(f'{{"at":{1700000000 + chance.randrange(10 ** 7)},"kind":"{chance.choice(KINDS)}",'
+                      f'"user":"u{chance.randrange(10 ** 6):06}","price":{chance.randrange(10 ** 5) / 100},'
+                      f'"tags":["t{chance.randrange(50)}","t{chance.randrange(50)}"]}}')
+    return f'{{"id":{i},"events":[{",".join(events)}]}}'.encode()
 
 
 def json_value(i, chance, size=2000):
