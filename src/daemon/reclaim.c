@@ -13,12 +13,12 @@
 #define LOCKED_ANSWERS_MAX 1024u /* of one client: two million runs */
 #define FRAMES_AT_ONCE     1024u /* some 20 ms, packed */
 
-bool sp_reclaim_referenced(void *ctx, sp_frame frame, uint32_t group)
+enum sp_use sp_reclaim_referenced(void *ctx, sp_frame frame, uint32_t group)
 {
     struct sp_domain *domain = ctx;
 
     (void)group; /* an engine has one domain's frames, and no other's references (S5) */
-    return sp_storage_came_back(domain->daemon->storage, frame);
+    return sp_storage_came_back(domain->daemon->storage, frame) ? SP_USE_SINCE : SP_USE_NONE;
 }
 
 bool sp_reclaim_locked(void *ctx, sp_frame frame)

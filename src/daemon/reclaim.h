@@ -26,7 +26,7 @@ int sp_reclaim(struct sp_daemon *daemon, uid_t uid, struct sp_domain *only, uint
                struct sp_reclaimed *out);
 
 /* engine_ops.c's (src/engine/ops.h). */
-bool sp_reclaim_referenced(void *ctx, sp_frame frame, uint32_t group);
+enum sp_use sp_reclaim_referenced(void *ctx, sp_frame frame, uint32_t group);
 bool sp_reclaim_locked(void *ctx, sp_frame frame);
 
 #endif

@@ -95,6 +95,13 @@ struct sp_fill_page {
     uint8_t ok; /* out */
 };
 
+/* Whether a frame may leave memory, as far as its use tells (S2). */
+enum sp_use {
+    SP_USE_NONE = 0, /* nobody used it, or its second chance is over */
+    SP_USE_SINCE = 1, /* it was used since this was last asked: a second chance */
+    SP_USE_LATER = 2, /* others are to leave before it; nothing was asked */
+};
+
 /* What became of a frame that was to leave memory (S3). */
 enum sp_evicted {
     SP_EVICTED_DONE = 0, /* no site maps it in memory any more; its bytes are in the store */
@@ -176,8 +183,8 @@ struct sp_engine_ops {
     int (*frame_move)(void *ctx, sp_frame from, sp_frame to);
 
     /* Says whether any site of the frame, or with group, any of that domain or cgroup, was used
-     * since this was last asked, and begins anew (S2, S5). */
-    bool (*frame_referenced)(void *ctx, sp_frame frame, uint32_t group);
+     * since this was last asked, and begins anew (S2, S5); or that its turn is not now. */
+    enum sp_use (*frame_referenced)(void *ctx, sp_frame frame, uint32_t group);
 
     /* Says whether any site of the frame is locked in memory (S4). */
     bool (*frame_locked)(void *ctx, sp_frame frame);

@@ -21,10 +21,15 @@ static void sp_swap_out(struct sp_engine *engine, sp_frame frame, uint32_t group
 {
     const struct sp_engine_ops *ops = engine->ops;
 
-    if (ops->frame_referenced(engine->ctx, frame, group)) {
+    switch (ops->frame_referenced(engine->ctx, frame, group)) {
+    case SP_USE_SINCE:
         out->referenced++;
         engine->second_chances++;
         return;
+    case SP_USE_LATER:
+        return;
+    case SP_USE_NONE:
+        break;
     }
     if (ops->frame_locked(engine->ctx, frame)) {
         out->locked++;

@@ -323,7 +323,7 @@ bool sim_touch(struct sim_mm *mm, uint32_t page);
 bool sim_store_reads(struct sim *sim, struct sim_frame *frame);
 void sim_slot_free(struct sim *sim, struct sim_frame *frame);
 void sim_tell(struct sim *sim); /* the engine, of what happened to frames */
-bool op_frame_referenced(void *ctx, sp_frame frame, uint32_t group);
+enum sp_use op_frame_referenced(void *ctx, sp_frame frame, uint32_t group);
 bool op_frame_locked(void *ctx, sp_frame frame);
 enum sp_evicted op_frame_evict(void *ctx, sp_frame frame);
 int op_frame_bring_back(void *ctx, sp_frame frame, unsigned *node);

@@ -162,7 +162,7 @@ bool op_frame_locked(void *ctx, sp_frame frame)
     return locked;
 }
 
-bool op_frame_referenced(void *ctx, sp_frame frame, uint32_t group)
+enum sp_use op_frame_referenced(void *ctx, sp_frame frame, uint32_t group)
 {
     struct sim *sim = ctx;
     bool used;
@@ -174,7 +174,7 @@ bool op_frame_referenced(void *ctx, sp_frame frame, uint32_t group)
         sim_took(sim, SIM_P_S2_CHANCE);
     else if (any_site(sim, frame, is_used, 0))
         sim_took(sim, SIM_P_S5_OTHERS);
-    return used;
+    return used ? SP_USE_SINCE : SP_USE_NONE;
 }
 
 /* Whether all sites can let go, and none is locked or was used since they were asked. */

@@ -63,10 +63,14 @@ static int frame_move(void *ctx, sp_frame from, sp_frame to)
     return 0;
 }
 
-static bool frame_referenced(void *ctx, sp_frame frame, uint32_t group)
+static enum sp_use frame_referenced(void *ctx, sp_frame frame, uint32_t group)
 {
     outside.groups += group;
-    return outside.referenced && (!group || !outside.used_by || group == outside.used_by);
+    if (outside.later)
+        return SP_USE_LATER;
+    return outside.referenced && (!group || !outside.used_by || group == outside.used_by)
+               ? SP_USE_SINCE
+               : SP_USE_NONE;
 }
 
 static bool frame_locked(void *ctx, sp_frame frame)

@@ -9,7 +9,7 @@
 #include "fake_world.h"
 
 struct outside {
-    bool mapped, locked, referenced;
+    bool mapped, locked, referenced, later;
     uint32_t used_by; /* the group whose references those are (S5); 0: every group's */
     enum sp_evicted evict;
     int bring_back, move, migrate;

@@ -212,6 +212,21 @@ static void s2_a_frame_that_any_site_used_gets_a_second_chance(void **state)
     fake_world_free(world);
 }
 
+static void s2_a_frame_whose_turn_is_later_has_no_chance_used_up(void **state)
+{
+    struct fake_world *world = merged_world_new(4);
+    struct sp_reclaimed got;
+
+    outside.later = true;
+    got = outside_reclaim(world, 9, 0);
+    assert_int_equal(got.referenced + got.evicted, 0);
+    assert_int_equal(outside.evicts, 0);
+    assert_int_equal(fake_counters(world).second_chances, 0);
+    outside.later = false;
+    assert_int_equal(outside_reclaim(world, 9, 0).evicted, 4);
+    fake_world_free(world);
+}
+
 static void s3_a_frame_that_a_site_cannot_let_go_stays_whole(void **state)
 {
     struct fake_world *world = merged_world_new(4);
@@ -404,6 +419,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(s1_a_frame_is_evicted_and_stays_shared),
         cmocka_unit_test(s2_a_frame_that_any_site_used_gets_a_second_chance),
+        cmocka_unit_test(s2_a_frame_whose_turn_is_later_has_no_chance_used_up),
         cmocka_unit_test(s3_a_frame_that_a_site_cannot_let_go_stays_whole),
         cmocka_unit_test(s4_a_frame_with_a_locked_site_is_never_evicted),
         cmocka_unit_test(s5_reclaim_for_a_group_asks_for_its_references_only),
