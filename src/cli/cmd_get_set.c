@@ -47,6 +47,7 @@ static const char *const counters[] = {
     "frames_evicted",
     "evictions",
     "second_chances",
+    "looks",
     "store_errors",
     "store_memory_bytes",
     "store_file_bytes",

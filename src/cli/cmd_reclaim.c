@@ -17,7 +17,8 @@
 #include <unistd.h>
 
 #define EXIT_INTERRUPTED (128 + SIGINT)
-#define EMPTY_ROUNDS     2 /* in a row that freed nothing: a second chance is over after the first */
+#define LOOK_USECS       20000 /* between two questions whether the look is over */
+#define EMPTY_ROUNDS     2     /* that freed nothing: a second chance is over after the first */
 
 struct reclaim {
     bool json, all, progress;
@@ -80,7 +81,7 @@ static int parse_options(int argc, char **argv, struct reclaim *r)
     return SP_EXIT_DONE;
 }
 
-static int ask(const struct reclaim *r, json_object **answer)
+static int ask(const struct reclaim *r, bool look, json_object **answer)
 {
     json_object *request = json_object_new_object();
     int ret = SP_EXIT_COULD_NOT;
@@ -88,6 +89,7 @@ static int ask(const struct reclaim *r, json_object **answer)
     if (!request || json_object_object_add(request, "op", json_object_new_string("reclaim")) < 0 ||
         json_object_object_add(request, "bytes",
                                json_object_new_int64((int64_t)r->want - r->bytes)) < 0 ||
+        (look && json_object_object_add(request, "look", json_object_new_boolean(true)) < 0) ||
         (r->domain &&
          json_object_object_add(request, "domain", json_object_new_string(r->domain)) < 0))
         sp_say("out of memory");
@@ -117,22 +119,40 @@ static void show_progress(const struct reclaim *r)
                 sp_human_bytes(r->bytes, bytes, sizeof(bytes)), r->evicted);
 }
 
-/* Until there is enough, or two rounds freed nothing. */
+/* Is the daemon still looking which frames are in use? */
+static bool is_looking(json_object *answer)
+{
+    json_object *value;
+
+    return json_object_object_get_ex(answer, "looking", &value) && json_object_get_boolean(value);
+}
+
+/* Until there is enough, or two rounds freed nothing. After the first only those are left that were
+ * passed over: as many may leave yet, for what is in use comes back meanwhile. */
 static int reclaim_all(struct reclaim *r)
 {
+    int64_t last = INT64_MAX; /* frames */
+    bool look = true;
     int ret = SP_EXIT_DONE;
 
-    for (unsigned empty = 0;
-         !interrupted && empty < EMPTY_ROUNDS && (uint64_t)r->bytes < r->want;) {
+    for (unsigned empty = 0; !interrupted && empty < EMPTY_ROUNDS && (uint64_t)r->bytes < r->want &&
+                             r->evicted < last;) {
         json_object *answer = NULL;
         int64_t before = r->evicted;
 
-        ret = ask(r, &answer);
+        ret = ask(r, look, &answer);
         if (ret != SP_EXIT_DONE)
             break;
+        look = is_looking(answer);
+        if (look) {
+            json_object_put(answer);
+            usleep(LOOK_USECS);
+            continue;
+        }
         add(r, answer);
         json_object_put(answer);
-        empty = r->evicted > before ? 0 : empty + 1;
+        if (r->evicted == before && ++empty == 1)
+            last = r->evicted + r->referenced + r->again;
         show_progress(r);
     }
     if (r->progress)

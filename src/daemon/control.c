@@ -14,6 +14,7 @@
 #include "hurry.h"
 #include "domain.h"
 #include "passes.h"
+#include "looks.h"
 #include "reclaim.h"
 #include "status.h"
 #include "values.h"
@@ -278,7 +279,7 @@ static void do_domains(struct sp_conn *conn)
     sp_conn_reply(conn, domains_packet(names, false));
 }
 
-static struct json_object *reclaimed_json(const struct sp_conn *conn, const struct sp_reclaimed *got)
+static struct json_object *reclaimed_json(const struct sp_conn *conn, const struct sp_reclaimed *got, bool looking)
 {
     struct json_object *to = json_object_new_object();
 
@@ -291,18 +292,24 @@ static struct json_object *reclaimed_json(const struct sp_conn *conn, const stru
     json_object_object_add(to, "locked", json_object_new_uint64(got->locked));
     json_object_object_add(to, "again", json_object_new_uint64(got->again));
     json_object_object_add(to, "cannot", json_object_new_uint64(got->cannot));
+    if (looking)
+        json_object_object_add(to, "looking", json_object_new_boolean(true));
     return to;
 }
 
 /* A part of what is asked for, in one go: who wants more asks again. */
 static void do_reclaim(struct sp_conn *conn, const struct sp_request *request)
 {
-    struct sp_reclaimed got;
+    struct sp_reclaimed got = {0};
     struct sp_domain *domain;
     int err;
 
     if (!named_domain(conn, request, &domain))
         return;
+    if (request->look && !sp_looks_fresh(conn->daemon)) {
+        sp_conn_reply(conn, reclaimed_json(conn, &got, true));
+        return;
+    }
     err = sp_reclaim(conn->daemon, asked_uid(conn), domain, request->bytes, &got);
     if (err == -EOPNOTSUPP)
         sp_control_errno(conn, 1, err,
@@ -312,7 +319,7 @@ static void do_reclaim(struct sp_conn *conn, const struct sp_request *request)
         sp_control_errno(conn, 1, err, "not now: memory is being taken offline, or a program with locked memory does not say "
                          "what is locked; try again");
     else
-        sp_conn_reply(conn, reclaimed_json(conn, &got));
+        sp_conn_reply(conn, reclaimed_json(conn, &got, false));
 }
 
 static void do_process(struct sp_conn *conn, pid_t pid)

@@ -25,7 +25,7 @@ static const char *const op_name[SP_OPS] = {
 static const char *const op_keys[SP_OPS][4] = {
     [SP_OP_GET] = {"key", "domain"}, [SP_OP_SET] = {"key", "value", "domain"},
     [SP_OP_UNMERGE] = {"pid"},       [SP_OP_EXPLAIN] = {"pid"},
-    [SP_OP_PROCESS] = {"pid"},       [SP_OP_RECLAIM] = {"bytes", "domain"},
+    [SP_OP_PROCESS] = {"pid"},       [SP_OP_RECLAIM] = {"bytes", "domain", "look"},
 };
 
 struct parse {
@@ -203,6 +203,11 @@ static int parse_bytes(const struct parse *p, struct json_object *root, struct s
     if (bytes < 1)
         return wrong(p, "\"bytes\" must say how much, a number from 1 on");
     out->bytes = (uint64_t)bytes;
+    if (!json_object_object_get_ex(root, "look", &value))
+        return 0;
+    if (!json_object_is_type(value, json_type_boolean))
+        return wrong(p, "\"look\" must be true or false");
+    out->look = json_object_get_boolean(value);
     return 0;
 }
 

@@ -31,6 +31,7 @@ struct sp_request {
     char key[48];    /* get, set */
     uint64_t value;  /* set */
     uint64_t bytes;  /* reclaim, at least 1 */
+    bool look;       /* ... and not before it is known which frames are in use now */
     char domain[64]; /* get, set, reclaim; "": the daemon, or all */
     bool has_pid;    /* unmerge, explain, process (without: the asker) */
     pid_t pid;

@@ -44,6 +44,7 @@
 struct sp_daemon;
 struct sp_keeper;
 struct sp_looker;
+struct sp_looks;
 struct sp_taker;
 struct sp_storage;
 struct sp_conn;
@@ -155,6 +156,9 @@ struct sp_domain {
     bool all_suspect;
     struct sp_thin thin[SP_THIN_SEGMENTS]; /* thin.h */
     unsigned nthin;
+    bool leaves; /* reclaim.c: its frames may leave now */
+    unsigned leave_level;    /* reclaim.c: enum sp_looks_level, */
+    uint64_t leave_look;     /* ... since this look */
     uint64_t thin_due; /* us */
     uint32_t nodes_segment; /* whose frames were looked at last (nodes.c) */
     bool brakes; /* so much lingers in the pool that what was written is not merged again now: each such
@@ -214,6 +218,7 @@ struct sp_daemon {
     bool taker_stopped;       /* and none is begun any more */
     struct sp_storage *storage; /* NULL: frames stay in memory */
     struct sp_pressure *pressure; /* NULL: nothing leaves by itself */
+    struct sp_looks *looks; /* NULL: nobody looks which frames are in use */
 
     /* passes.c */
     uint64_t quota;      /* pages left to look into before the next sleep */

@@ -21,6 +21,8 @@
 #include "log.h"
 #include "options.h"
 #include "passes.h"
+#include "looks.h"
+#include "looks_ask.h"
 #include "pins_looker.h"
 #include "pressure.h"
 #include "repair.h"
@@ -120,6 +122,7 @@ static int on_second(sd_event_source *source, uint64_t usec, void *arg)
     sp_looker_reap(daemon);
     sp_taker_each_second(daemon);
     sp_storage_each_second(daemon->storage);
+    sp_looks_each_second(daemon);
     sp_written_each_second(daemon);
     if (daemon->uid == 0)
         sp_ns_watch(daemon);
@@ -211,6 +214,7 @@ static void daemon_free(struct sp_daemon *daemon)
     sp_keep_close(daemon); /* first: what follows is no news for it */
     sp_looker_stop(daemon);
     sp_taker_stop(daemon);
+    sp_looks_stop(daemon);
     while (!TAILQ_EMPTY(&daemon->clients))
         sp_client_free(TAILQ_FIRST(&daemon->clients));
     if (daemon->pool)
@@ -317,6 +321,8 @@ int main(int argc, char **argv)
         ret = sp_looker_main(argc, argv);
     if (ret < 0)
         ret = sp_taker_main(argc, argv);
+    if (ret < 0)
+        ret = sp_looks_main(argc, argv);
     if (ret < 0)
         ret = sp_storage_main(argc, argv);
     if (ret >= 0)

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "log.h"
+#include "looks.h"
 #include "reclaim.h"
 #include "status.h"
 
@@ -79,6 +80,8 @@ static bool reclaim_piece(struct sp_pressure *p)
     uint64_t bytes = above_floor(p->daemon, p->want), left;
     struct sp_reclaimed got = {0};
 
+    if (bytes)
+        (void)sp_looks_fresh(p->daemon); /* from the next piece on: this one does not wait */
     if (bytes)
         (void)sp_reclaim(p->daemon, SP_EVERYBODY, NULL, bytes, &got);
     left = (uint64_t)got.evicted * p->daemon->page_size;

@@ -7,6 +7,7 @@
 #include "answers.h"
 #include "ask.h"
 #include "client.h"
+#include "looks.h"
 #include "status.h"
 #include "storage.h"
 
@@ -18,7 +19,9 @@ enum sp_use sp_reclaim_referenced(void *ctx, sp_frame frame, uint32_t group)
     struct sp_domain *domain = ctx;
 
     (void)group; /* an engine has one domain's frames, and no other's references (S5) */
-    return sp_storage_came_back(domain->daemon->storage, frame) ? SP_USE_SINCE : SP_USE_NONE;
+    if (domain->leave_level == SP_LOOKS_ALL && sp_storage_came_back(domain->daemon->storage, frame))
+        return SP_USE_SINCE;
+    return sp_looks_use(domain->daemon, frame, domain->leave_level);
 }
 
 bool sp_reclaim_locked(void *ctx, sp_frame frame)
@@ -106,6 +109,40 @@ static void add(struct sp_reclaimed *sum, const struct sp_reclaimed *more)
     sum->cannot += more->cannot;
 }
 
+/* Where the domain's turn is: after each look the coldest are asked first again. */
+static void begin_level(struct sp_domain *domain)
+{
+    uint64_t look = sp_looks_count(domain->daemon);
+
+    if (!look)
+        domain->leave_level = SP_LOOKS_ALL;
+    else if (domain->leave_look != look)
+        domain->leave_level = SP_LOOKS_MINUTES;
+    domain->leave_look = look;
+}
+
+/* Up to want frames of this domain that may leave at this level. */
+static int reclaim_at(struct sp_domain *domain, unsigned level, uint32_t want,
+                      struct sp_reclaimed *sum)
+{
+    struct sp_reclaimed got;
+    int err;
+
+    if (domain->leave_level != level || sum->evicted >= want)
+        return 0;
+    want -= sum->evicted;
+    err = sp_engine_reclaim(domain->engine, want, 0, &got);
+    if (err)
+        return err;
+    if (level == SP_LOOKS_ALL) /* asks all of them, those of the levels before once more */
+        add(sum, &got);
+    else
+        sum->evicted += got.evicted;
+    if (got.evicted < want && level < SP_LOOKS_ALL)
+        domain->leave_level++;
+    return 0;
+}
+
 int sp_reclaim(struct sp_daemon *daemon, uid_t uid, struct sp_domain *only, uint64_t bytes,
                struct sp_reclaimed *out)
 {
@@ -122,19 +159,18 @@ int sp_reclaim(struct sp_daemon *daemon, uid_t uid, struct sp_domain *only, uint
         want = FRAMES_AT_ONCE;
     TAILQ_FOREACH(domain, &daemon->domains, link)
     {
-        struct sp_reclaimed got;
-
-        if (!asked_for(domain, uid, only) || out->evicted >= want)
-            continue;
-        if (!know_locked(domain)) {
+        domain->leaves = asked_for(domain, uid, only) && know_locked(domain);
+        if (asked_for(domain, uid, only) && !domain->leaves)
             err = -EAGAIN;
-            continue;
-        }
-        err = sp_engine_reclaim(domain->engine, (uint32_t)want - out->evicted, 0, &got);
-        if (err)
-            break;
-        add(out, &got);
+        begin_level(domain);
     }
+    for (unsigned level = 0; level <= SP_LOOKS_ALL; level++)
+        TAILQ_FOREACH(domain, &daemon->domains, link)
+        {
+            int failed = domain->leaves ? reclaim_at(domain, level, (uint32_t)want, out) : 0;
+
+            err = failed ? failed : err;
+        }
     sp_clients_reap(daemon);
     return out->evicted ? 0 : err;
 }

@@ -2,10 +2,10 @@
 /*
  * Which frames may leave memory, and when (S1 to S5).
  *
- * Whether a frame is in use is known from the store: a frame that came back since it was evicted
- * was touched by one of its sites, whichever, a forked child's without an agent, too. That counts
- * once, as a second chance (S2). Of a frame that was never evicted nothing is known: it is evicted,
- * and comes back at its first touch from memory, packed as it is there first.
+ * Whether a frame is in use looks tell (looks.h), and the store: a frame that came back since it was
+ * evicted was touched by one of its sites, whichever. That counts once, as a second chance (S2).
+ * Those that were idle longest leave first: a domain's frames are asked level by level, and after
+ * each look from the first level on again.
  *
  * What is locked (S4) the agents say, before a reclaim, of programs that have locked memory at all.
  * Of a program that has some and no agent that answers nothing is known: while there is one,

@@ -8,6 +8,7 @@
 
 #include "hello.h"
 #include "passes.h"
+#include "looks.h"
 #include "pins_looker.h"
 #include "pressure.h"
 #include "storage.h"
@@ -125,7 +126,7 @@ uint64_t sp_own_cpu_us(void)
 
 uint64_t sp_status_cpu_us(const struct sp_daemon *daemon)
 {
-    uint64_t cpu = sp_own_cpu_us() + sp_looker_cpu_us(daemon) + sp_taker_cpu_us(daemon);
+    uint64_t cpu = sp_own_cpu_us() + sp_looker_cpu_us(daemon) + sp_taker_cpu_us(daemon) + sp_looks_cpu_us(daemon);
     const struct sp_client *client;
 
     TAILQ_FOREACH(client, &daemon->clients, link) {
@@ -268,6 +269,7 @@ static void add_swapped(struct json_object *to, struct sp_daemon *daemon, uid_t 
     add_u64(to, "frames_evicted", sums->e.frames_evicted);
     add_u64(to, "evictions", sums->e.evictions);
     add_u64(to, "second_chances", sums->e.second_chances);
+    add_u64(to, "looks", sp_looks_count(daemon));
     /* Those of domains that are gone, too. */
     add_u64(to, "store_errors", uid == SP_EVERYBODY ? sp_storage_lost(daemon->storage) : sums->e.store_errors);
     add_u64(to, "store_memory_bytes", store.memory_bytes);
@@ -298,7 +300,7 @@ struct json_object *sp_status_json(struct sp_daemon *daemon, uid_t uid)
     json_object_object_add(to, "bytes_per_tracked_page",
                            json_object_new_double((double)sums.e.memory_bytes / tracked));
     json_object_object_add(to, "cpu_seconds",
-                           json_object_new_double((double)(sp_own_cpu_us() + sp_looker_cpu_us(daemon) + sp_taker_cpu_us(daemon) + sums.cpu_us) / 1e6));
+                           json_object_new_double((double)(sp_own_cpu_us() + sp_looker_cpu_us(daemon) + sp_taker_cpu_us(daemon) + sp_looks_cpu_us(daemon) + sums.cpu_us) / 1e6));
     add_u64(to, "daemon_pid", (uint64_t)getpid());
     add_u64(to, "domains", sums.domains);
     add_u64(to, "processes", sums.processes);

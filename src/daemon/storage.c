@@ -17,6 +17,7 @@
 
 #include "keeper.h"
 #include "log.h"
+#include "looks.h"
 #include "stalls.h"
 #include "storage_start.h"
 #include "store_fuse.h"
@@ -390,6 +391,12 @@ static struct sp_domain *domain_of(const struct sp_daemon *daemon, uint32_t segm
     return NULL;
 }
 
+void sp_storage_where(const struct sp_storage *storage, int *worker, int *mount)
+{
+    *worker = storage->fd[SP_STORAGE_WORKER];
+    *mount = storage->fd[SP_STORAGE_MOUNT];
+}
+
 /* Without memory a frame is forgotten to have come back: it may leave once too often. */
 static void note_back(struct sp_storage *storage, sp_frame frame)
 {
@@ -476,8 +483,10 @@ static void take_news(struct sp_storage *storage, const struct sp_store_news *ne
         sp_engine_frame_lost(domain->engine, news->frame);
     else if (domain)
         sp_engine_frame_back(domain->engine, news->frame, 0);
-    if (!news->lost)
+    if (!news->lost) {
         note_back(storage, news->frame);
+        sp_looks_came_back(storage->daemon, news->frame);
+    }
 }
 
 /* The next worker begins at 0 again. */

@@ -46,6 +46,9 @@ void sp_storage_tend(struct sp_storage *storage);
 #define SP_STORAGE_TEND_USECS 20000u
 /* NULL: there is no store. */
 struct sp_store_link *sp_storage_link(const struct sp_storage *storage);
+/* For looks (looks.h): the worker's pidfd, and the mount whose files' mappings are frames. They stay
+ * the storage's. */
+void sp_storage_where(const struct sp_storage *storage, int *worker, int *mount);
 /* Once a second: frames that came back or are lost are told to their engines (S6, S8). */
 void sp_storage_each_second(struct sp_storage *storage);
 /* The same of frames alone, at once. */

@@ -12,6 +12,8 @@
  *   which            the same, and first a line with their numbers
  *   hold WHAT        opens something that may pin memory: direct, uring, aio, device
  *   drop             closes it again
+ *   touch I N        a thread reads the N pages from I on, over and over
+ *   touched I N      the same by a child that is forked by the system call
  *   threads T        T threads write a word of theirs in each page, over and over, and look whether it
  *                    is still there the next time
  *   stop             ends them
@@ -30,6 +32,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <time.h>
@@ -112,6 +115,47 @@ static uint64_t count_lost(int say)
     if (say)
         printf("\n");
     return lost;
+}
+
+#define OTHER_PAGES 8192u /* more than a processor has translations of at hand */
+
+/* With other pages between, so that each touch goes through the page tables. */
+static void *touch_on(void *arg)
+{
+    const uint64_t *range = arg;
+    volatile char *other = mmap(NULL, OTHER_PAGES * PAGE, PROT_READ | PROT_WRITE,
+                                MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+    if ((char *)other == MAP_FAILED)
+        return NULL;
+    for (;;) {
+        for (uint64_t page = range[0]; page < range[0] + range[1]; page++)
+            (void)*(volatile uint64_t *)&area[page * WORDS + THREADS];
+        for (unsigned page = 0; page < OTHER_PAGES; page++)
+            (void)other[page * PAGE];
+        usleep(1000);
+    }
+    return NULL;
+}
+
+static uint64_t touch(uint64_t first, uint64_t n, int by_child)
+{
+    static uint64_t range[2];
+    pthread_t toucher;
+    pid_t parent = getpid();
+    long pid;
+
+    range[0] = first;
+    range[1] = n;
+    if (!by_child)
+        return pthread_create(&toucher, NULL, touch_on, range) != 0;
+    pid = syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+    if (pid)
+        return pid < 0;
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() == parent)
+        touch_on(range);
+    _exit(0);
 }
 
 #define STRIPES 128u
@@ -251,6 +295,10 @@ static uint64_t obey(const char *line)
             write_page(page, v << 32 | (uint64_t)getpid());
     else if (sscanf(line, "hold %15s", word) == 1)
         return (uint64_t)hold(word);
+    else if (sscanf(line, "touch %llu %llu", &first, &n) == 2)
+        return touch(first, n, 0);
+    else if (sscanf(line, "touched %llu %llu", &first, &n) == 2)
+        return touch(first, n, 1);
     else if (sscanf(line, "threads %u", &t) == 1)
         start_threads(t);
     else if (sscanf(line, "robust %llu", &v) == 1)
