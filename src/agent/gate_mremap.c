@@ -219,16 +219,33 @@ static bool kernel_moves_many(void)
     return !sp_is_err(ret);
 }
 
-static bool is_mapped(uint64_t addr)
+static bool is_mapped(uint64_t addr, uint64_t length)
 {
-    return sp_sys(__NR_msync, addr, sp_gate.page_size, MS_ASYNC) == 0;
+    return sp_sys(__NR_msync, addr, length, MS_ASYNC) == 0;
+}
+
+/* Where what is mapped from `at` on ends, at the latest at `end`. */
+static uint64_t mapped_until(uint64_t at, uint64_t end)
+{
+    uint64_t page = sp_gate.page_size, step = page;
+
+    for (; at < end && is_mapped(at, step < end - at ? step : end - at); step *= 2)
+        at += step < end - at ? step : end - at;
+    for (; at < end && step > page;) {
+        step /= 2;
+        if (step <= end - at && is_mapped(at, step))
+            at += step;
+    }
+    return at;
 }
 
 /* Would the kernel move it mapping by mapping? Then the gate does, which is not begun anew half-way, and moves those
- * of the store, too, of which the kernel moves one a call. (It wants something to be mapped at the start.) */
+ * of the store, too, of which the kernel moves one a call. (It wants something to be mapped at the start.) Holes
+ * take time to find: without a store what has some is the kernel's. */
 static bool moves_each(const struct remap *r)
 {
-    return (r->flags & MREMAP_FIXED) && r->length == old_length(r) && is_mapped(r->addr) &&
+    return (r->flags & MREMAP_FIXED) && r->length == old_length(r) &&
+           is_mapped(r->addr, sp_load(&sp_gate.stored) ? sp_gate.page_size : r->length) &&
            sp_gate_is_one_mapping(r->addr, sp_gate.page_size) && /* not a device's */
            kernel_moves_many();
 }
@@ -239,11 +256,10 @@ static long move_parts(const struct remap *r)
     uint64_t page = sp_gate.page_size, stop, left;
     long flags = r->flags & MREMAP_DONTUNMAP, ret = 0;
 
-    if (sp_sys(__NR_msync, r->addr, r->length, MS_ASYNC) == 0)
+    if (is_mapped(r->addr, r->length))
         return sp_gate_move(r->addr, r->length, r->to, flags, 0, &left);
     for (uint64_t at = r->addr; at < r->end && !ret; at = stop) {
-        for (stop = at; stop < r->end && is_mapped(stop);)
-            stop += page;
+        stop = mapped_until(at, r->end);
         if (stop > at)
             ret = sp_gate_move(at, stop - at, r->to + (at - r->addr), flags, 0, &left);
         else
