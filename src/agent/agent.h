@@ -295,6 +295,8 @@ void sp_released_calls_done(void);
  * is forgotten at the end. */
 void sp_released_read_begin(void);
 bool sp_released_holds(const struct sp_mapping *m);
+/* *end: of what begins at start, moved down so that all between the two is kept, or nothing. */
+void sp_released_cut(uint64_t start, uint64_t *end);
 void sp_released_read_end(void);
 
 /* track.c */

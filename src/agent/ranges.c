@@ -183,7 +183,8 @@ static bool is_alike(const struct build *b, const struct sp_mapping *m, bool poo
     return !((m->given ^ b->flags) & (pool || !b->plain ? SP_RANGE_OF_POOL : SP_RANGE_MERGES));
 }
 
-/* A mapping, or a part of one about which the program has one word, or whose sites have one policy. */
+/* A mapping, or a part of one about which the program has one word, or whose sites have one policy, or that
+ * it keeps for a userfaultfd of its own. */
 static void add_part(struct build *b, struct sp_mapping *m, bool pool)
 {
     enum sp_left left = SP_LEFT_NOT;
@@ -245,6 +246,8 @@ static bool add_mapping(void *arg, const struct sp_mapping *mapping)
         part.word = words && part.start < part.end ? sp_gate_advice_at(part.start, &part.end) : SP_WORD_NONE;
         if (pool && part.start < part.end)
             part.given = given_to_sites(&part);
+        else
+            sp_released_cut(part.start, &part.end);
         add_part(b, &part, pool);
         part.start = part.end;
     } while (part.start < mapping->end);

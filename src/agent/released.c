@@ -71,6 +71,16 @@ void sp_released_read_begin(void)
     nnext = 0;
 }
 
+void sp_released_cut(uint64_t start, uint64_t *end)
+{
+    for (uint32_t i = 0; i < nkept; i++) {
+        if (kept[i].start > start && kept[i].start < *end)
+            *end = kept[i].start;
+        if (kept[i].end > start && kept[i].end < *end)
+            *end = kept[i].end;
+    }
+}
+
 bool sp_released_holds(const struct sp_mapping *m)
 {
     bool held = false;

@@ -26,6 +26,19 @@ def test_x_userfaultfd_keeps_only_its_own(daemon, compiled, mode):
         one.must_finish(0)
 
 
+def test_x_userfaultfd_that_comes_and_goes_all_the_time(daemon, compiled):
+    """What it is given again and again is left alone, not the rest of the mapping."""
+    programs = [daemon.run(compiled("uffd_often")) for _ in range(2)]
+    for program in programs:
+        program.area = program.region()
+    for program in programs:
+        daemon.wait_merged(program, program.area, share=1)
+    for program in programs:
+        program.say()
+        assert program.line() == "ok"
+        program.must_finish(0)
+
+
 def test_x_userfaultfd_moves_merged_pages(daemon, compiled):
     """UFFDIO_MOVE takes the program's pages into the memory of its own userfaultfd, merged or not."""
     programs = [daemon.run(compiled("uffd_move")) for _ in range(2)]
