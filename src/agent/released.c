@@ -23,11 +23,16 @@ struct kept {
 static struct kept kept[MOST], next[MOST];
 static uint32_t nkept, nnext;
 
-/* Adds to a list. In a full one the stretch that is nearest grows. */
+/*
+ * Adds to a list. In a full one the stretch that is nearest grows. Else one of which the call may be
+ * coming stays by itself: of what it was put together with nobody would know when the call is done,
+ * while the next one is asked for right behind it, and so on.
+ */
 static void add(struct kept *list, uint32_t *n, struct kept one)
 {
     uint64_t nearest = ~0ull;
     uint32_t into = 0;
+    bool joins;
 
     for (uint32_t i = 0; i < *n; i++) {
         uint64_t gap = list[i].end < one.start   ? one.start - list[i].end
@@ -39,7 +44,12 @@ static void add(struct kept *list, uint32_t *n, struct kept one)
             into = i;
         }
     }
-    if (*n < MOST && nearest) {
+    joins = !nearest && (list[into].called && one.called);
+    for (uint32_t i = 0; i < *n && !joins; i++) {
+        joins = list[i].start == one.start && list[i].end == one.end;
+        into = joins ? i : into;
+    }
+    if (*n < MOST && !joins) {
         list[(*n)++] = one;
         return;
     }
@@ -63,7 +73,7 @@ bool sp_released_any(void)
 void sp_released_calls_done(void)
 {
     for (uint32_t i = 0; i < nkept; i++)
-        kept[i].called = !sp_gate_asked_for(kept[i].start, kept[i].end);
+        kept[i].called |= !sp_gate_asked_for(kept[i].start, kept[i].end);
 }
 
 void sp_released_read_begin(void)

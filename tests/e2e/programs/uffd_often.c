@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * uffd_often: gives the first pages of a mapping to a userfaultfd of its own, and takes them back, again and again
- * from when the mapping is made.
+ * uffd_often: gives the first pages of a mapping to a userfaultfd of its own, and takes them back,
+ * again and again from when the mapping is made.
  *
- * Prints "ready ADDRESS BYTES" of the rest, whose bytes are the same in every such program. With a line of stdin
- * it looks at all, and prints "ok".
+ * Prints "ready ADDRESS BYTES" of the rest, whose bytes are the same in every such program. With a
+ * line of stdin it looks at all, and prints "ok".
  */
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
