@@ -10,7 +10,7 @@ import pytest
 
 from lib import proc
 from lib.place import wait_for
-from lib.store import store_daemon, store_file, store_process  # noqa: F401
+from lib.store import server_threads, store_daemon, store_file, store_process  # noqa: F401
 
 PAGES = 2048
 SHARERS = 3
@@ -302,3 +302,18 @@ def test_reclaim_says_what_is_wrong(store_daemon, daemon):
         assert daemon.cli("reclaim", *words, check=False).returncode == 2, words
     other = store_daemon()
     assert reclaim(other)["evicted"] == 0
+
+
+@pytest.mark.parametrize("how", ["memory", "file"])
+def test_s6_who_touches_a_frame_does_not_wait_for_other_programs(store_daemon, tmp_path, how):  # noqa: F811
+    """The store's server goes before them, where that is allowed."""
+    status = dict(line.split(":", 1) for line in pathlib.Path("/proc/self/status").read_text().splitlines())
+    if not int(status["CapEff"], 16) >> 23 & 1:
+        pytest.skip("no CAP_SYS_NICE")
+    daemon = store_daemon(**({"swap_file": tmp_path / "swap", "swap_size": "8M"} if how == "file" else {}))
+    wanted = (os.SCHED_RR if how == "file" else os.SCHED_OTHER, -20)
+
+    def order():
+        return {(os.sched_getscheduler(t), os.getpriority(os.PRIO_PROCESS, t)) for t in server_threads(daemon)}
+
+    wait_for(lambda: f"they do not go first: {order()}", lambda: order() == {wanted})

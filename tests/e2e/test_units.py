@@ -15,7 +15,7 @@ import pytest
 from lib import place, proc
 from lib.place import wait_for
 from lib.program import Progress
-from lib.store import store_process
+from lib.store import server_threads, store_process
 
 NOBODY = 65534
 SYSTEM = place.ROOT / "data"
@@ -127,15 +127,6 @@ def may_go_first():
     return int(status["CapEff"], 16) >> 24 & 1 or limit >= 40 or limit == resource.RLIM_INFINITY
 
 
-def is_server_of(path, pid):
-    """Is this process of /proc the store's server of that daemon?"""
-    try:
-        return b"--store-server" in (path / "cmdline").read_bytes() and \
-            int((path / "stat").read_text().rpartition(")")[2].split()[1]) == pid
-    except OSError:
-        return False
-
-
 def test_the_stores_server_goes_first_on_its_processors(confined):
     """As far as whoever runs the tests may let it."""
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
@@ -144,10 +135,9 @@ def test_the_stores_server_goes_first_on_its_processors(confined):
     with open(daemon.options[1], "a", encoding="ascii") as config:
         config.write("[swap]\nswap = store\n")
     daemon.start()
-    server = next(path for path in pathlib.Path("/proc").glob("[0-9]*") if is_server_of(path, daemon.pid))
 
     def threads():
-        return [int(path.name) for path in (server / "task").iterdir() if path.name != server.name]
+        return server_threads(daemon)
 
     wait_for(lambda: f"not each on its own processor: {[os.sched_getaffinity(t) for t in threads()]}",
              lambda: threads() and all(len(os.sched_getaffinity(t)) == 1 for t in threads()))

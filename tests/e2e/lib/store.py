@@ -46,6 +46,12 @@ def store_process(daemon, which):
     return found[0]
 
 
+def server_threads(daemon):
+    """Those of the server's threads that answer."""
+    server = store_process(daemon, "server")
+    return [int(path.name) for path in pathlib.Path(f"/proc/{server}/task").iterdir() if path.name != str(server)]
+
+
 def store_file(daemon, folder):
     """A path to the store's file, whose name is gone."""
     for fd in pathlib.Path(f"/proc/{store_process(daemon, 'worker')}/fd").iterdir():
