@@ -154,6 +154,8 @@ struct sp_reclaimed {
     uint32_t locked;     /* have a locked site (S4) */
     uint32_t again;      /* could not let go now (S3) */
     uint32_t cannot;     /* the store has no room */
+    uint32_t later;      /* are tried when the engine has returned (SP_EVICTED_LATER) */
+    bool whole;          /* the caller's: every frame was looked at */
 };
 /*
  * Evicts up to want frames, going once round all of them at most, from where the last reclaim
@@ -165,6 +167,13 @@ int sp_engine_reclaim(struct sp_engine *engine, uint32_t want, uint32_t group,
 /* Whether a frame whose site is touched may come back as a shared frame: otherwise the toucher gets
  * a copy of its own (S6, S11). */
 bool sp_engine_frame_returns_shared(const struct sp_engine *engine, sp_frame frame);
+/* What became of frames that were to leave later (SP_EVICTED_LATER): one left; so many stayed because they
+ * were used (S2). */
+void sp_engine_frame_left(struct sp_engine *engine, sp_frame frame);
+void sp_engine_frames_spared(struct sp_engine *engine, uint32_t n);
+/* Is it out, as far as the engine was told? It is in memory again, and on which node is not said. */
+bool sp_engine_frame_is_out(const struct sp_engine *engine, sp_frame frame);
+void sp_engine_frame_returned(struct sp_engine *engine, sp_frame frame);
 /* What happened to a frame without the engine: it is in the store (of frames that are adopted),
  * came back to memory on a node, or the store cannot give its bytes back (S8). */
 void sp_engine_frame_out(struct sp_engine *engine, sp_frame frame);

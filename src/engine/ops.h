@@ -108,6 +108,7 @@ enum sp_evicted {
     SP_EVICTED_AGAIN =
         1, /* a site could not let go now, or the store is at it: the frame is whole */
     SP_EVICTED_CANNOT = 2, /* the store has no room or failed: the frame is whole */
+    SP_EVICTED_LATER = 3,  /* will be tried with others: sp_engine_frame_left() says if it went */
 };
 
 struct sp_engine_ops {

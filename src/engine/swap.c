@@ -47,6 +47,9 @@ static void sp_swap_out(struct sp_engine *engine, sp_frame frame, uint32_t group
     case SP_EVICTED_CANNOT:
         out->cannot++;
         break;
+    case SP_EVICTED_LATER:
+        out->later++;
+        break;
     }
 }
 
@@ -59,7 +62,7 @@ static int sp_swap_look(struct sp_engine *engine, sp_frame frame, void *arg)
         return 0;
     if (node->nsites && !node->evicted && !node->lost)
         sp_swap_out(engine, frame, state->group, state->out);
-    if (state->out->evicted < state->want)
+    if (state->out->evicted + state->out->later < state->want)
         return 0;
     engine->reclaim_hand = frame + 1;
     return 1;
@@ -91,6 +94,30 @@ void sp_engine_frame_out(struct sp_engine *engine, sp_frame frame)
 {
     if (sp_stable_node(engine, frame))
         sp_stable_set_evicted(engine, frame, true);
+}
+
+void sp_engine_frame_left(struct sp_engine *engine, sp_frame frame)
+{
+    engine->evictions++;
+    sp_engine_frame_out(engine, frame);
+}
+
+void sp_engine_frames_spared(struct sp_engine *engine, uint32_t n)
+{
+    engine->second_chances += n;
+}
+
+void sp_engine_frame_returned(struct sp_engine *engine, sp_frame frame)
+{
+    if (sp_stable_node(engine, frame))
+        sp_stable_set_evicted(engine, frame, false);
+}
+
+bool sp_engine_frame_is_out(const struct sp_engine *engine, sp_frame frame)
+{
+    const struct sp_node *node = sp_stable_node(engine, frame);
+
+    return node && node->evicted;
 }
 
 void sp_engine_frame_back(struct sp_engine *engine, sp_frame frame, unsigned node)

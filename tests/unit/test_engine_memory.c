@@ -242,6 +242,33 @@ static void s3_a_frame_that_a_site_cannot_let_go_stays_whole(void **state)
     fake_world_free(world);
 }
 
+/* Those that leave together are as many as were wanted, and out only when that is said. */
+static void s3_frames_that_leave_later(void **state)
+{
+    struct fake_world *world = merged_world_new(4);
+    sp_frame frame = 0;
+
+    (void)state;
+    outside.evict = SP_EVICTED_LATER;
+    assert_int_equal(outside_reclaim(world, 3, 0).later, 3);
+    assert_int_equal(outside.evicts, 3);
+    assert_int_equal(fake_counters(world).frames_evicted, 0);
+    assert_int_equal(outside_reclaim(world, 9, 0).later, 4);
+    for (uint32_t i = 0; i < SP_SEGMENT_PAGES_MAX && !frame; i++)
+        if (sp_engine_frame_known(world->engine, SP_FRAME(1, i), &(struct sp_hash){0}))
+            frame = SP_FRAME(1, i);
+    sp_engine_frame_left(world->engine, frame);
+    sp_engine_frames_spared(world->engine, 2);
+    assert_true(sp_engine_frame_is_out(world->engine, frame));
+    assert_int_equal(fake_counters(world).frames_evicted, 1);
+    assert_int_equal(fake_counters(world).evictions, 1);
+    assert_int_equal(fake_counters(world).second_chances, 2);
+    sp_engine_frame_returned(world->engine, frame);
+    assert_int_equal(fake_counters(world).frames_evicted, 0);
+    fake_check_exact(world);
+    fake_world_free(world);
+}
+
 static void s4_a_frame_with_a_locked_site_is_never_evicted(void **state)
 {
     struct fake_world *world = merged_world_new(4);
@@ -421,6 +448,7 @@ int main(void)
         cmocka_unit_test(s2_a_frame_that_any_site_used_gets_a_second_chance),
         cmocka_unit_test(s2_a_frame_whose_turn_is_later_has_no_chance_used_up),
         cmocka_unit_test(s3_a_frame_that_a_site_cannot_let_go_stays_whole),
+        cmocka_unit_test(s3_frames_that_leave_later),
         cmocka_unit_test(s4_a_frame_with_a_locked_site_is_never_evicted),
         cmocka_unit_test(s5_reclaim_for_a_group_asks_for_its_references_only),
         cmocka_unit_test(s6_a_frame_that_comes_back_is_shared_as_before),
