@@ -368,7 +368,26 @@ int sp_pool_out(struct sp_pool_set *set, uint32_t segment, uint32_t index, unsig
     memset(out, 0, n * sizeof(*out));
     if (!s)
         return -ENOENT;
-    return s->store ? sp_pool_stored_out(s, index, n, out) : 0;
+    return s->store ? sp_pool_stored_out(s, index, n, out) : sp_pool_segment_out(s, index, n, out);
+}
+
+int sp_pool_numbers(struct sp_pool_set *set, int pagemap, uint32_t segment, uint32_t index, unsigned n,
+                    uint64_t *number)
+{
+    struct sp_pool_segment *s = find_segment(set, segment);
+
+    if (!s)
+        return -ENOENT;
+    return s->store ? -EINVAL : sp_pool_segment_numbers(s, pagemap, index, n, number);
+}
+
+int sp_pool_bring(struct sp_pool_set *set, uint32_t segment, uint32_t index)
+{
+    struct sp_pool_segment *s = find_segment(set, segment);
+
+    if (!s)
+        return -ENOENT;
+    return s->store ? -EINVAL : sp_pool_segment_bring(s, index);
 }
 
 void sp_pool_tell_forgotten(struct sp_pool *pool)

@@ -108,9 +108,19 @@ struct sp_pool_set *sp_pool_set_of(const struct sp_pool *pool, uint32_t segment)
 uint32_t sp_pool_set_id(const struct sp_pool_set *set);
 /* Can frames of the segment leave memory? */
 bool sp_pool_is_stored(struct sp_pool_set *set, uint32_t segment);
-/* Which of n frames, at most 128, are in the store alone: out[i]. 0 or a negative errno; all false where the
- * segment is not the store's. */
+/* Which of n frames, at most 128, are out of memory: in the store alone, or, of the tmpfs, in the machine's own
+ * swap: out[i]. 0 or a negative errno; -ENOENT: no frame was handed out from there on. */
 int sp_pool_out(struct sp_pool_set *set, uint32_t segment, uint32_t index, unsigned n, bool *out);
+/*
+ * The numbers of the physical pages of n frames of the tmpfs, at most 128; 0: it is not in
+ * memory. pagemap is open on /proc/self/pagemap. Those in memory are read into this process' page table for it.
+ * 0 or a negative errno; -EINVAL: the segment is the store's; -EACCES: we may not know.
+ */
+int sp_pool_numbers(struct sp_pool_set *set, int pagemap, uint32_t segment, uint32_t index, unsigned n,
+                    uint64_t *number);
+/* Has a frame of the tmpfs in memory, and in this process' page table. 0; -EIO: the machine's swap cannot give
+ * it back (S8); another negative errno. */
+int sp_pool_bring(struct sp_pool_set *set, uint32_t segment, uint32_t index);
 /* Tells the store which frames were forgotten since the last time (S10): now and then. */
 void sp_pool_tell_forgotten(struct sp_pool *pool);
 

@@ -70,6 +70,15 @@ int sp_pool_segment_write(struct sp_pool_segment *segment, uint32_t index, unsig
 /* The frame's bytes until the next call: in the daemon's view, mapped when first asked for. NULL:
  * no such frame, or no memory. */
 const void *sp_pool_segment_at(struct sp_pool_segment *segment, uint32_t index);
+/* resident.c, of segments of the tmpfs, n at most 128. Which frames that were handed out are not in memory: 0 or a negative errno; -ENOENT:
+ * none was from there on. */
+int sp_pool_segment_out(struct sp_pool_segment *segment, uint32_t index, unsigned n, bool *out);
+/* The numbers of the physical pages of frames that were handed out, 0: not in memory; pagemap is open on /proc/self/pagemap. 0 or a
+ * negative errno. */
+int sp_pool_segment_numbers(struct sp_pool_segment *segment, int pagemap, uint32_t index, unsigned n,
+                            uint64_t *number);
+/* Reads one into memory. 0; -EIO: the machine's swap cannot give it back (S8); another negative errno. */
+int sp_pool_segment_bring(struct sp_pool_segment *segment, uint32_t index);
 /* Maps it. 0 or a negative errno. */
 int sp_pool_segment_map(struct sp_pool_segment *segment);
 /*
