@@ -25,6 +25,9 @@ struct reclaim {
     const char *domain;
     uint64_t want;
     int64_t evicted, bytes, referenced, locked, again, cannot;
+    unsigned empty; /* rounds that freed nothing, over everything */
+    int64_t last;   /* frames, after the first of them: no more leave */
+    int64_t idle;   /* to the machine's swap: frames that stayed since one left last */
 };
 
 static volatile sig_atomic_t interrupted;
@@ -119,40 +122,66 @@ static void show_progress(const struct reclaim *r)
                 sp_human_bytes(r->bytes, bytes, sizeof(bytes)), r->evicted);
 }
 
-/* Is the daemon still looking which frames are in use? */
-static bool is_looking(json_object *answer)
+/* Is it so, by the answer? */
+static bool says(json_object *answer, const char *key)
 {
     json_object *value;
 
-    return json_object_object_get_ex(answer, "looking", &value) && json_object_get_boolean(value);
+    return json_object_object_get_ex(answer, key, &value) && json_object_get_boolean(value);
 }
 
-/* Until there is enough, or two rounds freed nothing. After the first only those are left that were
- * passed over: as many may leave yet, for what is in use comes back meanwhile. */
+/*
+ * To the machine's swap frames go some at a time: was everything looked at twice since one left last? What is on
+ * its way yet is in the next answer.
+ */
+static void count_round(struct reclaim *r, json_object *answer, bool freed)
+{
+    if (freed)
+        r->empty = r->idle = 0;
+    if (freed || sp_answer_number(answer, "later"))
+        return;
+    r->idle += sp_answer_number(answer, "referenced") + r->locked + r->again + r->cannot;
+    if (says(answer, "whole"))
+        r->empty++;
+    else if (r->idle >= EMPTY_ROUNDS * sp_answer_number(answer, "in_memory"))
+        r->empty = EMPTY_ROUNDS;
+}
+
+/* After the first round that freed nothing only those are left that were passed over: as many may
+ * leave yet, for what is in use comes back meanwhile. */
+static void count_stored_round(struct reclaim *r, bool freed)
+{
+    if (!freed && ++r->empty == 1)
+        r->last = r->evicted + r->referenced + r->again;
+}
+
+/* Until there is enough, or two rounds freed nothing. */
 static int reclaim_all(struct reclaim *r)
 {
-    int64_t last = INT64_MAX; /* frames */
     bool look = true;
     int ret = SP_EXIT_DONE;
 
-    for (unsigned empty = 0; !interrupted && empty < EMPTY_ROUNDS && (uint64_t)r->bytes < r->want &&
-                             r->evicted < last;) {
+    r->last = INT64_MAX;
+    while (!interrupted && r->empty < EMPTY_ROUNDS && (uint64_t)r->bytes < r->want &&
+           r->evicted < r->last) {
         json_object *answer = NULL;
         int64_t before = r->evicted;
 
         ret = ask(r, look, &answer);
         if (ret != SP_EXIT_DONE)
             break;
-        look = is_looking(answer);
+        look = says(answer, "looking");
         if (look) {
             json_object_put(answer);
             usleep(LOOK_USECS);
             continue;
         }
         add(r, answer);
+        if (json_object_object_get_ex(answer, "in_memory", NULL))
+            count_round(r, answer, r->evicted > before);
+        else
+            count_stored_round(r, r->evicted > before);
         json_object_put(answer);
-        if (r->evicted == before && ++empty == 1)
-            last = r->evicted + r->referenced + r->again;
         show_progress(r);
     }
     if (r->progress)
@@ -179,9 +208,8 @@ static int verdict(const struct reclaim *r)
     if (interrupted)
         return EXIT_INTERRUPTED;
     if (r->cannot) {
-        sp_say("reclaim: the store is full, or cannot be written: %" PRId64
-               " frames stay in memory; give it more in "
-               "[swap] of samepaged.conf",
+        sp_say("reclaim: the store is full, or cannot be written, or the machine's swap is full: %" PRId64
+               " frames stay in memory; give the store more in [swap] of samepaged.conf, or the machine more swap",
                r->cannot);
         return SP_EXIT_COULD_NOT;
     }
@@ -209,13 +237,11 @@ const struct sp_command sp_command_reclaim = {
     .name = "reclaim",
     .usage = "reclaim [--domain NAME] [--json] BYTES|all",
     .summary = "Has shared frames that nobody uses leave memory",
-    .help = "Frames go, packed, to the store, where they take less memory or none, and come back, "
-            "still shared,\n"
-            "when they are touched. BYTES may end with K, M, G or T. Frames that were used since "
-            "they were looked\n"
-            "at last, and those of locked memory, stay. Prints what left; exit status 1 if the "
-            "store is full.\n"
-            "It needs \"swap = store\" in samepaged.conf(5).\n"
+    .help = "Frames go, packed, to the store, where they take less memory or none, or to the machine's swap, and\n"
+            "come back, still shared, when they are touched. BYTES may end with K, M, G or T. Frames that were used\n"
+            "since they were looked at last, and those of locked memory, stay. Prints what left; exit status 1 if\n"
+            "there is no room. It needs \"swap = store\" in samepaged.conf(5), or swap on the machine, DAMON in its\n"
+            "kernel, and a samepaged of root's.\n"
             "\n"
             "  --domain NAME  only frames of that domain\n"
             "  --json         print the numbers as JSON\n",

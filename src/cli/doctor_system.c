@@ -153,6 +153,14 @@ static void check_accounting(struct sp_checks *checks)
                   strict ? "strict (vm.overcommit_memory is 2): nothing is merged" : "not strict");
 }
 
+#define DAMON "/sys/kernel/mm/damon/admin/kdamonds/nr_kdamonds"
+
+/* As the daemon does (src/daemon/damon.h). */
+static bool has_damon(void)
+{
+    return access(DAMON, W_OK) == 0;
+}
+
 static void check_swap(struct sp_checks *checks)
 {
     FILE *f = fopen("/proc/swaps", "re");
@@ -164,7 +172,12 @@ static void check_swap(struct sp_checks *checks)
     if (f)
         fclose(f);
     sp_checks_add(checks, "swap", SP_STATE_OK, NULL, "%s",
-                  n > 1 ? "there is some: merged pages are swapped as others are" : "none");
+                  n <= 1        ? "none"
+                  : has_damon() ? "there is some: merged pages are swapped as others are, and by \"samepage reclaim\""
+                  : access(DAMON, F_OK)
+                      ? "there is some: merged pages are swapped as others are; \"samepage reclaim\" sends none there (no DAMON)"
+                      : "there is some: merged pages are swapped as others are; \"samepage reclaim\" sends them there for root's "
+                        "daemon alone");
 }
 
 /* Nothing to put right: it is off where nobody asked for it. */

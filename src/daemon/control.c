@@ -297,29 +297,60 @@ static struct json_object *reclaimed_json(const struct sp_conn *conn, const stru
     return to;
 }
 
+/* Of what goes to the machine's swap. */
+static void add_on_their_way(struct json_object *to, const struct sp_reclaimed *got, uint64_t in_memory)
+{
+    json_object_object_add(to, "later", json_object_new_uint64(got->later));
+    json_object_object_add(to, "whole", json_object_new_boolean(got->whole));
+    json_object_object_add(to, "in_memory", json_object_new_uint64(in_memory));
+}
+
+static const char *why_not(int err)
+{
+    switch (err) {
+    case -ENODEV:
+        return "frames stay in memory here: the machine has no swap, and no store is set up (\"swap = store\" in [swap] of "
+               "samepaged.conf, for what is merged after the next start)";
+    case -EACCES:
+        return "the kernel alone decides what goes to the machine's swap: asking it to takes a samepaged that is root and may "
+               "write to /sys/kernel/mm/damon; a store (\"swap = store\" in samepaged.conf) does without";
+    case -EOPNOTSUPP:
+        return "the kernel alone decides what goes to the machine's swap: asking it to takes one with CONFIG_DAMON_PADDR and "
+               "CONFIG_DAMON_SYSFS, 6.10 or later; a store (\"swap = store\" in samepaged.conf) does without";
+    case -EBUSY:
+        return "not now: somebody else uses DAMON, which it takes to have memory go to the machine's swap "
+               "(/sys/kernel/mm/damon/admin/kdamonds/nr_kdamonds is not 0)";
+    case -EAGAIN:
+        return "not now: memory is being taken offline, or a program with locked memory does not say what is locked; "
+               "try again";
+    default:
+        return "could not have memory go to the machine's swap";
+    }
+}
+
 /* A part of what is asked for, in one go: who wants more asks again. */
 static void do_reclaim(struct sp_conn *conn, const struct sp_request *request)
 {
+    struct json_object *answer;
     struct sp_reclaimed got = {0};
     struct sp_domain *domain;
     int err;
 
     if (!named_domain(conn, request, &domain))
         return;
-    if (request->look && !sp_looks_fresh(conn->daemon)) {
+    if (request->look && conn->daemon->storage && !sp_looks_fresh(conn->daemon)) {
         sp_conn_reply(conn, reclaimed_json(conn, &got, true));
         return;
     }
     err = sp_reclaim(conn->daemon, asked_uid(conn), domain, request->bytes, &got);
-    if (err == -EOPNOTSUPP)
-        sp_control_errno(conn, 1, err,
-                         "frames stay in memory here: \"swap = store\" in [swap] of samepaged.conf changes that "
-                         "(for what is merged after the next start)");
-    else if (err)
-        sp_control_errno(conn, 1, err, "not now: memory is being taken offline, or a program with locked memory does not say "
-                         "what is locked; try again");
-    else
-        sp_conn_reply(conn, reclaimed_json(conn, &got, false));
+    if (err) {
+        sp_control_errno(conn, 1, err, why_not(err));
+        return;
+    }
+    answer = reclaimed_json(conn, &got, false);
+    if (answer && !conn->daemon->storage)
+        add_on_their_way(answer, &got, sp_reclaim_in_memory(conn->daemon, asked_uid(conn), domain));
+    sp_conn_reply(conn, answer);
 }
 
 static void do_process(struct sp_conn *conn, pid_t pid)

@@ -47,6 +47,7 @@ struct sp_looker;
 struct sp_looks;
 struct sp_taker;
 struct sp_storage;
+struct sp_pageout;
 struct sp_conn;
 
 enum sp_client_state {
@@ -217,6 +218,7 @@ struct sp_daemon {
     struct sp_taker *taker;   /* the same */
     bool taker_stopped;       /* and none is begun any more */
     struct sp_storage *storage; /* NULL: frames stay in memory */
+    struct sp_pageout *pageout; /* NULL: no frame went to the machine's own swap yet */
     struct sp_pressure *pressure; /* NULL: nothing leaves by itself */
     struct sp_looks *looks; /* NULL: nobody looks which frames are in use */
 

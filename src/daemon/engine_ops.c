@@ -17,6 +17,7 @@
 #include "notice.h"
 #include "log.h"
 #include "nodes.h"
+#include "pageout.h"
 #include "reclaim.h"
 #include "storage.h"
 #include "thin.h"
@@ -492,10 +493,24 @@ static enum sp_evicted ops_frame_evict(void *ctx, sp_frame frame)
     const struct sp_store_answer *said;
 
     if (!store)
-        return SP_EVICTED_AGAIN;
+        return sp_pageout_choose(((struct sp_domain *)ctx)->daemon, frame);
     if (sp_store_ask(store, SP_STORE_EVICT, SP_FRAME_SEGMENT(frame), SP_FRAME_INDEX(frame), 1, &said))
         return SP_EVICTED_CANNOT;
     return said->result[0] <= SP_STORE_CANNOT ? meant[said->result[0]] : SP_EVICTED_CANNOT;
+}
+
+/* S8: one that the machine's swap cannot give back. The kernel gives SIGBUS to all who touch it. */
+static int bring_in(struct sp_domain *domain, sp_frame frame)
+{
+    uint32_t segment = SP_FRAME_SEGMENT(frame), index = SP_FRAME_INDEX(frame);
+    int err = sp_pool_bring(domain->set, segment, index);
+
+    if (err == -EIO)
+        sp_log(SP_LOG_ERROR,
+               "frame %u of segment %u is lost: the machine's swap cannot give its bytes back; who touches it "
+               "gets SIGBUS",
+               index, segment);
+    return err;
 }
 
 static int ops_frame_bring_back(void *ctx, sp_frame frame, unsigned *node)
@@ -504,9 +519,9 @@ static int ops_frame_bring_back(void *ctx, sp_frame frame, unsigned *node)
     const struct sp_store_answer *said;
     int err;
 
-    *node = 0;
     if (!store)
-        return -EIO;
+        return bring_in(ctx, frame); /* nodes.c sees to where it lies (N3) */
+    *node = 0;
     err = sp_store_ask(store, SP_STORE_BRING, SP_FRAME_SEGMENT(frame), SP_FRAME_INDEX(frame), 1, &said);
     if (err) /* held for an agent, or nobody answers: of its bytes that says nothing (S8) */
         return err == -ENOENT || err == -EINVAL ? -EIO : -ENOMEM;

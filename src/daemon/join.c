@@ -30,7 +30,7 @@ static bool frame_hash(struct sp_domain *domain, uint32_t segment, uint32_t inde
     if (sp_pool_claim(domain->set, segment, index))
         return false;
     page = sp_pool_frame(domain->set, segment, index);
-    if (!page)
+    if (!page || sp_pool_bring(domain->set, segment, index) == -EIO) /* S8: reading it would kill us */
         return false;
     *hash = sp_page_hash(domain, page);
     return true;

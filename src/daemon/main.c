@@ -20,6 +20,7 @@
 #include "keeper.h"
 #include "log.h"
 #include "options.h"
+#include "pageout.h"
 #include "passes.h"
 #include "looks.h"
 #include "looks_ask.h"
@@ -123,6 +124,7 @@ static int on_second(sd_event_source *source, uint64_t usec, void *arg)
     sp_taker_each_second(daemon);
     sp_storage_each_second(daemon->storage);
     sp_looks_each_second(daemon);
+    sp_pageout_each_second(daemon);
     sp_written_each_second(daemon);
     if (daemon->uid == 0)
         sp_ns_watch(daemon);
@@ -222,6 +224,7 @@ static void daemon_free(struct sp_daemon *daemon)
     if (daemon->pool)
         sp_pool_free(daemon->pool);
     sp_pressure_close(daemon);
+    sp_pageout_free(daemon);
     sp_storage_close(daemon->storage);
     sd_event_source_disable_unref(daemon->pass_source);
     sd_event_source_disable_unref(daemon->second_source);
@@ -325,6 +328,8 @@ int main(int argc, char **argv)
         ret = sp_looks_main(argc, argv);
     if (ret < 0)
         ret = sp_storage_main(argc, argv);
+    if (ret < 0)
+        ret = sp_pageout_main(argc, argv);
     if (ret >= 0)
         return ret;
     ret = sp_options(argc, argv, &config);

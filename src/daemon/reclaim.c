@@ -8,6 +8,7 @@
 #include "ask.h"
 #include "client.h"
 #include "looks.h"
+#include "pageout.h"
 #include "status.h"
 #include "storage.h"
 
@@ -19,6 +20,8 @@ enum sp_use sp_reclaim_referenced(void *ctx, sp_frame frame, uint32_t group)
     struct sp_domain *domain = ctx;
 
     (void)group; /* an engine has one domain's frames, and no other's references (S5) */
+    if (!domain->daemon->storage) /* asked when it goes (pageout.h) */
+        return SP_USE_NONE;
     if (domain->leave_level == SP_LOOKS_ALL && sp_storage_came_back(domain->daemon->storage, frame))
         return SP_USE_SINCE;
     return sp_looks_use(domain->daemon, frame, domain->leave_level);
@@ -107,6 +110,65 @@ static void add(struct sp_reclaimed *sum, const struct sp_reclaimed *more)
     sum->locked += more->locked;
     sum->again += more->again;
     sum->cannot += more->cannot;
+    sum->later += more->later;
+}
+
+/* What was chosen before is not done: nobody knows what becomes of it yet. */
+static int still_at_it(struct sp_reclaimed *out)
+{
+    *out = (struct sp_reclaimed){.later = 1};
+    return 0;
+}
+
+/* Locked memory the kernel leaves by itself. */
+static int choose(struct sp_daemon *daemon, uid_t uid, const struct sp_domain *only, uint32_t want,
+                           struct sp_reclaimed *out)
+{
+    struct sp_domain *domain;
+    int err = 0;
+
+    TAILQ_FOREACH(domain, &daemon->domains, link)
+    {
+        uint32_t so_far = out->evicted + out->later;
+        struct sp_reclaimed got;
+
+        if (!asked_for(domain, uid, only) || so_far >= want)
+            continue;
+        err = sp_engine_reclaim(domain->engine, want - so_far, 0, &got);
+        if (err)
+            break;
+        add(out, &got);
+    }
+    out->whole = !err && out->evicted + out->later < want;
+    return err;
+}
+
+/* The frames that were chosen to go to the machine's swap. */
+static int send_later(struct sp_daemon *daemon, struct sp_reclaimed *out)
+{
+    uint32_t n = out->later;
+    int err;
+
+    out->later = 0;
+    err = sp_pageout_run(daemon, out);
+    if (err == -EINPROGRESS)
+        out->later = n;
+    return err == -EINPROGRESS ? 0 : err;
+}
+
+/* Without a store: to the machine's own swap. */
+static int reclaim_to_swap(struct sp_daemon *daemon, uid_t uid, const struct sp_domain *only, uint32_t want,
+                           struct sp_reclaimed *out)
+{
+    int err = sp_pageout_begin(daemon, out);
+
+    if (err == -EINPROGRESS)
+        return still_at_it(out);
+    if (!err)
+        err = choose(daemon, uid, only, want, out);
+    if (out->later)
+        err = send_later(daemon, out);
+    return out->evicted || out->later ? 0 : err;
 }
 
 /* Where the domain's turn is: after each look the coldest are asked first again. */
@@ -151,12 +213,12 @@ int sp_reclaim(struct sp_daemon *daemon, uid_t uid, struct sp_domain *only, uint
     int err = 0;
 
     *out = (struct sp_reclaimed){0};
-    if (!daemon->storage)
-        return -EOPNOTSUPP;
-    sp_storage_take_news(daemon->storage); /* who came back gets his second chance */
-    sp_storage_unlock_all(daemon->storage);
     if (want > FRAMES_AT_ONCE)
         want = FRAMES_AT_ONCE;
+    if (!daemon->storage)
+        return reclaim_to_swap(daemon, uid, only, (uint32_t)want, out);
+    sp_storage_take_news(daemon->storage); /* who came back gets his second chance */
+    sp_storage_unlock_all(daemon->storage);
     TAILQ_FOREACH(domain, &daemon->domains, link)
     {
         domain->leaves = asked_for(domain, uid, only) && know_locked(domain);
@@ -173,4 +235,22 @@ int sp_reclaim(struct sp_daemon *daemon, uid_t uid, struct sp_domain *only, uint
         }
     sp_clients_reap(daemon);
     return out->evicted ? 0 : err;
+}
+
+uint64_t sp_reclaim_in_memory(const struct sp_daemon *daemon, uid_t uid, const struct sp_domain *only)
+{
+    const struct sp_domain *domain;
+    uint64_t frames = 0;
+
+    TAILQ_FOREACH(domain, &daemon->domains, link)
+    {
+        struct sp_engine_counters c;
+
+        if (!asked_for(domain, uid, only))
+            continue;
+        sp_engine_counters(domain->engine, &c);
+        if (c.pages_shared > c.frames_evicted)
+            frames += c.pages_shared - c.frames_evicted;
+    }
+    return frames;
 }

@@ -271,7 +271,7 @@ static void add_swapped(struct json_object *to, struct sp_daemon *daemon, uid_t 
     add_u64(to, "second_chances", sums->e.second_chances);
     add_u64(to, "looks", sp_looks_count(daemon));
     /* Those of domains that are gone, too. */
-    add_u64(to, "store_errors", uid == SP_EVERYBODY ? sp_storage_lost(daemon->storage) : sums->e.store_errors);
+    add_u64(to, "store_errors", uid == SP_EVERYBODY && daemon->storage ? sp_storage_lost(daemon->storage) : sums->e.store_errors);
     add_u64(to, "store_memory_bytes", store.memory_bytes);
     add_u64(to, "store_file_bytes", store.file_bytes);
     add_u64(to, "store_read_errors", store.read_errors);

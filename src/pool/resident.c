@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Which frames of the tmpfs are in memory, and where: the machine's own swap may have the others
- * (docs/decisions/0027-machines-own-swap.md).
+ * (docs/decisions/0028-machines-own-swap.md).
  *
  * mincore() tells of a file's page whether it is in memory, whoever maps it, and touches nothing.
  * A frame's place, the number of its physical page, only the view's page table tells, and only if
