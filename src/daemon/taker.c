@@ -65,12 +65,12 @@ static void end_taker(struct sp_taker *taker, bool its_fault)
 static int on_answer(sd_event_source *source, int fd, uint32_t events, void *arg);
 static int on_limit(sd_event_source *source, uint64_t usec, void *arg);
 
-/* 0, or a negative errno: then it is tried again after a while. */
+/* If it does not run. 0, or a negative errno: then it is tried again after a while. */
 static int start_taker(struct sp_taker *taker)
 {
-    int err = sp_disposable_start(&taker->process);
+    int err = taker->process.pid ? 0 : sp_disposable_start(&taker->process);
 
-    if (err)
+    if (err || taker->io)
         return err;
     err = sd_event_add_io(taker->daemon->event, &taker->io, taker->process.fd, EPOLLIN, on_answer, taker);
     if (err < 0)

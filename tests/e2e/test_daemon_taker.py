@@ -104,3 +104,13 @@ def test_a_user_has_few_that_hang(daemon, slow_file, send):
     send("hello", slow_file, user=NOBODY, group=NOBODY)
     others_are_merged(daemon)
     assert daemon.log().count("is given up") == 2 and len(takers(daemon)) <= 3
+
+
+def test_one_taker_takes_what_is_in_order(daemon, compiled):
+    """Who comes next does not wait for another one to be started."""
+    found = set()
+    for _ in range(4):
+        program = daemon.run(compiled("rewrites"), 64)
+        wait_for("not joined", lambda p=program: f" {p.pid} " in daemon.cli("ps").stdout)
+        found |= {*takers(daemon)}
+    assert len(found) == 1, found
