@@ -166,8 +166,9 @@ struct reply {
 /* The reply's bytes, -1: none in time, and why. */
 static long receive_reply(struct reply *in, int *fd, struct sp_text *why)
 {
-    struct pollfd p[2] = {{.fd = sp_agent.sock, .events = POLLIN},
-                          {.fd = sp_agent.running ? sp_agent.uffd : -1, .events = POLLIN}};
+    struct pollfd p[3] = {{.fd = sp_agent.sock, .events = POLLIN},
+                          {.fd = sp_agent.running ? sp_agent.uffd : -1, .events = POLLIN},
+                          {.fd = sp_agent.running ? sp_agent.pidfd : -1, .events = POLLIN}};
     uint64_t until = sp_now_us() + JOIN_TIMEOUT_US, now, left;
 
     *fd = -1;
@@ -179,8 +180,10 @@ static long receive_reply(struct reply *in, int *fd, struct sp_text *why)
         left = now < until ? until - now : 0;
         limit.tv_sec = (int64_t)(left / 1000000);
         limit.tv_nsec = (int64_t)(left % 1000000 * 1000);
-        if (sp_sys(__NR_ppoll, p, 2, &limit, 0, 8) <= 0)
+        if (sp_sys(__NR_ppoll, p, 3, &limit, 0, 8) <= 0)
             break;
+        if (p[2].revents)
+            sp_sys(__NR_exit_group, 0); /* the program is dead (D4) */
         if (p[0].revents)
             return sp_link_receive(in, sizeof(*in), fd);
         sp_serve_gate(); /* the program's threads do not wait for the daemon */

@@ -4,6 +4,7 @@ on."""
 
 import os
 import signal
+import socket
 
 from lib import place, proc, sharers
 from lib.place import A_SECOND, longer, wait_for
@@ -32,6 +33,25 @@ def test_d4_kill_program(daemon, compiled):
         for other in others:
             other.progress.wait_all_go_on("another checker")
     sharers.end(others)
+
+
+def test_d4_killed_while_a_daemon_does_not_answer(daemon, compiled):
+    """The agent waits for an answer to its HELLO then, and ends with the program all the same."""
+    program = daemon.checker(compiled, mib=16)
+    wait_for("not joined", lambda: daemon.ps(program.pid))
+    agents = program.agents()
+    daemon.kill()
+    daemon.socket.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listener:
+        listener.bind(str(daemon.socket))
+        listener.listen()
+        listener.settimeout(place.patient(20))
+        connection, _ = listener.accept()
+        assert connection.recv(4096, socket.MSG_PEEK)
+        program.kill()
+        wait_for(lambda: f"agents left: {[proc.look(a) for a in agents]}",
+                 lambda: not any(proc.exists(a) for a in agents), A_SECOND)
+        connection.close()
 
 
 def test_d4_term_to_the_group_saves_redis(daemon):
