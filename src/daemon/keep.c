@@ -310,6 +310,8 @@ static int make_pool(struct sp_daemon *daemon, const struct held *held, char *wh
     if (err && held->nrecords)
         sp_log(SP_LOG_ERROR, "the pool of the daemon before cannot be taken over: %s", why);
     if (!err) {
+        if (!daemon->config.swap.store)
+            sp_pool_use_store(daemon->pool, NULL); /* it has what it had, and gets nothing new */
         daemon->rejoin_seconds = SP_REJOIN_SECONDS;
         return 0;
     }

@@ -255,8 +255,15 @@ static int make_memory(struct sp_storage *storage)
 
 static int make(struct sp_storage *storage, char *why, size_t why_size)
 {
-    int dev, mount, err = sp_store_fuse_open(&dev, &mount, why, why_size);
+    int dev, mount, err;
 
+    if (storage->daemon->page_size > SP_STORE_PAGE_SIZE_MAX) {
+        snprintf(why, why_size,
+                 "the store is for pages of at most %u KiB, and this kernel's have %u: set swap = none",
+                 SP_STORE_PAGE_SIZE_MAX / 1024, (unsigned)storage->daemon->page_size / 1024);
+        return -EINVAL;
+    }
+    err = sp_store_fuse_open(&dev, &mount, why, why_size);
     if (err)
         return err;
     err = take(storage, SP_STORAGE_DEV, dev);
@@ -280,13 +287,16 @@ static void tell_what_stays(const struct sp_storage *storage)
              wanted = config->file[0] ? config->size : 0;
     bool encrypts = sp_store_encrypts(fd) == 1;
 
-    if (config->store && bytes == wanted && (!bytes || encrypts == config->encrypt))
+    if (!config->store) {
+        sp_log(SP_LOG_INFO, "swap = none: nothing more goes to the store, which stays while "
+                            "programs use what it has");
+        return;
+    }
+    if (bytes == wanted && (!bytes || encrypts == config->encrypt))
         return;
     sp_log(SP_LOG_WARNING,
-           "the store is in use with a file of %llu bytes%s, and stays so: swap, swap_file, "
-           "swap_size and"
-           " swap_encrypt of the configuration file count when samepaged is started after it and "
-           "all merged"
+           "the store is in use with a file of %llu bytes%s, and stays so: swap_file, swap_size and"
+           " swap_encrypt of the configuration file count when samepaged is started after all merged"
            " programs have ended",
            (unsigned long long)bytes, encrypts ? ", encrypted" : "");
 }

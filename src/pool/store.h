@@ -25,6 +25,7 @@
  * pages below SP_POOL_SEGMENT_PAGES.
  */
 #ifndef SP_POOL_STORE_H
+#define SP_STORE_PAGE_SIZE_MAX 32768u /* a slot's length has 16 bits, its size 12 bits of units */
 #define SP_POOL_STORE_H
 
 #include <stdbool.h>

@@ -58,7 +58,6 @@ struct sp_store_head {
 _Static_assert(sizeof(struct sp_store_head) <= SP_STORE_HEAD_BYTES, "the head has no room");
 
 #define SP_STORE_MAGIC         "spstore5"
-#define SP_STORE_PAGE_SIZE_MAX 32768u /* a slot's length has 16 bits, its size 12 bits of units */
 
 struct sp_store {
     int fd[SP_STORE_FDS];

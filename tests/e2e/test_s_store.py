@@ -269,6 +269,35 @@ def test_s11_run_2_while_all_is_out(store_daemon, compiled):
     tell_all(programs, "check")
 
 
+def in_the_store(program):
+    """Mappings of the store's files: they have no path but their number."""
+    with open(f"/proc/{program.pid}/maps", encoding="ascii", errors="replace") as maps:
+        lines = [line.split() for line in maps]
+    return sum(fields[4] != "0" and fields[-1] == "/" + str(int(fields[4]) - 1) for fields in lines)
+
+
+def test_d1_a_daemon_that_wants_no_store_puts_nothing_more_into_it(store_daemon, compiled):
+    """What the daemon before put there stays, and comes back."""
+    daemon = store_daemon()
+    programs = start(daemon, compiled)
+    assert reclaim(daemon)["evicted"] >= PAGES
+    daemon.kill()
+    config = daemon.directory / "samepaged.conf"
+    config.write_text(config.read_text().replace("swap = store", "swap = none"))
+    daemon.start()
+    daemon.set_full_speed()
+    others = [daemon.run(compiled("rewrites"), PAGES) for _ in range(2)]
+    for program in others:
+        program.area = program.region()
+        tell(program, f"write 1 0 {PAGES}")
+    daemon.set(run=1)
+    for program in others:
+        daemon.wait_merged(program, program.area, share=1.0)
+    tell_all(programs + others, "check")
+    assert in_the_store(programs[0]) > 0 and in_the_store(others[0]) == 0
+    assert daemon.status("store_errors") == 0
+
+
 @pytest.mark.parametrize("who", ["daemon", "server", "worker", "both"])
 def test_d1_killed_while_frames_are_out(store_daemon, compiled, who):
     """The daemon: who touches does not even notice. The store's processes: the next ones go on, nothing is
