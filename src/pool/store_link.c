@@ -12,12 +12,15 @@
 
 #define TEND_MS  20    /* so long nobody notices that a process was killed */
 #define PATIENCE 30000 /* ms */
+#define SILENCE  100   /* ms, for a worker that did not answer the last time: the daemon does nothing else meanwhile */
 
 struct sp_store_link {
     int sock;
     size_t page_size;
     char *pages;
     uint32_t seq;
+    unsigned patience; /* ms */
+    bool silent; /* the last question was not answered, and nothing came since */
     sp_store_tend_fn tend;
     void *arg;
     struct sp_store_answer answer;
@@ -35,6 +38,7 @@ int sp_store_link_new(struct sp_store_link **out, int sock, int pages, sp_store_
     link->tend = tend;
     link->arg = arg;
     link->page_size = (size_t)sysconf(_SC_PAGESIZE);
+    link->patience = PATIENCE;
     link->pages =
         mmap(NULL, SP_STORE_PAGES * link->page_size, PROT_READ | PROT_WRITE, MAP_SHARED, pages, 0);
     if (link->pages == MAP_FAILED) {
@@ -46,6 +50,11 @@ int sp_store_link_new(struct sp_store_link **out, int sock, int pages, sp_store_
     link->seq = (uint32_t)(now.tv_nsec ^ now.tv_sec << 20);
     *out = link;
     return 0;
+}
+
+void sp_store_link_be_patient(struct sp_store_link *link, unsigned msecs)
+{
+    link->patience = msecs;
 }
 
 void sp_store_link_free(struct sp_store_link *link)
@@ -103,6 +112,7 @@ static int take_answer(struct sp_store_link *link, int *fd)
         return errno == EAGAIN || errno == EINTR ? 0 : -EPIPE;
     if (n == 0)
         return -EPIPE;
+    link->silent = false;
     *fd = descriptor_of(&msg);
     if (n == sizeof(link->answer) && link->answer.seq == link->seq)
         return 1;
@@ -142,7 +152,7 @@ static int ask_worker(struct sp_store_link *link, struct sp_store_ask ask, const
                       const struct sp_store_answer **out)
 {
     struct pollfd poller = {.fd = link->sock, .events = POLLIN};
-    int64_t until = now_ms() + PATIENCE;
+    int64_t until = now_ms() + (link->silent ? SILENCE : link->patience);
     int fd = -1, err;
 
     ask.seq = ++link->seq;
@@ -153,8 +163,10 @@ static int ask_worker(struct sp_store_link *link, struct sp_store_ask ask, const
             err = take_answer(link, &fd);
         if (err)
             break;
-        if (now_ms() > until)
+        if (now_ms() > until) {
+            link->silent = true;
             return -ETIMEDOUT;
+        }
         err = link->tend(link->arg);
         if (err == 1)
             err = put(link, &ask, given);

@@ -22,12 +22,15 @@ typedef int (*sp_store_tend_fn)(void *arg);
 int sp_store_link_new(struct sp_store_link **out, int sock, int pages, sp_store_tend_fn tend,
                       void *arg);
 void sp_store_link_free(struct sp_store_link *link);
+/* So long, in milliseconds, instead of half a minute. */
+void sp_store_link_be_patient(struct sp_store_link *link, unsigned msecs);
 /* The shared pages, SP_STORE_PAGES: what FILL takes, and GET gives until the next question. */
 void *sp_store_link_pages(const struct sp_store_link *link);
 /* The number of the last question: while it is the same nothing was asked. */
 uint32_t sp_store_link_seq(const struct sp_store_link *link);
 /*
- * Asks and waits, for half a minute at most (-ETIMEDOUT). *out is valid until the next question; of
+ * Asks and waits, for half a minute at most (-ETIMEDOUT), and after that for a tenth of a second, until
+ * something comes from the worker again: who asks does nothing else meanwhile. *out is valid until the next question; of
  * FD the descriptor is returned, which is the caller's. Else 0; or the answer's status; or -EPIPE:
  * there is no worker.
  */

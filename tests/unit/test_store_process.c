@@ -20,6 +20,7 @@
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -1076,9 +1077,51 @@ static int remove_segment(void **state)
     return err == -ENOENT ? 0 : err;
 }
 
+static int64_t msecs(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+/* D1: a worker that never answers holds up who asks once, not at each question, until it answers again. */
+static void test_d1_a_silent_worker_is_not_waited_for_again(void **state)
+{
+    struct sp_store_ask ask;
+    struct sp_store_link *link;
+    int pair[2], pages = memfd_create("pages", MFD_CLOEXEC);
+    int64_t began;
+
+    assert_int_equal(ftruncate(pages, (off_t)(SP_STORE_PAGES * PAGE)), 0);
+    assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+    assert_int_equal(sp_store_link_new(&link, pair[0], pages, tend_nothing, NULL), 0);
+    sp_store_link_be_patient(link, 2000);
+    assert_int_equal(sp_store_ask(link, SP_STORE_COUNT, 0, 0, 0, NULL), -ETIMEDOUT);
+    sp_store_link_be_patient(link, 1000000);
+    began = msecs();
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(sp_store_ask(link, SP_STORE_COUNT, 0, 0, 0, NULL), -ETIMEDOUT);
+    assert_true(msecs() - began < 900000);
+    /* It answers the second one now, late: from then on it is waited for as before. */
+    for (int i = 0; i < 4; i++) {
+        assert_int_equal(recv(pair[1], &ask, sizeof(ask), 0), sizeof(ask));
+        answer = (struct sp_store_answer){.seq = ask.seq};
+        if (i == 1)
+            assert_int_equal(send(pair[1], &answer, sizeof(answer), 0), sizeof(answer));
+    }
+    sp_store_link_be_patient(link, 2000);
+    assert_int_equal(sp_store_ask(link, SP_STORE_COUNT, 0, 0, 0, NULL), -ETIMEDOUT);
+    sp_store_link_free(link);
+    close(pages);
+    close(pair[0]);
+    close(pair[1]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_d1_a_silent_worker_is_not_waited_for_again),
         cmocka_unit_test_setup_teardown(s1_out_and_s6_back, add_segment, remove_segment),
         cmocka_unit_test_setup_teardown(s3_frames_that_are_held, add_segment, remove_segment),
         cmocka_unit_test_setup_teardown(d1_who_evicts_waits_for_no_server, add_segment,
