@@ -184,9 +184,12 @@ static void check_swap(struct sp_checks *checks)
 static void check_store(struct sp_checks *checks)
 {
     bool fuse = access("/dev/fuse", R_OK | W_OK) == 0, told = access("/proc/pressure/memory", R_OK) == 0;
+    bool there = access("/dev/fuse", F_OK) == 0;
 
     sp_checks_add(checks, "store", SP_STATE_OK, NULL, "%s",
-                  !fuse  ? "no /dev/fuse for us: frames leave memory for swap alone"
+                  !there ? "no /dev/fuse (modprobe fuse): frames leave memory for swap alone"
+                  : !fuse ? "this user may not open /dev/fuse: frames leave memory under root's daemon, or a store of "
+                            "one's own needs it with mode 666"
                   : told ? "frames can leave memory (swap = store in samepaged.conf), also by themselves"
                          : "frames can leave memory (swap = store in samepaged.conf); this kernel does not tell when "
                            "memory is short (no PSI)");

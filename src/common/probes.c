@@ -193,7 +193,7 @@ void sp_features_kernel(struct sp_checks *checks, int uffd)
     check_kcmp(checks);
 }
 
-/* As the pool does it (mount_private.c), in a child: 0, or the errno of what failed. */
+/* As the pool does it (mount_child.h), in a child: 0, or the errno of what failed. */
 static int try_mounts(void)
 {
     struct mount_attr attr = {.attr_set = MOUNT_ATTR_RDONLY};

@@ -255,7 +255,7 @@ static int make_memory(struct sp_storage *storage)
 
 static int make(struct sp_storage *storage, char *why, size_t why_size)
 {
-    int dev, mount, err;
+    int fd[SP_STORE_FUSE_FDS], err;
 
     if (storage->daemon->page_size > SP_STORE_PAGE_SIZE_MAX) {
         snprintf(why, why_size,
@@ -263,11 +263,13 @@ static int make(struct sp_storage *storage, char *why, size_t why_size)
                  SP_STORE_PAGE_SIZE_MAX / 1024, (unsigned)storage->daemon->page_size / 1024);
         return -EINVAL;
     }
-    err = sp_store_fuse_open(&dev, &mount, why, why_size);
+    err = sp_store_fuse_open(fd, why, why_size);
     if (err)
         return err;
-    err = take(storage, SP_STORAGE_DEV, dev);
-    if (take(storage, SP_STORAGE_MOUNT, mount) || err)
+    err = take(storage, SP_STORAGE_DEV, fd[SP_STORE_FUSE_DEV]);
+    if (take(storage, SP_STORAGE_CLONE, fd[SP_STORE_FUSE_CLONE]))
+        err = -EMFILE;
+    if (take(storage, SP_STORAGE_MOUNT, fd[SP_STORE_FUSE_MOUNT]) || err)
         err = -EMFILE;
     if (!err)
         err = make_memory(storage);

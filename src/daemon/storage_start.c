@@ -18,7 +18,7 @@
 static const enum sp_storage_fd of_server[] = {SP_STORAGE_DEV, SP_STORAGE_INDEX, SP_STORAGE_PIECES,
                                                SP_STORAGE_PLACE};
 static const enum sp_storage_fd of_worker[] = {
-    SP_STORAGE_DEV,   SP_STORAGE_MOUNT,  SP_STORAGE_ANSWER, SP_STORAGE_PAGES,
+    SP_STORAGE_CLONE, SP_STORAGE_MOUNT,  SP_STORAGE_ANSWER, SP_STORAGE_PAGES,
     SP_STORAGE_INDEX, SP_STORAGE_PIECES, SP_STORAGE_PLACE};
 
 struct sp_pool_record sp_storage_record(enum sp_storage_fd which, const struct sp_storage_how *how)

@@ -12,7 +12,8 @@
 #include "pool.h"
 
 enum sp_storage_fd {
-    SP_STORAGE_DEV,    /* of FUSE, */
+    SP_STORAGE_DEV,    /* of FUSE, the server's, */
+    SP_STORAGE_CLONE,  /* ... the worker's, */
     SP_STORAGE_MOUNT,  /* ... and the mount that is served through it */
     SP_STORAGE_ASK,    /* the daemon's end of the worker's socket, */
     SP_STORAGE_ANSWER, /* ... and its own */
@@ -25,7 +26,7 @@ enum sp_storage_fd {
     SP_STORAGE_FDS
 };
 
-/* They find theirs from this number on: the server DEV, INDEX, PIECES, PLACE; the worker DEV,
+/* They find theirs from this number on: the server DEV, INDEX, PIECES, PLACE; the worker CLONE,
  * MOUNT, ANSWER, PAGES, INDEX, PIECES, PLACE. */
 #define SP_STORAGE_FIRST_FD 3
 

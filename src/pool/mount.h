@@ -6,7 +6,7 @@
  * opened through the clone: a file remembers the mount it was opened through, and a reopen by way
  * of /proc goes through that mount again, which refuses to write (EROFS), root included. The mounts
  * come from a namespace that nobody is in, so nobody can make a mount of their own out of them
- * (mount_private.c).
+ * (mount_child.h).
  *
  * The clone is not noexec: a program may make merged memory executable.
  */

@@ -14,6 +14,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "mount_child.h"
+
 #ifndef FUSE_NOTIFY_RESEND /* Linux 6.9 */
 #define FUSE_NOTIFY_RESEND 7
 #endif
@@ -49,7 +51,7 @@ static int option(int fs, const char *key, const char *value)
     return fsconfig(fs, (unsigned)kind, key, value, 0) ? -errno : 0;
 }
 
-static int make_mount(int dev, int *mount)
+static int make_mount(int dev, bool root, int *mount)
 {
     int fs = fsopen("fuse", FSOPEN_CLOEXEC), err;
     char number[3][16];
@@ -66,8 +68,9 @@ static int make_mount(int dev, int *mount)
         err = option(fs, "user_id", number[1]);
     if (!err)
         err = option(fs, "group_id", number[2]);
-    /* Agents of all users look what they were given (fstat); there is no path to come by. */
-    if (!err)
+    /* Agents of all users look what they were given (fstat); there is no path to come by. In a user
+     * namespace "other" would be who is in there: nobody. The user himself may look. */
+    if (!err && root)
         err = option(fs, "allow_other", NULL);
     if (!err && fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0))
         err = -errno;
@@ -77,24 +80,6 @@ static int make_mount(int dev, int *mount)
             err = -errno;
     }
     close(fs);
-    return err;
-}
-
-int sp_store_fuse_open(int *dev, int *mount, char *why, size_t why_size)
-{
-    int err;
-
-    *dev = open("/dev/fuse", O_RDWR | O_CLOEXEC);
-    if (*dev < 0) {
-        err = -errno;
-        snprintf(why, why_size, "/dev/fuse cannot be opened: %s", strerror(-err));
-        return err;
-    }
-    err = make_mount(*dev, mount);
-    if (err) {
-        snprintf(why, why_size, "making the store's mount failed: %s", strerror(-err));
-        close(*dev);
-    }
     return err;
 }
 
@@ -110,6 +95,42 @@ int sp_store_fuse_clone(int dev)
     err = -errno;
     close(clone);
     return err;
+}
+
+/* The device must have been opened in the user namespace in which its file system is mounted, each
+ * time. */
+static int make_connection(bool root, int *fd, char *why, size_t why_size)
+{
+    int mount = -1, err;
+
+    fd[SP_STORE_FUSE_DEV] = open("/dev/fuse", O_RDWR | O_CLOEXEC);
+    if (fd[SP_STORE_FUSE_DEV] < 0) {
+        err = -errno;
+        snprintf(why, why_size,
+                 "swap = store needs /dev/fuse, which cannot be opened: %s; have root make it mode"
+                 " 666, or run samepaged",
+                 strerror(-err));
+        return err;
+    }
+    err = make_mount(fd[SP_STORE_FUSE_DEV], root, &mount);
+    if (!err)
+        fd[SP_STORE_FUSE_CLONE] = sp_store_fuse_clone(fd[SP_STORE_FUSE_DEV]);
+    if (!err && fd[SP_STORE_FUSE_CLONE] < 0)
+        err = fd[SP_STORE_FUSE_CLONE];
+    if (!err)
+        fd[SP_STORE_FUSE_MOUNT] = sp_mount_detached(mount);
+    if (!err && fd[SP_STORE_FUSE_MOUNT] < 0)
+        err = fd[SP_STORE_FUSE_MOUNT];
+    if (err)
+        snprintf(why, why_size, "making the store's mount failed: %s", strerror(-err));
+    return err;
+}
+
+int sp_store_fuse_open(int fd[SP_STORE_FUSE_FDS], char *why, size_t why_size)
+{
+    bool root;
+
+    return sp_mount_child(make_connection, fd, SP_STORE_FUSE_FDS, &root, why, why_size);
 }
 
 int sp_store_fuse_segment(int mount, uint32_t segment)

@@ -34,9 +34,17 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Makes the connection: needs the right to mount. It works only when somebody serves. 0, or a
- * negative errno with a sentence for the log in why. */
-int sp_store_fuse_open(int *dev, int *mount, char *why, size_t why_size);
+enum sp_store_fuse_fd {
+    SP_STORE_FUSE_DEV,   /* the server's, */
+    SP_STORE_FUSE_CLONE, /* ... and for who touches pages: of the same connection */
+    SP_STORE_FUSE_MOUNT,
+    SP_STORE_FUSE_FDS
+};
+
+/* Makes the connection: needs the right to mount, or a user namespace and a /dev/fuse that this
+ * user may open; then only processes of this user and group may have the files. It works only when
+ * somebody serves. 0, or a negative errno with a sentence for the log in why. */
+int sp_store_fuse_open(int fd[SP_STORE_FUSE_FDS], char *why, size_t why_size);
 /* Another descriptor of the same connection, for all but serving. Negative errno. */
 int sp_store_fuse_clone(int dev);
 /* A descriptor for reading of a segment's file. Waits for the server. Negative errno. */

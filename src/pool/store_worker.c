@@ -346,7 +346,7 @@ static void take_own_dev(struct sp_store_worker *w)
     int dev = sp_store_fuse_clone(w->run.dev);
 
     if (dev < 0)
-        return; /* then with the server's */
+        return; /* then with what was given: in a user namespace none can be made from outside */
     close(w->run.dev);
     w->run.dev = dev;
 }

@@ -436,12 +436,15 @@ static void k9_the_end_of_the_last_mapping_is_told(void **state)
 static int begin(void)
 {
     char why[200] = "";
-    int sock[2], dev, err = sp_store_fuse_open(&dev, &mount_fd, why, sizeof(why));
+    int sock[2], fd[SP_STORE_FUSE_FDS], dev, err = sp_store_fuse_open(fd, why, sizeof(why));
 
     if (err) {
         printf("skipped: %s\n", why);
         return SKIPPED;
     }
+    dev = fd[SP_STORE_FUSE_DEV];
+    mount_fd = fd[SP_STORE_FUSE_MOUNT];
+    close(fd[SP_STORE_FUSE_CLONE]);
     shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     shared->bad = shared->withheld = NONE;
     if (shared == MAP_FAILED || socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sock))

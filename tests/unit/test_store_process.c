@@ -1024,15 +1024,18 @@ static void d1_no_question_is_lost(void **state)
 static int begin(void)
 {
     const struct sp_store_config config = {.memory_bytes = 32 * MIB, .file = -1};
-    int commands[2], questions[2];
+    int commands[2], questions[2], fd[SP_STORE_FUSE_FDS];
     const struct timeval minute = {.tv_sec = 60};
     struct sp_store_worker_run run;
     char why[200] = "";
 
-    if (sp_store_fuse_open(&run.dev, &run.mount, why, sizeof(why))) {
+    if (sp_store_fuse_open(fd, why, sizeof(why))) {
         printf("skipped: %s\n", why);
         return SKIPPED;
     }
+    run.dev = fd[SP_STORE_FUSE_DEV];
+    run.mount = fd[SP_STORE_FUSE_MOUNT];
+    close(fd[SP_STORE_FUSE_CLONE]); /* each worker makes one of its own */
     run.pages = memfd_create("pages", MFD_CLOEXEC);
     if (run.pages < 0 || ftruncate(run.pages, (off_t)(PAGES * PAGE)) ||
         sp_store_new(&run.store, &config) ||

@@ -1,27 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A mount namespace of the test's own, with its own /run and, on demand, a /dev/userfaultfd for
-everybody: what a test does to the system in there nobody else sees."""
+"""A mount namespace of the test's own, with its own /run and, on demand, a /dev/userfaultfd and a
+/dev/fuse for everybody: what a test does to the system in there nobody else sees."""
 
 import os
 import subprocess
 
 import pytest
 
-DEVICE_NAME = "/dev/userfaultfd"
+DEVICE_NAME, FUSE_NAME = "/dev/userfaultfd", "/dev/fuse"
 
 
 class PrivateRoot:
     """command(uid, *argv): argv as it is started in there as that user."""
 
-    def __init__(self, open_device=False):
+    def __init__(self, open_device=False, open_fuse=False):
         script = "set -e; mount -t tmpfs -o mode=755 tmpfs /run; "
-        if open_device:
+        for name in [DEVICE_NAME] * open_device + [FUSE_NAME] * open_fuse:
             try:
-                number = os.stat(DEVICE_NAME).st_rdev
+                number = os.stat(name).st_rdev
             except OSError:
-                pytest.skip(f"no {DEVICE_NAME} here")
-            script += (f"mknod /run/device c {os.major(number)} {os.minor(number)}; "
-                       f"chmod 666 /run/device; mount --bind /run/device {DEVICE_NAME}; ")
+                pytest.skip(f"no {name} here")
+            node = f"/run/{os.path.basename(name)}"
+            script += (f"mknod {node} c {os.major(number)} {os.minor(number)}; "
+                       f"chmod 666 {node}; mount --bind {node} {name}; ")
         script += "echo ready; read end"
         self.holder = subprocess.Popen(["unshare", "-m", "--propagation", "private", "sh", "-c",
                                         script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
