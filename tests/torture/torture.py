@@ -89,7 +89,8 @@ def goes_on(options, world, chaos, passed, seconds):
     """A short run goes on until everything was done once: which can be when is the machine's luck."""
     if passed < seconds or options.calm:
         return passed < seconds
-    return passed < LONGER + seconds and not (chaos.all_done() and (options.some or world.all_done()))
+    return passed < LONGER + seconds and not (chaos.all_done() and (options.some or world.all_done()) and
+                                              (world.evicted() or not options.store))
 
 
 def act(options, world, chaos, late):

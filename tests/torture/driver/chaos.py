@@ -57,6 +57,7 @@ class Chaos:
         self.counts = {name: 0 for name in self.actions()}
         self.deck = list(world.options.actions)  # each once, so that a short run has them all
         self.random.shuffle(self.deck)
+        self.not_now = False
         self.retire = {}  # worker: when it is to be replaced
         self.limits = {}  # worker: when its memory is to be enough again
         self.stops = {}   # worker: when it is to go on
@@ -153,14 +154,16 @@ class Chaos:
         self.began = self.began or time.monotonic()
         name = self.random.choices(self.wanted, [self.weights[name] for name in self.wanted])[0]
         passed = time.monotonic() - self.began
-        if self.deck:
+        if self.deck and not self.not_now:
             name = self.deck.pop()
         elif "flood" in self.wanted and passed > FLOODS_FROM and self.flooded < FLOOD_SHARE * passed:
             name = "flood"
+        self.not_now = False
         if getattr(self, name)() is not False:
             self.counts[name] += 1
         elif not self.counts[name]:
-            self.deck.insert(0, name)  # not now
+            self.not_now = True  # something else may make it possible: new workers, say
+            self.deck = [name, *(other for other in self.deck if other != name)]
 
     def let_merge(self):
         """Instead of an action: what needs merged pages is to have some."""
