@@ -40,7 +40,7 @@ void sim_daemon_join(struct sim_mm *mm)
 {
     struct sim *sim = mm->sim;
 
-    if (!mm->alive || mm->mm || mm->agent == SIM_AGENT_DEAD || !sim->engine)
+    if (!mm->alive || mm->mm || mm->agent == SIM_AGENT_DEAD || mm->held || !sim->engine)
         return;
     sim->stepped = true;
     mm->mm = sp_engine_mm_add(sim->engine, mm);
@@ -79,7 +79,7 @@ void sim_daemon_settle(struct sim *sim)
     sim_frames_sweep(sim);
 }
 
-void sim_daemon_start(struct sim *sim)
+void sim_daemon_begin(struct sim *sim)
 {
     struct sp_engine_config config = {.ops = &sim_ops,
                                       .ctx = sim,
@@ -88,9 +88,19 @@ void sim_daemon_start(struct sim *sim)
                                       .blocks_from = 1};
 
     sim->engine = sp_engine_new(&config);
+}
+
+void sim_daemon_take_over(struct sim *sim)
+{
     for (unsigned i = 0; i < SIM_MMS; i++)
         sim_daemon_join(&sim->mm[i]);
     sim_frames_sweep(sim);
+}
+
+void sim_daemon_start(struct sim *sim)
+{
+    sim_daemon_begin(sim);
+    sim_daemon_take_over(sim);
 }
 
 void sim_daemon_kill(struct sim *sim)
@@ -133,7 +143,7 @@ void sim_daemon_step(struct sim *sim, uint32_t budget)
     sim_daemon_settle(sim);
 }
 
-void sim_daemon_run2(struct sim *sim, unsigned portions)
+int sim_daemon_run2(struct sim *sim, unsigned portions)
 {
     uint64_t mapped = sim->count[SIM_P_T2_MAPPED];
     int more = 1;
@@ -148,10 +158,10 @@ void sim_daemon_run2(struct sim *sim, unsigned portions)
         sim_daemon_settle(sim);
     }
     if (more == 1)
-        return;
+        return more;
     if (more == -EAGAIN) {
         sim_took(sim, SIM_P_H2_WAITED);
-        return;
+        return more;
     }
     sim_took(sim, more == 0 ? SIM_P_K13_DONE : more == -ENOMEM ? SIM_P_K13_NOMEM : SIM_P_K13_BUSY);
     if (more == -EBUSY && !sim->engine->unmerge_busy && mapped == sim->count[SIM_P_T2_MAPPED])
@@ -165,4 +175,5 @@ void sim_daemon_run2(struct sim *sim, unsigned portions)
                 sim_fail(sim, "K13: process %u has a site left", i);
     if (more == 0 && sim->chance == 0 && sim->engine->nnodes)
         sim_fail(sim, "T1: %u stable nodes are left", (unsigned)sim->engine->nnodes);
+    return more;
 }

@@ -55,7 +55,10 @@ sp_frame sim_frame_alloc(struct sim *sim, unsigned *node, unsigned want, unsigne
 
         if (!may_take(sim, at) || at / SIM_SEGMENT != first / SIM_SEGMENT)
             break;
-        on = sim_memory_take(sim, *node == SP_NODE_ANY ? at % SIM_NODES : *node,
+        on = sim_memory_take(sim,
+                             *node != SP_NODE_ANY ? *node
+                             : sim->real          ? 0
+                                                  : at % SIM_NODES,
                              *node != SP_NODE_ANY);
         if (on < 0)
             break;

@@ -33,7 +33,7 @@ static struct sim_anon *anon_new(struct sim *sim, uint32_t content, unsigned hom
 /* The node that a process runs on. */
 static unsigned home(const struct sim_mm *mm)
 {
-    return (unsigned)(mm - mm->sim->mm) % SIM_NODES;
+    return mm->sim->real ? 0 : (unsigned)(mm - mm->sim->mm) % SIM_NODES;
 }
 
 static void drop_frame(struct sim_mm *mm, struct sim_page *page)
@@ -197,8 +197,10 @@ static bool make_own(struct sim_mm *mm, uint32_t page)
 {
     struct sim_page *p = &mm->page[page];
     bool site = sim_is_site(p), evicted = p->frame && sim_frame(mm->sim, p->frame)->out;
+    bool kept =
+        p->kept; /* with relatives that fork shares it with: the mapping is a frame's still */
 
-    p->used = 1;
+    sim_used(mm, page);
     if (p->anon && p->anon->users == 1)
         return true;
     p->dirty |= p->zero; /* told of as written */
@@ -206,10 +208,9 @@ static bool make_own(struct sim_mm *mm, uint32_t page)
         return false;
     if (evicted)
         sim_took(mm->sim, SIM_P_S7_WRITTEN);
-    if (site) {
-        p->kept = 1;
+    p->kept = site || kept;
+    if (site)
         sim_took(mm->sim, SIM_P_K11_COPIED);
-    }
     return true;
 }
 
@@ -266,8 +267,13 @@ void sim_unpin(struct sim_mm *mm, uint32_t page)
 
 void sim_lock(struct sim_mm *mm, uint32_t page)
 {
-    if (sim_is_mapped(&mm->page[page]) && sim_touch(mm, page))
-        mm->page[page].locked = 1;
+    const struct sim_anon *anon = mm->page[page].anon;
+
+    if (!sim_is_mapped(&mm->page[page]) || !sim_touch(mm, page))
+        return;
+    if (anon && anon->users > 1 && !make_own(mm, page)) /* the kernel brings it in as for a write */
+        return;
+    mm->page[page].locked = 1;
 }
 
 void sim_unlock(struct sim_mm *mm, uint32_t page)

@@ -196,7 +196,31 @@ static int report_failure(uint64_t seed, uint32_t steps, const char *failed_rule
     return 1;
 }
 
-static int replay(const char *name)
+/* --real: the list for real memory, on stdout. */
+static int write_list(const struct sim_list *list)
+{
+    char error[256];
+
+    if (!sim_list_write(list, error))
+        return fflush(stdout) ? 1 : 0;
+    fprintf(stderr, "samepage-sim: %s\n", error);
+    return 1;
+}
+
+static int write_seed(uint64_t seed, uint32_t steps)
+{
+    struct sim_list *list = malloc(sizeof(*list));
+    int status;
+
+    if (!list)
+        return 1;
+    sim_list_make(list, seed, steps);
+    status = write_list(list);
+    free(list);
+    return status;
+}
+
+static int replay(const char *name, bool real)
 {
     struct sim_list *list = calloc(1, sizeof(*list));
     char line[256], word[32];
@@ -222,7 +246,7 @@ static int replay(const char *name)
         step->kind = (uint8_t)sim_step_kind(word);
         list->n++;
     }
-    status = show_failure(list);
+    status = real ? write_list(list) : show_failure(list);
 out:
     if (file)
         fclose(file);
@@ -331,7 +355,7 @@ static int search(uint64_t first, uint64_t seeds, uint32_t steps, unsigned jobs)
 static void usage(FILE *out)
 {
     fputs("usage: samepage-sim [--seeds N] [--first S] [--steps N] [--jobs N]\n"
-          "       samepage-sim --seed S | --replay FILE\n"
+          "       samepage-sim --seed S | --replay FILE [--real]\n"
           "Runs the engine on a simulated machine. A failure prints its seed and a short list of "
           "steps.\n"
           "  --seeds N     how many runs (1000)\n"
@@ -341,6 +365,7 @@ static void usage(FILE *out)
           "  --jobs N      processes at once (one for each processor)\n"
           "  --no-shrink   do not make a failure short\n"
           "  --replay FILE the steps in FILE\n"
+          "  --real        print the list for real processes, and what must be so there, as JSON\n"
           "Exit status: 0 all held, 1 something did not, 2 wrong use.\n",
           out);
 }
@@ -362,11 +387,14 @@ int main(int argc, char **argv)
     static const struct option options[] = {
         {"seeds", 1, NULL, 'n'},     {"first", 1, NULL, 'f'}, {"seed", 1, NULL, 's'},
         {"steps", 1, NULL, 't'},     {"jobs", 1, NULL, 'j'},  {"replay", 1, NULL, 'r'},
-        {"no-shrink", 0, NULL, 'l'}, {"help", 0, NULL, 'h'},  {NULL, 0, NULL, 0},
+        {"no-shrink", 0, NULL, 'l'}, {"real", 0, NULL, 'e'},  {"help", 0, NULL, 'h'},
+        {NULL, 0, NULL, 0},
     };
     long processors = sysconf(_SC_NPROCESSORS_ONLN);
     uint64_t seeds = 1000, first = 1, steps = STEPS;
     uint64_t jobs = processors > 0 && processors < (long)WORKERS ? (uint64_t)processors : 1;
+    const char *file = NULL;
+    bool real = false;
     int option;
 
     while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
@@ -393,7 +421,11 @@ int main(int argc, char **argv)
             keep_long = true;
             break;
         case 'r':
-            return replay(optarg);
+            file = optarg;
+            break;
+        case 'e':
+            real = true;
+            break;
         case 'h':
             usage(stdout);
             return 0;
@@ -409,5 +441,14 @@ int main(int argc, char **argv)
         usage(stderr);
         return 2;
     }
+    if (file)
+        return replay(file, real);
+    if (real && seeds != 1) {
+        fprintf(stderr, "samepage-sim: --real needs --seed or --replay\n");
+        usage(stderr);
+        return 2;
+    }
+    if (real)
+        return write_seed(first, (uint32_t)steps);
     return search(first, seeds, (uint32_t)steps, (unsigned)jobs);
 }

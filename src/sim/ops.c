@@ -296,7 +296,8 @@ static bool leave_stray(struct sim_mm *mm, struct sim_page *page)
 {
     struct sim_frame *frame = page->frame ? sim_frame(mm->sim, page->frame) : NULL;
 
-    if (!frame || !frame->out || (sim_below(&mm->sim->draw, 2) && sim_store_reads(mm->sim, frame)))
+    if (!frame || !frame->out || mm->sim->real ||
+        (sim_below(&mm->sim->draw, 2) && sim_store_reads(mm->sim, frame)))
         return false;
     page->stray = 1;
     sim_took(mm->sim, SIM_P_S11_STRAY);
@@ -368,7 +369,7 @@ static void op_frame_forget(void *ctx, sp_frame frame)
 {
     if (sim_frame(ctx, frame)->state != SIM_FILLED)
         sim_fail(ctx, "frame %x is forgotten in state %u", frame, sim_frame(ctx, frame)->state);
-    if (!sim_frame(ctx, frame)->out && is_mapped(ctx, frame))
+    if (!sim_frame(ctx, frame)->out && is_mapped(ctx, frame) && !((struct sim *)ctx)->real)
         sim_fail(ctx, "T2: frame %x is forgotten and mapped", frame);
     sim_frame_set(ctx, sim_frame(ctx, frame), SIM_FORGOTTEN);
     sim_took(ctx, SIM_P_K9_FORGOTTEN);
@@ -379,6 +380,8 @@ static bool op_frame_mapped(void *ctx, sp_frame number)
 {
     const struct sim_frame *frame = sim_frame(ctx, number);
 
+    if (((struct sim *)ctx)->real)
+        return false; /* samepaged cannot tell: a program whose agent is dead may map it */
     if (frame->out)
         sim_took(ctx, SIM_P_T1_LINGERED);
     if (frame->out || !frame->maps || !is_mapped(ctx, number))

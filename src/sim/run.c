@@ -38,7 +38,7 @@ static void rest(struct sim *sim)
     sp_engine_set_run(sim->engine, SP_RUN_MERGE);
     for (unsigned i = 0; i < SIM_MMS; i++) {
         sim_daemon_join(&sim->mm[i]);
-        for (uint32_t k = 0; k < SIM_PAGES; k++)
+        for (uint32_t k = 0; sim->mm[i].alive && k < SIM_PAGES; k++)
             (void)sim_touch(&sim->mm[i], k);
     }
     sim_daemon_settle(sim);

@@ -90,6 +90,7 @@ struct sim_mm {
     bool alive;
     enum sim_agent agent;
     struct sp_mm *mm; /* the engine's; NULL: none */
+    bool held;        /* un-merged by name: it is not merged until run is 1 (list.c) */
     bool leave;       /* the daemon removes it from the engine when no call runs */
     bool lose_answer; /* the next merge is done, and its answer lost */
     uint32_t mappings_budget;
@@ -147,6 +148,7 @@ struct sim {
     int drain_node, drain_segment; /* on its way off; -1: none */
     uint32_t asked_group;          /* whose references were asked last */
     bool block_used[SIM_BLOCKS];
+    bool real;            /* only what can be done on real memory, too (list.c) */
     bool stepped;         /* the engine did something since it was checked */
     unsigned asked;       /* times that the engine asked for something */
     uint64_t *count;      /* how often each path was taken, by enum sim_path */
@@ -277,6 +279,12 @@ void sim_unlock(struct sim_mm *mm, uint32_t page);
 void sim_balance(struct sim_mm *mm, uint32_t page, uint32_t node);
 /* Every page that shares this memory is reported anew: it lies elsewhere. */
 void sim_anon_move(struct sim *sim, struct sim_anon *anon, unsigned node);
+/* The program uses the page. On real memory that is known only of what came back, after which one
+ * more reclaim takes it: there all are asked for until none is left (list.c). */
+static inline void sim_used(struct sim_mm *mm, uint32_t page)
+{
+    mm->page[page].used = !mm->sim->real;
+}
 /* The page maps the frame now. */
 void sim_page_site(struct sim_mm *mm, uint32_t page, sp_frame frame);
 static inline bool sim_is_mapped(const struct sim_page *page)
@@ -335,15 +343,20 @@ extern const struct sp_engine_ops sim_ops;
 
 /* daemon.c: what samepaged does around the engine. */
 void sim_daemon_start(struct sim *sim); /* D1: with all that lives */
+/* Its two halves: between them it has its settings, and knows of nothing. */
+void sim_daemon_begin(struct sim *sim);
+void sim_daemon_take_over(struct sim *sim);
 void sim_daemon_kill(struct sim *sim);
 void sim_daemon_join(struct sim_mm *mm); /* an agent says HELLO */
 void sim_daemon_settle(struct sim *sim); /* removes what died, sweeps */
 void sim_daemon_step(struct sim *sim, uint32_t budget);
-void sim_daemon_run2(struct sim *sim, unsigned portions);
+/* 1: there is more to do; or as sp_engine_unmerge_step(). */
+int sim_daemon_run2(struct sim *sim, unsigned portions);
 
 /* check.c */
 void sim_check(struct sim *sim);
-/* When the engine asks for something: its counters add up then, too (ops.h). Looks each eighth time. */
+/* When the engine asks for something: its counters add up then, too (ops.h). Looks each eighth
+ * time. */
 void sim_check_sums(struct sim *sim);
 /* With all programs at rest: counters are exact, and equal pages merged. */
 void sim_check_rest(struct sim *sim);
@@ -365,6 +378,21 @@ extern const unsigned sim_step_kinds;
 
 /* advise.c: one of the steps. */
 void sim_advise(struct sim *sim, const struct sim_step *step);
+
+/* What numbers of a step name. */
+struct sim_part {
+    struct sim_mm *mm;     /* NULL: none lives */
+    uint32_t page, n;      /* from which page on, how many */
+    uint32_t content, add; /* of the first page, and how much more of each further */
+};
+struct sim_part sim_step_part(struct sim *sim, const struct sim_step *step);
+struct sim_mm *sim_step_mm(struct sim *sim, const struct sim_step *step);
+/* Draws a step of what programs do. */
+struct sim_step sim_step_draw(uint64_t *state);
+
+/* list.c: the list in plain numbers, for real memory, with what must be so there, as lines of JSON
+ * on stdout. Returns NULL, or what failed here (in error, 256 bytes). */
+const char *sim_list_write(const struct sim_list *list, char *error);
 
 /* run.c: runs a list from an empty machine. Returns NULL, or what failed (in error, 256 bytes) and
  * *at, the step; *at is n for what fails at the end. */

@@ -20,12 +20,14 @@ static struct sim_mm *living(struct sim *sim, uint32_t a)
 
 /* Few contents, so that pages are equal; now and then one of its own, or one that only the bytes
  * tell from another. */
-static uint32_t content_of(uint32_t c)
+static uint32_t content_of(const struct sim *sim, uint32_t c)
 {
     uint32_t content = c % 41;
 
     if (c >> 8 & 0x20)
         content += 1000 + (c >> 14 & 0xfff);
+    if (sim->real)
+        return content; /* no two pages there have one hash and other bytes */
     if ((c >> 26 & 0x1f) == 0)
         content |= SIM_TWIN;
     if ((c >> 26 & 0x1f) == 1)
@@ -39,25 +41,44 @@ static uint32_t length_of(uint32_t c)
     return 1 + (c >> 20) % (c & 0x80000 ? 24 : 3);
 }
 
+struct sim_mm *sim_step_mm(struct sim *sim, const struct sim_step *s)
+{
+    return living(sim, s->a);
+}
+
+/* c: the first content; those after it follow it, or are the same. */
+struct sim_part sim_step_part(struct sim *sim, const struct sim_step *s)
+{
+    struct sim_part part = {.mm = living(sim, s->a),
+                            .page = s->b % SIM_PAGES,
+                            .n = length_of(s->c),
+                            .content = content_of(sim, s->c),
+                            .add = s->c & 0x40000 ? 0 : 1};
+
+    if (part.n > SIM_PAGES - part.page)
+        part.n = SIM_PAGES - part.page;
+    if (!part.mm)
+        part.n = 0;
+    return part;
+}
+
 typedef void (*page_fn)(struct sim_mm *mm, uint32_t page);
 
 static void on_run(struct sim *sim, const struct sim_step *s, page_fn fn)
 {
-    struct sim_mm *mm = living(sim, s->a);
+    struct sim_part part = sim_step_part(sim, s);
 
-    for (uint32_t i = 0; mm && i < length_of(s->c) && s->b % SIM_PAGES + i < SIM_PAGES; i++)
-        fn(mm, s->b % SIM_PAGES + i);
+    for (uint32_t i = 0; i < part.n; i++)
+        fn(part.mm, part.page + i);
 }
 
-/* c: the first content; those after it follow it, or are the same. */
 static void fill_run(struct sim *sim, const struct sim_step *s,
                      void (*fn)(struct sim_mm *mm, uint32_t page, uint32_t content))
 {
-    struct sim_mm *mm = living(sim, s->a);
-    uint32_t content = content_of(s->c), add = s->c & 0x40000 ? 0 : 1;
+    struct sim_part part = sim_step_part(sim, s);
 
-    for (uint32_t i = 0; mm && i < length_of(s->c) && s->b % SIM_PAGES + i < SIM_PAGES; i++)
-        fn(mm, s->b % SIM_PAGES + i, content + i * add);
+    for (uint32_t i = 0; i < part.n; i++)
+        fn(part.mm, part.page + i, part.content + i * part.add);
 }
 
 static void do_map(struct sim *sim, const struct sim_step *s)
@@ -572,9 +593,14 @@ void sim_step_run(struct sim *sim, const struct sim_step *step)
         kinds[step->kind].run(sim, step);
 }
 
+struct sim_step sim_step_draw(uint64_t *state)
+{
+    return draw_step(state, true);
+}
+
 void sim_programs(struct sim *sim)
 {
-    struct sim_step step = draw_step(&sim->draw, true);
+    struct sim_step step = sim_step_draw(&sim->draw);
 
     sim_step_run(sim, &step);
 }

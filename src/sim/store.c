@@ -43,9 +43,9 @@ static unsigned slot_new(struct sim *sim)
 
 bool sim_store_reads(struct sim *sim, struct sim_frame *frame)
 {
-    const struct sim_slot *slot = slot_of(sim, frame);
+    const struct sim_slot *slot = frame->slot ? slot_of(sim, frame) : NULL;
 
-    if (!slot->broken && !slot->corrupt)
+    if (!slot || (!slot->broken && !slot->corrupt))
         return true;
     sim_took(sim, slot->broken ? SIM_P_S8_ERROR : SIM_P_S8_CORRUPT);
     frame->lost = 1;
@@ -70,6 +70,13 @@ static bool come_back_shared(struct sim_mm *mm, const struct sim_page *page)
     struct sim *sim = mm->sim;
     struct sim_frame *frame = sim_frame(sim, page->frame);
 
+    if (sim->real) { /* whoever serves the fault knows nothing of the engine (decision 0023) */
+        if (!bring_in(sim, frame))
+            return false;
+        frame->back = sim->engine && sp_engine_frame_known(sim->engine, page->frame, NULL);
+        sim->news += frame->back;
+        return true;
+    }
     if (page->stray || !sim->engine || sim->pool_fails ||
         !sp_engine_frame_returns_shared(sim->engine, page->frame) || !bring_in(sim, frame))
         return false;
@@ -87,7 +94,7 @@ bool sim_touch(struct sim_mm *mm, uint32_t i)
     struct sim_page *page = &mm->page[i];
     bool stray = page->stray;
 
-    page->used = 1;
+    sim_used(mm, i);
     if (!page->frame || (!sim_frame(sim, page->frame)->out && !stray))
         return true;
     if (sim_frame(sim, page->frame)->out && !sim_store_reads(sim, sim_frame(sim, page->frame)))
@@ -194,6 +201,8 @@ static enum sp_evicted write_out(struct sim *sim, struct sim_frame *frame)
 {
     struct sim_slot *slot;
 
+    if (sim->real)
+        return SP_EVICTED_DONE;
     if (!frame->slot) {
         frame->slot = (uint8_t)slot_new(sim);
         if (!frame->slot)
