@@ -38,6 +38,7 @@ def for_everybody(folder):
 HERE = pathlib.Path(__file__).resolve().parent.parent
 ROOT = HERE.parent.parent
 BUILD = for_everybody(pathlib.Path(os.environ.get("SAMEPAGE_BUILD", ROOT / "build")).resolve())
+SIM = pathlib.Path(os.environ.get("SAMEPAGE_BUILD", ROOT / "build")).resolve() / "samepage-sim"
 BUILD_TEST = pathlib.Path(os.environ.get("SAMEPAGE_BUILD_TEST", ROOT / "build-test")).resolve()
 LONG = os.environ.get("SAMEPAGE_TEST_LONG") == "1"
 STORE = os.environ.get("SAMEPAGE_TEST_STORE", "")
