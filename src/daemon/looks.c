@@ -162,8 +162,6 @@ void sp_looks_came_back(struct sp_daemon *daemon, sp_frame frame)
 
 static void tell_how(struct sp_looks *looks)
 {
-    static const char *const how[SP_LOOK_HOWS] = {
-        [SP_LOOK_BITMAP] = "the bitmap of idle pages", [SP_LOOK_DAMON] = "DAMON"};
     const struct sp_look_paper *paper = looks->paper;
 
     if (paper->how == SP_LOOK_NOHOW && (looks->told || paper->error == -EBUSY))
@@ -174,7 +172,7 @@ static void tell_how(struct sp_looks *looks)
                "memory is taken for unused",
                strerror(-paper->error));
     else if (paper->how != looks->how)
-        sp_log(SP_LOG_INFO, "the kernel tells which frames are in use by %s", how[paper->how]);
+        sp_log(SP_LOG_INFO, "the kernel tells which frames are in use by DAMON");
     looks->told = paper->how == SP_LOOK_NOHOW;
     looks->how = paper->how;
 }
@@ -185,7 +183,7 @@ static void finish(struct sp_looks *looks, bool well)
 
     looks->ended = now;
     looks->took = now - looks->began;
-    if (!well || looks->paper->how >= SP_LOOK_HOWS) {
+    if (!well || looks->paper->how > SP_LOOK_DAMON) {
         looks->not_before = now + GIVEN_UP;
         sp_log(SP_LOG_WARNING, "the process that asks which frames are in use did not end well");
         return;

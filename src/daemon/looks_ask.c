@@ -136,10 +136,6 @@ static int by_pfn(const void *a, const void *b)
 
 static void ask(struct sp_look_paper *paper, struct pages *pages)
 {
-    paper->how = SP_LOOK_BITMAP;
-    paper->error = sp_look_bitmap(pages->page, pages->n);
-    if (!paper->error)
-        return;
     paper->how = SP_LOOK_DAMON;
     for (unsigned i = 0; i < BUSY_TRIES; i++) { /* another samepaged has it, and soon no longer */
         paper->error = sp_look_damon(pages->page, pages->n);

@@ -4,15 +4,13 @@
  *
  * A frame lies in a physical page, whose number is read from the page tables of the store's worker
  * and of the programs (/proc/PID/pagemap); one of them that maps it is enough. The kernel has a
- * mark of each physical page, "idle", that it takes away when somebody uses it. It is seen, and
- * set, in one of two ways; both ask all who map the page, whoever they are: children without an
- * agent, stopped programs, too.
- * - /sys/kernel/mm/page_idle/bitmap: made for this (CONFIG_IDLE_PAGE_TRACKING).
- * - DAMON (of the physical addresses, with its user interface): a scheme for pages that are young
- * and mapped takes the mark off those, and /proc/kpageflags shows it. It is one for the whole
- * machine: who finds it in use does without this look.
+ * mark of each physical page, "idle", that it takes away when somebody uses it. DAMON (of the
+ * physical addresses, with its user interface) asks all who map the page, whoever they are: children
+ * without an agent, stopped programs, too: a scheme for pages that are young and mapped takes the
+ * mark off those, and /proc/kpageflags shows it. It is one for the whole machine: who finds it in use
+ * does without this look.
  *
- * Both need root. A processor that has a page in its cache of translations sets no mark while it is
+ * It needs root. A processor that has a page in its cache of translations sets no mark while it is
  * there: a page that is used a hundred times between two looks may be missed, seldom.
  */
 #ifndef SP_DAEMON_LOOKS_ASK_H
@@ -35,7 +33,7 @@ enum sp_look_answer {
     SP_LOOK_USED,        /* used, or not there then */
 };
 
-enum sp_look_how { SP_LOOK_NOHOW, SP_LOOK_BITMAP, SP_LOOK_DAMON, SP_LOOK_HOWS };
+enum sp_look_how { SP_LOOK_NOHOW, SP_LOOK_DAMON };
 
 /* The memory that they share. */
 struct sp_look_paper {
@@ -56,9 +54,8 @@ struct sp_look_page {
     bool used; /* the answer */
 };
 
-/* Each fills in used of n pages, with ascending pfn, and has the kernel begin anew. 0; -EOPNOTSUPP:
+/* Fills in used of n pages, with ascending pfn, and has the kernel begin anew. 0; -EOPNOTSUPP:
  * this kernel cannot, or we may not; -EBUSY: somebody else has it. */
-int sp_look_bitmap(struct sp_look_page *page, size_t n);
 int sp_look_damon(struct sp_look_page *page, size_t n);
 
 /* What the asker itself runs: -1 if the program was started as something else, or its exit status.

@@ -16,13 +16,12 @@ from lib.store import store_daemon  # noqa: F401
 PAGES = 4096
 USED = 256  # by each who uses any
 DAMON = "/sys/kernel/mm/damon/admin/kdamonds/nr_kdamonds"
-BITMAP = "/sys/kernel/mm/page_idle/bitmap"
 
 
 def need_looks():
     place.need_root()
-    if not os.access(BITMAP, os.W_OK) and not os.access(DAMON, os.W_OK):
-        pytest.skip("the kernel does not tell which pages are in use: neither idle page tracking nor DAMON")
+    if not os.access(DAMON, os.W_OK):
+        pytest.skip("the kernel does not tell which pages are in use: no DAMON")
 
 
 def start(daemon, compiled, n, *domain):
@@ -114,8 +113,6 @@ def test_s5_only_the_uses_of_that_domain(store_daemon, compiled):
 def test_s2_nobody_is_asked_while_another_has_damon(store_daemon, compiled):
     """Then frames leave as they come, and nobody waits for a look that does not take place."""
     need_looks()
-    if os.access(BITMAP, os.W_OK):
-        pytest.skip("this kernel has a bitmap of idle pages, and DAMON is not needed")
     with open(DAMON, "rb") as taken:
         fcntl.flock(taken, fcntl.LOCK_EX)
         daemon = store_daemon()
