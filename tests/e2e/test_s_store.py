@@ -324,6 +324,28 @@ def test_d1_killed_while_frames_are_out(store_daemon, compiled, who):
     assert daemon.status("store_errors") == 0
 
 
+def test_d1_all_are_killed_while_half_of_the_frames_are_out(store_daemon, compiled):
+    """The daemon first: what is out is read as before. Then the store's processes, one after the other, while there is no
+    daemon: they are begun again. Then a daemon comes, and has what there was."""
+    daemon = store_daemon()
+    programs = start(daemon, compiled)
+    shared = daemon.status("pages_shared")
+    assert shared // 2 <= reclaim(daemon, str(shared // 2 * 4096))["evicted"] < shared
+    pids = {each: store_process(daemon, each) for each in ("server", "worker")}
+    daemon.kill()
+    tell(programs[0], "check")
+    for pid in pids.values():
+        os.kill(pid, signal.SIGKILL)
+        tell(programs[1], "check")
+    daemon.start()
+    wait_for(lambda: f"not taken over: {daemon.status()}", lambda: daemon.status("pages_shared") == shared)
+    tell_all(programs, "check")
+    daemon.set(run=0)
+    assert reclaim(daemon)["evicted"] > 0
+    tell_all(programs, "check")
+    assert daemon.status("store_errors") == 0
+
+
 def test_reclaim_says_what_is_wrong(store_daemon, daemon):
     done = daemon.cli("reclaim", "1M", check=False)
     assert done.returncode == 1 and "swap = store" in done.stderr
