@@ -22,6 +22,7 @@
 #include "client.h"
 #include "control.h"
 #include "control_parse.h"
+#include "hello.h"
 #include "log.h"
 #include "status.h"
 #include "strangers.h"
@@ -180,12 +181,13 @@ static void note_malformed(struct sp_conn *conn)
 /* The first packet has descriptors: a HELLO. */
 static void take(struct sp_conn *conn)
 {
+    int err;
+
     conn->wait = SP_WAIT_TAKER;
     set_events(conn);
-    if (sp_taker_take(conn)) {
-        conn->wait = SP_WAIT_NOTHING;
-        conn_free(conn);
-    }
+    err = sp_taker_take(conn);
+    if (err)
+        sp_server_taken(conn, err, NULL);
 }
 
 static void receive(struct sp_conn *conn)
@@ -211,6 +213,9 @@ void sp_server_taken(struct sp_conn *conn, int err, const struct sp_taken *taken
     conn->wait = SP_WAIT_NOTHING;
     if (err == -EPROTO)
         note_malformed(conn);
+    else if (err)
+        sp_hello_refuse(conn->fd, 0, "the daemon did not get its userfaultfd: a descriptor that a process of this "
+                                     "user sent before cannot be closed; see samepaged's log");
     if (err)
         conn_free(conn);
     else
