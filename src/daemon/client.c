@@ -88,8 +88,7 @@ static bool is_dead(int pidfd)
     return poll(&pfd, 1, 0) == 1;
 }
 
-/* The agent is dead or was never there: puts right what it left, and forgets the client. */
-static void bury_agent(struct sp_client *client)
+void sp_client_bury_agent(struct sp_client *client)
 {
     if (sp_repair(client))
         sp_client_free(client);
@@ -112,7 +111,7 @@ void sp_client_leave(struct sp_client *client, bool ended)
     if (client->pidfd < 0 || is_dead(client->pidfd))
         sp_client_free(client);
     else if (client->agent_pidfd >= 0 ? is_dead(client->agent_pidfd) : ended)
-        bury_agent(client);
+        sp_client_bury_agent(client);
     sp_passes_wake(daemon);
 }
 
@@ -374,6 +373,7 @@ struct sp_client *sp_client_restore(struct sp_daemon *daemon, struct sp_domain *
         return NULL;
     }
     client->id = id;
+    client->restored = true;
     client->program = program;
     client->uid = domain->uid;
     client->state = SP_CLIENT_LEFT;

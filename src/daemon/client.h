@@ -45,6 +45,8 @@ void sp_client_resync(struct sp_client *client);
 /* Ends the connection and goes on as daemon.h says for LEFT. May free the client. ended: the
  * agent's side closed it, so without a known agent nobody is there any more. */
 void sp_client_leave(struct sp_client *client, bool ended);
+/* The agent is dead or was never there: puts right what it left, and forgets the client. */
+void sp_client_bury_agent(struct sp_client *client);
 /* Closes and forgets everything of it; the keeper drops its record. */
 void sp_client_free(struct sp_client *client);
 

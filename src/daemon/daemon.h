@@ -109,6 +109,7 @@ struct sp_client {
      * nothing; until when that counts; when it is looked, pages are held, and given back, again. */
     enum sp_pins pins;
     uint64_t clean_since, clean_until, look_due, hold_due, give_back_due;
+    bool restored; /* by the keeper: this daemon did not hear its HELLO */
     uint64_t look_wanted; /* since then it waits for a look, 0: it does not (pins_looker.c) */
     unsigned untimely;    /* looks in a row that took too long */
     bool reports;         /* such pages, in the present pass */

@@ -19,6 +19,7 @@
 #include "domain.h"
 #include "keeper.h"
 #include "log.h"
+#include "lost_agent.h"
 #include "options.h"
 #include "pageout.h"
 #include "passes.h"
@@ -120,6 +121,8 @@ static int on_second(sd_event_source *source, uint64_t usec, void *arg)
     sp_server_expire(daemon);
     retry_repairs(daemon);
     end_takeover(daemon);
+    if (daemon->rejoin_seconds == 0)
+        sp_lost_agents_look(daemon);
     sp_looker_reap(daemon);
     sp_taker_each_second(daemon);
     sp_storage_each_second(daemon->storage);
@@ -205,6 +208,8 @@ static int daemon_open(struct sp_daemon *daemon, char *why, size_t why_size)
         err = sp_keep_open(daemon, why, why_size);
     if (!err)
         (void)sp_pressure_open(daemon);
+    if (!err)
+        sp_taker_begin(daemon);
     if (!err)
         err = sp_server_open(daemon, why, why_size);
     return err;

@@ -213,7 +213,7 @@ void sp_server_taken(struct sp_conn *conn, int err, const struct sp_taken *taken
     conn->wait = SP_WAIT_NOTHING;
     if (err == -EPROTO)
         note_malformed(conn);
-    else if (err)
+    else if (err == -EBUSY || err == -ETIMEDOUT)
         sp_hello_refuse(conn->fd, 0, "the daemon did not get its userfaultfd: a descriptor that a process of this "
                                      "user sent before cannot be closed; see samepaged's log");
     if (err)

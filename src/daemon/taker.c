@@ -348,6 +348,14 @@ static int add(struct sp_taker *taker, struct job what)
 
 /* ---- what others ask of it ---- */
 
+void sp_taker_begin(struct sp_daemon *daemon)
+{
+    struct sp_taker *taker = taker_of(daemon);
+
+    if (taker)
+        (void)start_taker(taker);
+}
+
 int sp_taker_take(struct sp_conn *conn)
 {
     struct sp_taker *taker = taker_of(conn->daemon);

@@ -28,6 +28,9 @@ struct sp_taken {
     pid_t sender; /* 0: not known */
 };
 
+/* Starts a taker, so that the first program does not wait for that. What fails is tried again when it is needed. */
+void sp_taker_begin(struct sp_daemon *daemon);
+
 /*
  * Has the packet that is first in the connection's socket taken; sp_server_taken() gets it, from
  * the event loop. Until then nothing may be read from it. 0; -EBUSY: nothing is taken of this user now;
