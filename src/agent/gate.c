@@ -673,7 +673,10 @@ static bool needs_quiet(uint32_t kind)
 
     if (kind == SP_GATE_UNMERGE_WRITTEN || kind == SP_GATE_UNMERGE_INTO || kind == SP_GATE_RELEASE)
         return stored != SP_NOT_STORED;
-    return stored == SP_STORED && (kind == SP_GATE_UNMERGE || kind == SP_GATE_FILTER);
+    /* What a forked child has of its parent's stall is nothing before the daemon knows it. */
+    if (kind == SP_GATE_FILTER)
+        return stored != SP_NOT_STORED;
+    return stored == SP_STORED && kind == SP_GATE_UNMERGE;
 }
 
 /* Where nobody can be held off while pages are copied, the agent may do it if nobody is there: then not even a
