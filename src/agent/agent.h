@@ -146,8 +146,8 @@ void sp_untold_end(void);
 void sp_agent_main(bool forked) __attribute__((noreturn));
 /*
  * A thread of the program is about to put itself under a filter, and waits: gives everything back and ends, by which the
- * thread is told that there is no agent any more. A negative errno: a thread stays in a call, or memory is short; the agent
- * goes on trying, and ends. With the gate open and nothing in the air.
+ * thread is told that there is no agent any more. -EAGAIN, or -EBUSY if the program has other threads: a thread stays in a
+ * call, or memory is short; the agent goes on trying, and ends. With the gate open and nothing in the air.
  */
 int64_t sp_agent_before_filter(void);
 

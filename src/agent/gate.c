@@ -673,9 +673,10 @@ static bool needs_quiet(uint32_t kind)
 
     if (kind == SP_GATE_UNMERGE_WRITTEN || kind == SP_GATE_UNMERGE_INTO || kind == SP_GATE_RELEASE)
         return stored != SP_NOT_STORED;
-    /* What a forked child has of its parent's stall is nothing before the daemon knows it. */
+    /* What a forked child has of its parent's stall is nothing before the daemon knows it; and the agent says
+     * whether this is the only thread. */
     if (kind == SP_GATE_FILTER)
-        return stored != SP_NOT_STORED;
+        return true;
     return stored == SP_STORED && kind == SP_GATE_UNMERGE;
 }
 

@@ -157,7 +157,9 @@ struct sp_gate {
                             pointer; 0: not known yet */
     uint32_t tid_unknown; /* a thread has it somewhere else, or has none */
     uint32_t dontfork; /* merged memory may be MADV_DONTFORK: forked children are without it */
-    uint32_t guarded; /* sites may have another protection than read and write: they are mixed, too */
+    uint32_t guarded; /* sites may have another protection than read and write, or be locked: they are mixed, too.
+                         Which ones: sitemap.h */
+    uint32_t locked;  /* some of those may be locked */
     uint32_t advised_only; /* merged pages are what the program advised */
     uint32_t attributes; /* of merged memory: all of it, unless mixed */
     uint32_t mixed;  /* merged pages, and written ones in mappings of the pool, have various ones */

@@ -172,17 +172,21 @@ static bool own_mapping(uint64_t start, uint64_t stop, long prot)
 {
     struct freeze f = {start, stop, prot, -EBADF};
     uint64_t a, b;
-    bool done = true;
+    bool done = true, own;
 
     if (!(prot & PROT_WRITE) && !sp_gate.dontfork && !sp_gate.keyed)
         freeze_all(&f);
-    for (; sp_sitemap_next(start, stop, &a, &b); start = b)
-        done &= (prot & PROT_WRITE) && sp_sys(__NR_madvise, a, b - a, SP_MADV_POPULATE_WRITE) == 0;
+    for (; sp_sitemap_next(start, stop, &a, &b); start = b) {
+        own = (prot & PROT_WRITE) && sp_sys(__NR_madvise, a, b - a, SP_MADV_POPULATE_WRITE) == 0;
+        if (!own || (sp_gate.locked && sp_is_locked(a, b - a)))
+            sp_guarded_add(a, b);
+        done &= own;
+    }
     return done;
 }
 
 /* True if all that is left of what they name may be written. */
-static bool own_lines(const char *line, const char *end)
+static bool own_lines(const char *line, const char *end, bool guarded_only)
 {
     uint64_t start, stop;
     bool done = true;
@@ -193,7 +197,8 @@ static bool own_lines(const char *line, const char *end)
 
         while (next < end && *next != '\n')
             next++;
-        if (parse_mapping(line, next, &start, &stop, &prot) && sp_sitemap_any(start, stop))
+        if (parse_mapping(line, next, &start, &stop, &prot) && sp_sitemap_any(start, stop) &&
+            !(guarded_only && (prot & PROT_WRITE)))
             done &= own_mapping(start, stop, prot);
         line = next + 1;
     }
@@ -201,7 +206,7 @@ static bool own_lines(const char *line, const char *end)
 }
 
 struct settle {
-    bool done, whole;
+    bool guarded_only, done, whole;
 };
 
 /* A read gives whole lines, if there is room for one. */
@@ -212,19 +217,25 @@ static void own_all_aside(void *arg)
     long file = open_own("/proc/self/maps", 0), n = -1;
 
     s->done = true;
+    if (!sp_is_err(file) && !s->guarded_only)
+        sp_guarded_forget();
     while (!sp_is_err(file) && (n = sp_sys(__NR_read, file, text, sizeof(text))) > 0)
-        s->done &= own_lines(text, text + n);
+        s->done &= own_lines(text, text + n, s->guarded_only);
     s->whole = n == 0;
+    if (!s->whole)
+        sp_guarded_add(0, ~0ull);
 }
 
-bool sp_alone_before_filter(void)
+bool sp_alone_before_filter(bool guarded_only)
 {
     uint64_t start, stop, signals = sp_alone_begin();
-    struct settle s = {0};
+    struct settle s = {.guarded_only = guarded_only};
     bool done = true;
 
     if (sp_aside(own_all_aside, &s, 0) == 0 && s.whole) {
         done = s.done;
+    } else if (guarded_only) {
+        done = false;
     } else {
         for (uint64_t at = 0; done && sp_sitemap_next(at, ~0ull, &start, &stop); at = stop)
             done = sp_sys(__NR_madvise, start, stop - start, SP_MADV_POPULATE_WRITE) == 0;

@@ -236,18 +236,23 @@ static long call_protect(struct sp_gate_pass *pass, long nr, const long *a)
 {
     uint64_t addr = (uint64_t)a[0], end = range_end(addr, (uint64_t)a[1]);
     bool merged = sp_sitemap_any(addr, end);
+    uint32_t guarded = sp_guarded_times();
     uint64_t signals;
     long ret;
 
     if (merged)
         sp_merged_before_protect(pass, nr, a, addr, end);
     sp_gate_note(addr, end);
-    if (!merged || sp_load(&sp_gate.agent) != SP_GATE_NO_AGENT)
-        return with_mappings(pass, nr, a);
-    signals = sp_alone_begin();
-    ret = native(nr, a);
-    sp_merged_after_protect(nr, a, addr, end, ret);
-    sp_alone_end(signals);
+    if (!merged || sp_load(&sp_gate.agent) != SP_GATE_NO_AGENT) {
+        ret = with_mappings(pass, nr, a);
+    } else {
+        signals = sp_alone_begin();
+        ret = native(nr, a);
+        sp_merged_after_protect(nr, a, addr, end, ret);
+        sp_alone_end(signals);
+    }
+    if (ret == 0 && merged && sp_gate.guarded)
+        sp_merged_made_writable(nr, a, addr, end, guarded);
     return ret;
 }
 
@@ -490,7 +495,7 @@ static long call_lock(struct sp_gate_pass *pass, long nr, const long *a)
     uint64_t end = sp_gate_page_up((uint64_t)a[0] + (uint64_t)a[1]);
 
     if (end > addr && nr != __NR_munlock)
-        sp_merged_before_attributes(pass, SP_GATE_UNMERGE, addr, end);
+        sp_merged_before_lock(pass, addr, end);
     sp_gate_note(addr, end);
     return with_mappings(pass, nr, a);
 }
@@ -607,7 +612,7 @@ static long call_lock_all(struct sp_gate_pass *pass, long nr, const long *a)
 
     /* What is un-merged later would not have the lock. */
     if (nr == __NR_mlockall && (a[0] & MCL_CURRENT))
-        sp_merged_before_attributes(pass, SP_GATE_UNMERGE, 0, EVERYTHING);
+        sp_merged_before_lock(pass, 0, EVERYTHING);
     ret = call_anywhere(pass, nr, a);
     if (ret == 0)
         __atomic_store_n(&sp_gate.locks_future, nr == __NR_mlockall && (a[0] & MCL_FUTURE),
@@ -759,8 +764,9 @@ void sp_gate_before_filter(struct sp_gate_pass *pass)
 
     sp_gate_enter(pass);
     status = sp_gate_ask(pass, SP_GATE_FILTER, 0, EVERYTHING);
-    if (status == -ESRCH && sp_gate.guarded && sp_alone_before_filter())
-        sp_gate.guarded = false;
+    /* With more threads (-EBUSY) another may write what is being replaced. */
+    if ((status == -ESRCH || status == -EAGAIN) && sp_gate.guarded && sp_alone_before_filter(status == -EAGAIN))
+        sp_gate.guarded = sp_gate.locked;
     sp_gate_leave(pass);
     sp_store(&sp_gate.filter, 1);
     /* Answered, it is what could not be given back in time: the agent has yet to leave. One that died left what it

@@ -182,6 +182,9 @@ void sp_merged_before_protect(struct sp_gate_pass *pass, long nr, const long *a,
 /* And without an agent after it, ret being its result: frames that it took the right to write from are replaced. From
  * sp_alone_begin() before the call to sp_alone_end(). */
 void sp_merged_after_protect(long nr, const long *a, uint64_t addr, uint64_t end, long ret);
+/* After mprotect, nr, that was done: what it made readable and writable is not guarded any more (sitemap.h). times:
+ * sp_guarded_times() before the call. */
+void sp_merged_made_writable(long nr, const long *a, uint64_t addr, uint64_t end, uint32_t times);
 /* New anonymous memory, advised as what was merged is: its address, or a negative errno. */
 long sp_gate_map_anonymous(uint64_t addr, uint64_t length, int flags);
 /*
@@ -195,9 +198,12 @@ void sp_alone_end(uint64_t signals);
 /* Without an agent, when the program took the right to write from [addr, end), which is mapped, and has
  * prot now: frames there become anonymous memory, if that can be. */
 void sp_alone_freeze(uint64_t addr, uint64_t end, long prot);
-/* Without an agent, while there still may be calls of ours: true if all that stays merged under the filter may be
- * written, so that it can be zeroed when it is dropped, and is the program's own. */
-bool sp_alone_before_filter(void);
+/*
+ * Without an agent, while there still may be calls of ours: true if all that stays merged under the filter may be
+ * written, so that it can be zeroed when it is dropped, and is the program's own; what is not is guarded (sitemap.h).
+ * guarded_only: an agent sees to what may be written, and the thread is the program's only one.
+ */
+bool sp_alone_before_filter(bool guarded_only);
 /* Without an agent: zeros in [start, stop), all merged, which the program may not write; others may see a frame before.
  * False: it cannot be done. */
 bool sp_alone_zero(uint64_t start, uint64_t stop);
@@ -213,6 +219,8 @@ void sp_merged_unmerge(struct sp_gate_pass *pass, uint32_t kind, uint64_t addr, 
  * since it was merged, and stays where it is. */
 void sp_merged_before_attributes(struct sp_gate_pass *pass, uint32_t kind, uint64_t addr,
                                  uint64_t end);
+/* And before one that locks it. */
+void sp_merged_before_lock(struct sp_gate_pass *pass, uint64_t addr, uint64_t end);
 /* Un-merges what SP_GATE_UNMERGE_WRITTEN left because the agent may not make the like of it; what cannot
  * be stays as it is. */
 void sp_replace_left(struct sp_gate_pass *pass, uint64_t addr, uint64_t end);

@@ -87,6 +87,15 @@ void sp_merged_before_attributes(struct sp_gate_pass *pass, uint32_t kind, uint6
     sites_may_differ(addr, end);
 }
 
+void sp_merged_before_lock(struct sp_gate_pass *pass, uint64_t addr, uint64_t end)
+{
+    sp_merged_unmerge(pass, SP_GATE_UNMERGE, addr, end);
+    if (sp_sitemap_any(addr, end))
+        sp_gate.locked = true;
+    sp_guarded_add(addr, end);
+    sites_may_differ(addr, end);
+}
+
 /* A new mapping in place of a frame's would be one that fork copies, and that everybody may write.
  * Where that may be wrong the agent, who knows, un-merges first; what it cannot un-merge is zeroed
  * in place. */
@@ -98,10 +107,30 @@ static bool may_map_anew(void)
 /* May this thread write there? Reads nothing of the frame's if not. */
 static bool may_write(uint64_t start, uint64_t stop)
 {
+    uint64_t a, b;
+
     if (!sp_gate.guarded)
         return true;
-    return agent_state() != SP_GATE_FILTERED &&
-           sp_sys(__NR_madvise, start, stop - start, MADV_POPULATE_WRITE) == 0;
+    if (agent_state() == SP_GATE_FILTERED)
+        return !sp_guarded_next(start, stop, &a, &b);
+    return sp_sys(__NR_madvise, start, stop - start, MADV_POPULATE_WRITE) == 0;
+}
+
+/* As sp_sitemap_next(), but under a filter without the sites that this thread may not write, or that are locked, for all
+ * that is known: those are left to the kernel, which shows their frame. Few are: see sp_gate_before_filter(). */
+static bool next_ours(uint64_t addr, uint64_t end, uint64_t *start, uint64_t *stop)
+{
+    uint64_t a, b;
+
+    for (; sp_sitemap_next(addr, end, start, stop); addr = b) {
+        if (agent_state() != SP_GATE_FILTERED || !sp_gate.guarded || !sp_guarded_next(*start, *stop, &a, &b))
+            return true;
+        if (a > *start) {
+            *stop = a;
+            return true;
+        }
+    }
+    return false;
 }
 
 /* What of [addr, end) is not merged is dropped, though another thread may have locked it since the program's
@@ -238,7 +267,7 @@ static void zero_left(struct sp_gate_pass *pass, uint64_t addr, uint64_t end)
 {
     uint64_t start, stop;
 
-    for (; sp_sitemap_next(addr, end, &start, &stop); addr = stop)
+    for (; next_ours(addr, end, &start, &stop); addr = stop)
         zero_in_place(pass, start, stop);
 }
 
@@ -266,14 +295,13 @@ static uint64_t locked_at(uint64_t start, uint64_t stop)
 static long drop(struct sp_gate_pass *pass, const long *a, uint64_t addr, uint64_t end)
 {
     bool may_map = (int)a[2] != MADV_DONTNEED_LOCKED && may_map_anew();
-    bool may_be_locked = (int)a[2] != MADV_DONTNEED_LOCKED && sp_gate.guarded;
+    bool may_be_locked =
+        (int)a[2] != MADV_DONTNEED_LOCKED && sp_gate.guarded && agent_state() != SP_GATE_FILTERED;
     uint64_t start, stop, limit;
     long ret = 0, last = 0;
 
-    if (agent_state() == SP_GATE_FILTERED && sp_gate.guarded)
-        return native(__NR_madvise, a);
     for (uint64_t at = addr; at < end; at = stop) {
-        if (!sp_sitemap_next(at, end, &start, &stop))
+        if (!next_ours(at, end, &start, &stop))
             start = stop = end;
         if (start > at)
             last = sp_sys(__NR_madvise, at, start - at, a[2]);
@@ -440,10 +468,22 @@ void sp_merged_before_protect(struct sp_gate_pass *pass, long nr, const long *a,
         return;
     sp_merged_unmerge(pass, SP_GATE_UNMERGE, addr, end);
     /* Before the protection changes: a handler, or a child of another thread, is not to take it for what it was. */
+    sp_guarded_add(addr, end);
     if (agent_state() != SP_GATE_NO_AGENT)
         sites_may_differ(addr, end);
     else if (sp_sitemap_any(addr, end))
         sp_gate.guarded = true;
+}
+
+/* What is locked is guarded whatever its protection; which that is cannot be asked under a filter. Another thread may
+ * take the right away at the same time: the kernel knows the order, here it counts as guarded then. */
+void sp_merged_made_writable(long nr, const long *a, uint64_t addr, uint64_t end, uint32_t times)
+{
+    if (!keeps_protection(nr, a) || sp_gate.locked || sp_guarded_times() != times)
+        return;
+    sp_guarded_clear(addr, end);
+    if (sp_guarded_times() != times)
+        sp_guarded_add(addr, end);
 }
 
 /* With a key, or where some of it may be kept from fork, new memory would not be like it. */

@@ -281,8 +281,10 @@ bool sp_lift_map(uint64_t at, uint32_t n, uint32_t segment, uint32_t index)
         sp_sitemap_set(at, end))
         return false;
     sp_gate_tell_attributes(range ? (uint32_t)range->flags & ~SP_RANGE_LOCKED : 0);
-    if (locked)
-        sp_gate.guarded = sp_gate.mixed = true;
+    if (locked) {
+        sp_gate.guarded = sp_gate.locked = sp_gate.mixed = true;
+        sp_guarded_add(at, end);
+    }
     ret = sp_sys(__NR_mmap, at, end - at, 3, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE,
                  sp_agent.view[segment].fd, (uint64_t)index << sp_agent.page_shift);
     if (sp_is_err(ret)) {

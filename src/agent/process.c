@@ -6,11 +6,13 @@
 #include <linux/time_types.h>
 
 #include "agent.h"
+#include "attributes.h"
 #include "gate.h"
 #include "kernel.h"
 #include "maps.h"
 #include "mem.h"
 #include "rings.h"
+#include "sitemap.h"
 #include "sys.h"
 
 #define LOOK_US 200000u   /* between two looks whether the program is still there */
@@ -130,17 +132,21 @@ static void unmerge_all(void)
     }
 }
 
-static bool is_guarded_site(void *arg, const struct sp_mapping *m)
+static bool note_guarded(void *arg, const struct sp_mapping *m)
 {
-    if (!m->shared && sp_view_is_pool(m) && !(m->readable && m->writable))
-        *(bool *)arg = true;
+    if (m->shared || !sp_view_is_pool(m))
+        return true;
+    if (m->readable && m->writable && !(sp_gate.locked && sp_is_locked(m->start, m->end - m->start)))
+        return true;
+    sp_guarded_add(m->start, m->end);
+    *(bool *)arg = true;
     return true;
 }
 
 /*
  * What stays in mappings of the pool, because it was written, shows its frame once the program drops it:
  * the gate must write zeros then. Under a filter it can only do so where it knows, without a call, that
- * all of it may be written.
+ * that may be written, and is not locked.
  */
 static void forget_guards(void)
 {
@@ -153,8 +159,12 @@ static void forget_guards(void)
     }
     if (!closed)
         return;
-    if (sp_maps_read(is_guarded_site, &guarded) >= 0)
-        sp_gate.guarded = guarded;
+    sp_guarded_forget();
+    if (sp_maps_read(note_guarded, &guarded) < 0) {
+        sp_guarded_add(0, ~0ull);
+        guarded = true;
+    }
+    sp_gate.guarded = guarded;
     if (sp_gate_open())
         sp_serve_gate();
 }
@@ -212,7 +222,7 @@ int64_t sp_agent_before_filter(void)
         leave_changed();
     forget_guards(); /* and again when all is given back, with the filter on */
     sp_agent.stay_unmerged = sp_agent.filtered = true;
-    return -EAGAIN;
+    return sp_agent.alone ? -EAGAIN : -EBUSY;
 }
 
 /* A program whose calls go round the gate gets its pages back, as soon as there is memory for them. Its

@@ -9,16 +9,20 @@
 #define SITE_GROUPS    8192u /* of 128 MiB: 1 TiB of densely merged memory */
 #define SPLICED_GROUPS 512u
 #define ZEROED_GROUPS  4096u /* 512 GiB */
+#define GUARDED_GROUPS 512u
 
-static struct sp_pagemap sites, spliced, zeroed;
+static struct sp_pagemap sites, spliced, zeroed, guarded;
 static bool spliced_full; /* some page could not be noted: any may lie in a pipe */
+static bool guarded_full; /* the same of guarded sites */
+static uint32_t guarded_times;
 static uint64_t area, area_end;
 
 int sp_sitemap_init(uint32_t page_size)
 {
     uint64_t bytes = sp_pagemap_bytes(SITE_GROUPS, page_size);
     uint64_t more = sp_pagemap_bytes(SPLICED_GROUPS, page_size);
-    uint64_t all = bytes + more + sp_pagemap_bytes(ZEROED_GROUPS, page_size);
+    uint64_t rest = sp_pagemap_bytes(ZEROED_GROUPS, page_size);
+    uint64_t all = bytes + more + rest + sp_pagemap_bytes(GUARDED_GROUPS, page_size);
     long ret;
 
     if (area)
@@ -32,6 +36,7 @@ int sp_sitemap_init(uint32_t page_size)
     sp_pagemap_init(&sites, SITE_GROUPS, page_size, area);
     sp_pagemap_init(&spliced, SPLICED_GROUPS, page_size, area + bytes);
     sp_pagemap_init(&zeroed, ZEROED_GROUPS, page_size, area + bytes + more);
+    sp_pagemap_init(&guarded, GUARDED_GROUPS, page_size, area + bytes + more + rest);
     return 0;
 }
 
@@ -92,6 +97,42 @@ bool sp_spliced_any(uint64_t addr, uint64_t end)
 
     return __atomic_load_n(&spliced_full, __ATOMIC_SEQ_CST) ||
            sp_pagemap_next(&spliced, addr, end, &start, &stop);
+}
+
+void sp_guarded_add(uint64_t addr, uint64_t end)
+{
+    uint64_t start, stop;
+
+    __atomic_fetch_add(&guarded_times, 1, __ATOMIC_SEQ_CST);
+    for (; sp_sitemap_next(addr, end, &start, &stop); addr = stop)
+        if (sp_pagemap_set(&guarded, start, stop) != 0)
+            __atomic_store_n(&guarded_full, true, __ATOMIC_SEQ_CST);
+}
+
+void sp_guarded_clear(uint64_t addr, uint64_t end)
+{
+    sp_pagemap_clear(&guarded, addr, end);
+}
+
+void sp_guarded_forget(void)
+{
+    __atomic_store_n(&guarded_full, false, __ATOMIC_SEQ_CST);
+    for (uint64_t at = 0, start, stop; sp_pagemap_next(&guarded, at, ~0ull, &start, &stop); at = stop)
+        sp_pagemap_clear(&guarded, start, stop);
+}
+
+bool sp_guarded_next(uint64_t addr, uint64_t end, uint64_t *start, uint64_t *stop)
+{
+    if (!__atomic_load_n(&guarded_full, __ATOMIC_SEQ_CST))
+        return sp_pagemap_next(&guarded, addr, end, start, stop);
+    *start = addr;
+    *stop = end;
+    return addr < end;
+}
+
+uint32_t sp_guarded_times(void)
+{
+    return __atomic_load_n(&guarded_times, __ATOMIC_SEQ_CST);
 }
 
 int sp_zeroed_set(uint64_t addr, uint64_t end)

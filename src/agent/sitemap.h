@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * What is known of single pages of this address space: two page maps (pagemap.h) in memory reserved
- * at the start.
+ * What is known of single pages of this address space: page maps (pagemap.h) in memory reserved at the
+ * start.
  *
  * The site map: which pages lie in mappings of the pool. A set bit says: this address is mapped
  * from a pool segment (the page itself may have been written since, and be private). It is changed
@@ -14,6 +14,11 @@
  * itself, and so does whoever splices or tees from it: nobody can tell when that ends. So they are
  * never merged, until the program drops or unmaps them. Set and cleared by program threads inside
  * the gate; what the agent sees with the gate closed is whole.
+ *
+ * The guarded sites: which sites may be such that the program may not write there, or has locked them. Under a
+ * filter nobody can ask the kernel for that, and what is dropped there must not become zeros by being written.
+ * Set by program threads inside the gate before the call that does it, or by the agent with the gate closed, which
+ * also finds out which of them still are; a bit too many may stay, one too few may not. A forked child inherits it.
  *
  * The zeroed pages: which were given back to the kernel's own page of zeros (K15). They are plain
  * anonymous memory that anybody may write at any time: a set bit says only that nobody took the page
@@ -49,6 +54,16 @@ void sp_spliced_add(uint64_t addr, uint64_t end);
 bool sp_spliced_clear(uint64_t addr, uint64_t end);
 /* May a page of [addr, end) lie in a pipe? */
 bool sp_spliced_any(uint64_t addr, uint64_t end);
+
+/* Notes what of [addr, end) are sites as guarded. If there is no room, all sites count as guarded from then on. */
+void sp_guarded_add(uint64_t addr, uint64_t end);
+void sp_guarded_clear(uint64_t addr, uint64_t end);
+/* With the gate closed, or where nobody adds any: there are none, until some are added. */
+void sp_guarded_forget(void);
+/* The first run of pages at or after addr and below end that may be guarded: true, and [*start, *stop). */
+bool sp_guarded_next(uint64_t addr, uint64_t end, uint64_t *start, uint64_t *stop);
+/* How often some were added: with none between two looks, nothing became guarded meanwhile. */
+uint32_t sp_guarded_times(void);
 
 /* As those of the site map. */
 int sp_zeroed_set(uint64_t addr, uint64_t end);
