@@ -251,8 +251,8 @@ static long call_protect(struct sp_gate_pass *pass, long nr, const long *a)
         sp_merged_after_protect(nr, a, addr, end, ret);
         sp_alone_end(signals);
     }
-    if (ret == 0 && merged && sp_gate.guarded)
-        sp_merged_made_writable(nr, a, addr, end, guarded);
+    if (merged && sp_gate.guarded)
+        sp_merged_made_writable(nr, a, addr, end, guarded, ret);
     return ret;
 }
 

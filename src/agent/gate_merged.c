@@ -117,7 +117,8 @@ static bool may_write(uint64_t start, uint64_t stop)
 }
 
 /* As sp_sitemap_next(), but under a filter without the sites that this thread may not write, or that are locked, for all
- * that is known: those are left to the kernel, which shows their frame. Few are: see sp_gate_before_filter(). */
+ * that is known: those are left to the kernel, which shows their frame, until they may be written (sitemap.h, owed pages).
+ * Few are: see sp_gate_before_filter(). */
 static bool next_ours(uint64_t addr, uint64_t end, uint64_t *start, uint64_t *stop)
 {
     uint64_t a, b;
@@ -305,6 +306,8 @@ static long drop(struct sp_gate_pass *pass, const long *a, uint64_t addr, uint64
             start = stop = end;
         if (start > at)
             last = sp_sys(__NR_madvise, at, start - at, a[2]);
+        if (start > at && last == 0 && agent_state() == SP_GATE_FILTERED)
+            sp_owed_add(at, start);
         limit = may_be_locked && stop > start ? locked_at(start, stop) : stop;
         if (last != 0 && last != -ENOMEM) {
             end = at;
@@ -477,9 +480,15 @@ void sp_merged_before_protect(struct sp_gate_pass *pass, long nr, const long *a,
 
 /* What is locked is guarded whatever its protection; which that is cannot be asked under a filter. Another thread may
  * take the right away at the same time: the kernel knows the order, here it counts as guarded then. */
-void sp_merged_made_writable(long nr, const long *a, uint64_t addr, uint64_t end, uint32_t times)
+void sp_merged_made_writable(long nr, const long *a, uint64_t addr, uint64_t end, uint32_t times, long ret)
 {
-    if (!keeps_protection(nr, a) || sp_gate.locked || sp_guarded_times() != times)
+    uint64_t start, stop;
+
+    if (nr == __NR_mprotect && (a[2] & READ_WRITE) == READ_WRITE)
+        while (sp_owed_take(addr, end, &start, &stop))
+            if (ret == 0) /* else some of it may be written, and is from now on: not to be lost later */
+                memset((void *)start, 0, stop - start);
+    if (ret != 0 || !keeps_protection(nr, a) || sp_gate.locked || sp_guarded_times() != times)
         return;
     sp_guarded_clear(addr, end);
     if (sp_guarded_times() != times)

@@ -10,8 +10,9 @@
 #define SPLICED_GROUPS 512u
 #define ZEROED_GROUPS  4096u /* 512 GiB */
 #define GUARDED_GROUPS 512u
+#define OWED_GROUPS    512u
 
-static struct sp_pagemap sites, spliced, zeroed, guarded;
+static struct sp_pagemap sites, spliced, zeroed, guarded, owed;
 static bool spliced_full; /* some page could not be noted: any may lie in a pipe */
 static bool guarded_full; /* the same of guarded sites */
 static uint32_t guarded_times;
@@ -22,7 +23,8 @@ int sp_sitemap_init(uint32_t page_size)
     uint64_t bytes = sp_pagemap_bytes(SITE_GROUPS, page_size);
     uint64_t more = sp_pagemap_bytes(SPLICED_GROUPS, page_size);
     uint64_t rest = sp_pagemap_bytes(ZEROED_GROUPS, page_size);
-    uint64_t all = bytes + more + rest + sp_pagemap_bytes(GUARDED_GROUPS, page_size);
+    uint64_t few = sp_pagemap_bytes(GUARDED_GROUPS, page_size);
+    uint64_t all = bytes + more + rest + few + sp_pagemap_bytes(OWED_GROUPS, page_size);
     long ret;
 
     if (area)
@@ -37,6 +39,7 @@ int sp_sitemap_init(uint32_t page_size)
     sp_pagemap_init(&spliced, SPLICED_GROUPS, page_size, area + bytes);
     sp_pagemap_init(&zeroed, ZEROED_GROUPS, page_size, area + bytes + more);
     sp_pagemap_init(&guarded, GUARDED_GROUPS, page_size, area + bytes + more + rest);
+    sp_pagemap_init(&owed, OWED_GROUPS, page_size, area + bytes + more + rest + few);
     return 0;
 }
 
@@ -128,6 +131,31 @@ bool sp_guarded_next(uint64_t addr, uint64_t end, uint64_t *start, uint64_t *sto
     *start = addr;
     *stop = end;
     return addr < end;
+}
+
+void sp_owed_add(uint64_t addr, uint64_t end)
+{
+    uint64_t start, stop, a, b;
+
+    for (; sp_sitemap_next(addr, end, &start, &stop); addr = stop)
+        for (; sp_guarded_next(start, stop, &a, &b); start = b)
+            (void)sp_pagemap_set(&owed, a, b);
+}
+
+bool sp_owed_take(uint64_t addr, uint64_t end, uint64_t *start, uint64_t *stop)
+{
+    uint64_t a, b;
+
+    for (; sp_pagemap_next(&owed, addr, end, &a, &b); addr = b) {
+        bool is_site = sp_sitemap_next(a, b, start, stop);
+
+        if (is_site)
+            b = *stop;
+        sp_pagemap_clear(&owed, a, b);
+        if (is_site)
+            return true;
+    }
+    return false;
 }
 
 uint32_t sp_guarded_times(void)

@@ -20,6 +20,9 @@
  * Set by program threads inside the gate before the call that does it, or by the agent with the gate closed, which
  * also finds out which of them still are; a bit too many may stay, one too few may not. A forked child inherits it.
  *
+ * The owed pages: which sites the program dropped under a filter while it might not write there: only once it may can
+ * they be made zeros. Set and cleared by program threads inside the gate. A forked child inherits it.
+ *
  * The zeroed pages: which were given back to the kernel's own page of zeros (K15). They are plain
  * anonymous memory that anybody may write at any time: a set bit says only that nobody took the page
  * away since. Set by the agent with the gate closed, cleared by it when it sees that a page was written,
@@ -62,6 +65,10 @@ void sp_guarded_clear(uint64_t addr, uint64_t end);
 void sp_guarded_forget(void);
 /* The first run of pages at or after addr and below end that may be guarded: true, and [*start, *stop). */
 bool sp_guarded_next(uint64_t addr, uint64_t end, uint64_t *start, uint64_t *stop);
+/* Notes what of [addr, end) are guarded sites as owed; lost if there is no room. */
+void sp_owed_add(uint64_t addr, uint64_t end);
+/* Takes the first run of owed pages that still are sites out of [addr, end): true, and [*start, *stop). */
+bool sp_owed_take(uint64_t addr, uint64_t end, uint64_t *start, uint64_t *stop);
 /* How often some were added: with none between two looks, nothing became guarded meanwhile. */
 uint32_t sp_guarded_times(void);
 

@@ -5,7 +5,7 @@ written: the gate can do nothing then that the program does not ask for, not eve
 import pytest
 
 
-@pytest.mark.parametrize("how", ["here", "forked", "threads", "inside"])
+@pytest.mark.parametrize("how", ["here", "forked", "threads", "after", "inside"])
 @pytest.mark.parametrize("protection", ["none", "read", "exec"])
 @pytest.mark.parametrize("agent", [True, False], ids=["", "no-agent"])
 def test_x_drop_under_a_filter(daemon, compiled, protection, how, agent):

@@ -4,7 +4,7 @@
  *
  * usage: drop_filtered PROTECTION HOW. PROTECTION: none, read or exec is what the second half of the region is given.
  * HOW: `here`; `forked`: a child does it, at once; `threads`: the same, but the rights were taken before, with another
- * thread running; `inside`: here, while a thread stays in a call that locks memory, so that no page is given back, and
+ * thread running; `after`: under the filter; `inside`: here, while a thread stays in a call that locks memory, so that no page is given back, and
  * only what may be written is dropped. Says "ready ADDRESS BYTES"; at "go" writes to some pages, takes the rights,
  * puts a filter on itself that allows everything, drops, looks at all pages, and says "ok".
  */
@@ -65,6 +65,7 @@ static void drop_under_filter(int protection, bool all)
     region_zero(region, HALF, "dropped");
     if (!all)
         return;
+    protect_half(protection);
     if (madvise(region + HALF * PAGE, HALF * PAGE, MADV_DONTNEED))
         die("madvise");
     if (mprotect(region + HALF * PAGE, HALF * PAGE, PROT_READ | PROT_WRITE))
@@ -155,8 +156,8 @@ int main(int argc, char **argv)
         protect_half(protection);
     if (argv[2][0] == 'i')
         with_a_thread_inside(protection);
-    if (argv[2][0] == 'h' || argv[2][0] == 'i')
-        drop_under_filter(protection, argv[2][0] == 'h');
+    if (argv[2][0] == 'h' || argv[2][0] == 'a' || argv[2][0] == 'i')
+        drop_under_filter(protection, argv[2][0] != 'i');
     else
         in_child(protection, argv[2][0] == 't');
     puts("ok");
