@@ -230,6 +230,15 @@ static long call_brk(struct sp_gate_pass *pass, const long *a)
     return (long)now;
 }
 
+/* May a thread be replacing merged memory (gate_alone.c)? Under a filter only while one is at it, who is about to put
+ * it up: what it takes to wait for that may not be allowed here. */
+static bool is_alone(void)
+{
+    uint32_t agent = sp_load(&sp_gate.agent);
+
+    return agent == SP_GATE_NO_AGENT || (agent == SP_GATE_FILTERED && sp_load(&sp_gate.protecting));
+}
+
 /* What un-merges first is noted afterwards only: until then it changes nothing, and the agent would take the
  * range for changed and read all mappings again. */
 static long call_protect(struct sp_gate_pass *pass, long nr, const long *a)
@@ -243,7 +252,7 @@ static long call_protect(struct sp_gate_pass *pass, long nr, const long *a)
     if (merged)
         sp_merged_before_protect(pass, nr, a, addr, end);
     sp_gate_note(addr, end);
-    if (!merged || sp_load(&sp_gate.agent) != SP_GATE_NO_AGENT) {
+    if (!merged || !is_alone()) {
         ret = with_mappings(pass, nr, a);
     } else {
         signals = sp_alone_begin();
