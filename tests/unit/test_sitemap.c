@@ -78,6 +78,38 @@ static int zeroed_differs(void)
     return sp_zeroed_pages() ? failed("zeroed all cleared", 0, 4) : 0;
 }
 
+/* Only sites are guarded, and only guarded ones owed, as long as they are sites: once. */
+static int guarded_differ(void)
+{
+    uint32_t times = sp_guarded_times();
+    uint64_t a, b;
+
+    if (sp_sitemap_set(BASE + PAGE, BASE + 5 * PAGE))
+        return failed("sites", 1, 5);
+    sp_guarded_add(BASE + 3 * PAGE, BASE + 9 * PAGE);
+    if (sp_guarded_times() == times || !sp_guarded_next(0, ~0ul, &a, &b) || a != BASE + 3 * PAGE || b != BASE + 5 * PAGE ||
+        sp_guarded_next(BASE + 5 * PAGE, ~0ul, &a, &b))
+        return failed("guarded", 3, 5);
+    sp_owed_add(BASE, BASE + 9 * PAGE);
+    sp_sitemap_clear(BASE + 3 * PAGE, BASE + 4 * PAGE);
+    if (!sp_owed_take(BASE, BASE + 9 * PAGE, &a, &b) || a != BASE + 4 * PAGE || b != BASE + 5 * PAGE ||
+        sp_owed_take(0, ~0ul, &a, &b))
+        return failed("owed", 3, 5);
+    sp_guarded_forget();
+    sp_sitemap_clear(0, ~0ul);
+    if (sp_guarded_next(0, ~0ul, &a, &b))
+        return failed("guarded, forgotten", 3, 5);
+    for (uint64_t i = 0, group = (uint64_t)1 << 27; i < 512; i++) {
+        if (sp_sitemap_set(BASE + i * group, BASE + i * group + PAGE))
+            return failed("sites far apart", 0, 1);
+        sp_guarded_add(BASE + i * group, BASE + i * group + PAGE);
+    }
+    if (!sp_guarded_next(0, PAGE, &a, &b) || a != 0 || b != PAGE)
+        return failed("a full map of guarded sites", 0, 1);
+    sp_sitemap_clear(0, ~0ul);
+    return 0;
+}
+
 int main(void)
 {
     uint64_t pages, a, b;
@@ -111,7 +143,7 @@ int main(void)
         return failed("the cleared map", 0, PAGES);
     if (sp_sitemap_set((uint64_t)1 << 52, ((uint64_t)1 << 52) + PAGE) == 0)
         return failed("an address out of reach", 0, 0);
-    if (spliced_differs() || zeroed_differs())
+    if (spliced_differs() || zeroed_differs() || guarded_differ())
         return 1;
     puts("ok");
     return 0;
