@@ -6,7 +6,6 @@
 #include <linux/capability.h>
 #include <linux/close_range.h>
 #include <signal.h>
-#include <spawn.h>
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -17,33 +16,16 @@
 
 #include "daemon.h"
 #include "log.h"
+#include "self.h"
 
 #define RESTART_USECS 1000000u /* after one that could not be started, or died */
 
 static int spawn(const struct sp_disposable *disposable, int fd, pid_t *pid)
 {
     char *argv[] = {(char *)"samepaged", (char *)disposable->argument, NULL};
-    char *environment[] = {NULL};
-    posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attributes;
-    sigset_t none;
-    int err;
 
-    sigemptyset(&none);
-    err = posix_spawn_file_actions_init(&actions);
-    if (err)
-        return -err;
-    err = posix_spawnattr_init(&attributes);
-    if (!err) {
-        posix_spawnattr_setsigmask(&attributes, &none);
-        posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
-        err = posix_spawn_file_actions_adddup2(&actions, fd, SP_DISPOSABLE_FD);
-        if (!err)
-            err = posix_spawn(pid, "/proc/self/exe", &actions, &attributes, argv, environment);
-        posix_spawnattr_destroy(&attributes);
-    }
-    posix_spawn_file_actions_destroy(&actions);
-    return -err;
+    _Static_assert(SP_DISPOSABLE_FD == SP_SELF_FD, "where it looks for its end");
+    return sp_self_start(&(struct sp_self){.argv = argv, .fd = &fd, .nfds = 1}, pid);
 }
 
 int sp_disposable_start(struct sp_disposable *disposable)

@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <signal.h>
 #include <fcntl.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -18,6 +17,7 @@
 
 #include "log.h"
 #include "looks_ask.h"
+#include "self.h"
 #include "storage.h"
 
 #define SECOND       UINT64_C(1000000)
@@ -215,27 +215,9 @@ static int on_end(sd_event_source *source, int fd, uint32_t events, void *arg)
 static int spawn(int paper, pid_t *pid)
 {
     char *argv[] = {(char *)"samepaged", (char *)"--looks", NULL};
-    char *environment[] = {NULL};
-    posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attributes;
-    sigset_t none;
-    int err;
 
-    sigemptyset(&none);
-    err = posix_spawn_file_actions_init(&actions);
-    if (err)
-        return -err;
-    err = posix_spawnattr_init(&attributes);
-    if (!err) {
-        posix_spawnattr_setsigmask(&attributes, &none);
-        posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
-        err = posix_spawn_file_actions_adddup2(&actions, paper, SP_LOOKS_FD);
-        if (!err)
-            err = posix_spawn(pid, "/proc/self/exe", &actions, &attributes, argv, environment);
-        posix_spawnattr_destroy(&attributes);
-    }
-    posix_spawn_file_actions_destroy(&actions);
-    return -err;
+    _Static_assert(SP_LOOKS_FD == SP_SELF_FD, "where it looks for the paper");
+    return sp_self_start(&(struct sp_self){.argv = argv, .fd = &paper, .nfds = 1}, pid);
 }
 
 /* -1: it has ended. */

@@ -7,7 +7,6 @@
 #include <linux/kernel-page-flags.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +22,7 @@
 #include "damon.h"
 #include "log.h"
 #include "meanwhile.h"
+#include "self.h"
 
 #define CHOSEN_MAX  1024u   /* frames that go together: some 50 ms */
 #define ANSWER_USEC 200000u /* so long the daemon waits; the disk may need longer */
@@ -183,33 +183,9 @@ static void write_order(struct sp_pageout *p)
 static int spawn(char *socket, int order)
 {
     char *argv[] = {(char *)"samepaged", (char *)"--pageout", socket, NULL};
-    char *environment[] = {NULL};
-    posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attributes;
-    sigset_t none;
-    pid_t pid;
-    int err;
 
-    sigemptyset(&none);
-    err = posix_spawn_file_actions_init(&actions);
-    if (err)
-        return -err;
-    err = posix_spawnattr_init(&attributes);
-    if (!err) {
-        posix_spawnattr_setsigmask(&attributes, &none);
-        posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSID);
-        err = posix_spawn_file_actions_adddup2(&actions, order, ORDER_FD);
-        for (int fd = 0; fd < ORDER_FD && !err; fd++)
-            err = posix_spawn_file_actions_addopen(&actions, fd, "/dev/null", O_RDWR, 0);
-        if (!err)
-            err = posix_spawn(&pid, "/proc/self/exe", &actions, &attributes, argv, environment);
-        posix_spawnattr_destroy(&attributes);
-    }
-    posix_spawn_file_actions_destroy(&actions);
-    if (err)
-        return -err;
-    err = pidfd_open(pid, 0);
-    return err < 0 ? -errno : err;
+    _Static_assert(ORDER_FD == SP_SELF_FD, "where it looks for the order");
+    return sp_self_start_pidfd(&(struct sp_self){.argv = argv, .fd = &order, .nfds = 1, .apart = true});
 }
 
 static void drop_order(struct sp_pageout *p)

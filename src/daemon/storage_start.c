@@ -4,13 +4,12 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
-#include <signal.h>
-#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/pidfd.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include "self.h"
 
 #define KIND  16u /* of the keeper's records: this and the number of the descriptor */
 #define ABOVE 32  /* none with a higher number is in the place of one that a process finds */
@@ -45,63 +44,19 @@ bool sp_storage_has_ended(int pidfd)
 }
 
 /* Nothing of whoever starts them stays open with them: they live longer, and say nothing. */
-static int put_descriptors(posix_spawn_file_actions_t *actions, const int *fd, size_t n)
-{
-    int err = 0;
-
-    for (int i = 0; i < SP_STORAGE_FIRST_FD && !err; i++)
-        err = posix_spawn_file_actions_addopen(actions, i, "/dev/null", O_RDWR, 0);
-    for (size_t i = 0; i < n && !err; i++)
-        if (fd[i] >= 0)
-            err = posix_spawn_file_actions_adddup2(actions, fd[i], SP_STORAGE_FIRST_FD + (int)i);
-    return err;
-}
-
-/* With no signal blocked, nor ignored. */
-static int spawn(char **argv, const int *fd, size_t n)
-{
-    char *environment[] = {NULL};
-    posix_spawn_file_actions_t actions;
-    posix_spawnattr_t attributes;
-    sigset_t none, all;
-    pid_t pid;
-    int err;
-
-    sigemptyset(&none);
-    sigfillset(&all);
-    err = posix_spawn_file_actions_init(&actions);
-    if (err)
-        return -err;
-    err = posix_spawnattr_init(&attributes);
-    if (!err) {
-        posix_spawnattr_setsigmask(&attributes, &none);
-        posix_spawnattr_setsigdefault(&attributes, &all);
-        posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF |
-                                                  POSIX_SPAWN_SETSID);
-        err = put_descriptors(&actions, fd, n);
-        if (!err)
-            err = posix_spawn(&pid, "/proc/self/exe", &actions, &attributes, argv, environment);
-        posix_spawnattr_destroy(&attributes);
-    }
-    posix_spawn_file_actions_destroy(&actions);
-    if (err)
-        return -err;
-    err = pidfd_open(pid, 0);
-    return err < 0 ? -errno : err;
-}
-
 static int spawn_with(char **argv, const int fd[SP_STORAGE_FDS], const enum sp_storage_fd *which,
                       size_t n)
 {
     int high[SP_STORAGE_FDS], err = 0;
 
+    _Static_assert(SP_STORAGE_FIRST_FD == SP_SELF_FD, "where they look for theirs");
     for (size_t i = 0; i < n; i++) {
         high[i] = fd[which[i]] < 0 ? -1 : fcntl(fd[which[i]], F_DUPFD_CLOEXEC, ABOVE);
         if (high[i] < 0 && fd[which[i]] >= 0)
             err = -errno;
     }
     if (!err)
-        err = spawn(argv, high, n);
+        err = sp_self_start_pidfd(&(struct sp_self){.argv = argv, .fd = high, .nfds = n, .apart = true});
     for (size_t i = 0; i < n; i++)
         if (high[i] >= 0)
             close(high[i]);
