@@ -42,6 +42,7 @@ static const char *const counters[] = {
     "merge_mappings",
     "merge_memory",
     "frames_lingering",
+    "frames_stray",
     "segments",
     "pool_bytes",
     "frames_evicted",

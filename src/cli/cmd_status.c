@@ -52,6 +52,7 @@ static const struct row rows[] = {
     {"store_file_bytes", BYTES, "of its file that is in use"},
     {"store_errors", COUNT, "frames that it could not give back: who touches one gets SIGBUS"},
     {"frames_lingering", COUNT, "frames without sites, not yet freed"},
+    {"frames_stray", COUNT, "of these, mapped still when run was set to 2, by who has no agent"},
     {"mappings", COUNT, "mappings that merging uses"},
     {"bytes_per_tracked_page", SECONDS, "of bookkeeping"},
 };

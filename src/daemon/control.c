@@ -17,6 +17,7 @@
 #include "looks.h"
 #include "reclaim.h"
 #include "status.h"
+#include "strays.h"
 #include "values.h"
 
 #define PS_ENTRIES     128 /* in one packet: below 512 bytes each */
@@ -358,6 +359,16 @@ static void do_process(struct sp_conn *conn, pid_t pid)
     sp_conn_reply(conn, sp_status_process_json(conn->daemon, asked_uid(conn), pid));
 }
 
+/* T2. */
+static void reply_strays(struct sp_conn *conn, const struct sp_domain *domain)
+{
+    char who[SP_STRAYS_TEXT], error[SP_STRAYS_TEXT + 64];
+
+    sp_strays_tell(conn->daemon, domain, who);
+    snprintf(error, sizeof(error), "not everything is un-merged: %s", who);
+    sp_control_errno(conn, 1, -EBUSY, error);
+}
+
 void sp_control_run2_done(struct sp_daemon *daemon, const struct sp_domain *domain, int status)
 {
     struct sp_conn *conn, *next;
@@ -373,6 +384,8 @@ void sp_control_run2_done(struct sp_daemon *daemon, const struct sp_domain *doma
             sp_control_errno(conn, 1, status,
                         "memory is short: not everything is un-merged, nothing is lost, run is 0 "
                         "now; free memory and try again");
+        else if (status == -EBUSY)
+            reply_strays(conn, domain);
         else if (status == -ECANCELED)
             sp_control_errno(conn, 1, -EAGAIN, "run was set to another value meanwhile");
         else

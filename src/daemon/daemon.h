@@ -45,6 +45,7 @@ struct sp_daemon;
 struct sp_keeper;
 struct sp_looker;
 struct sp_looks;
+struct sp_strays;
 struct sp_taker;
 struct sp_storage;
 struct sp_pageout;
@@ -128,6 +129,15 @@ struct sp_thin {
     uint64_t since; /* us */
 };
 
+/* Frames that are mapped still when all is un-merged (strays.h). */
+enum sp_strays_state {
+    SP_STRAYS_UNKNOWN,
+    SP_STRAYS_ASKED,      /* it is to be looked at, */
+    SP_STRAYS_LOOKED_FOR, /* ... a look is under way, */
+    SP_STRAYS_WANTED,     /* ... another one is due later, */
+    SP_STRAYS_KNOWN,      /* ... all is known */
+};
+
 struct sp_domain {
     TAILQ_ENTRY(sp_domain) link;
     struct sp_daemon *daemon;
@@ -145,6 +155,12 @@ struct sp_domain {
     bool round_complete; /* ... over all its processes */
     uint64_t full_scans; /* of its engine, when a pass ended last */
     bool all_unmerged; /* run 2: nothing left to do */
+    enum sp_strays_state strays;
+    uint64_t strays_since, strays_due, strays_told; /* us */
+    uint64_t nstrays; /* frames, by the last run 2 */
+    unsigned stray_processes;
+    pid_t stray_pid; /* one of them */
+    char stray_comm[16];
     uint64_t pass_scanned, pass_looked; /* pages_scanned when the pass began; of the last pass */
     uint64_t passes, rest_until;        /* turns.h; us */
     uint64_t slow_serial, slow_us;      /* slow answers of its user in one go of the event loop, */
@@ -222,6 +238,8 @@ struct sp_daemon {
     struct sp_pageout *pageout; /* NULL: no frame went to the machine's own swap yet */
     struct sp_pressure *pressure; /* NULL: nothing leaves by itself */
     struct sp_looks *looks; /* NULL: nobody looks which frames are in use */
+    struct sp_strays *looked_for; /* NULL: no look is under way (strays.h) */
+    uint64_t unread_told; /* us */
 
     /* passes.c */
     uint64_t quota;      /* pages left to look into before the next sleep */
@@ -242,6 +260,7 @@ struct sp_daemon {
     bool run2_left;      /* one domain's run was set to another value, before it was un-merged */
     bool run2_busy;      /* a client could not be asked while all was un-merged */
     bool run2_short;     /* memory was short for one of them */
+    bool run2_strays;    /* frames are mapped still (T2) */
     bool off;            /* run goes to 0 when all is un-merged */
     unsigned unmerge_serial;
     uint64_t full_scans, empty_rounds;

@@ -13,6 +13,7 @@
 #include "engine_ops.h"
 #include "log.h"
 #include "storage.h"
+#include "strays.h"
 #include "turns.h"
 #include "values.h"
 
@@ -173,7 +174,8 @@ void sp_domain_release(struct sp_domain *domain)
     remember_past(domain);
     sp_engine_free(domain->engine);
     domain->engine = NULL;
-    sp_control_run2_done(domain->daemon, domain, 0);
+    if (domain->value[SP_KEY_RUN] == SP_RUN_UNMERGE && domain->strays == SP_STRAYS_UNKNOWN)
+        sp_strays_ask(domain); /* whoever waits for run 2 is answered then */
     sp_pool_set_retire(domain->set);
     sp_keep_state(domain->daemon);
     sp_domains_sweep_dead(domain->daemon);

@@ -30,6 +30,8 @@
 #include "repair.h"
 #include "server.h"
 #include "storage.h"
+#include "strays.h"
+#include "strays_look.h"
 #include "taker.h"
 #include "values.h"
 #include "written.h"
@@ -222,6 +224,7 @@ static void daemon_free(struct sp_daemon *daemon)
     sp_looker_stop(daemon);
     sp_taker_stop(daemon);
     sp_looks_stop(daemon);
+    sp_strays_stop(daemon);
     while (!TAILQ_EMPTY(&daemon->clients))
         sp_client_free(TAILQ_FIRST(&daemon->clients));
     if (daemon->pool)
@@ -335,6 +338,8 @@ int main(int argc, char **argv)
         ret = sp_storage_main(argc, argv);
     if (ret < 0)
         ret = sp_pageout_main(argc, argv);
+    if (ret < 0)
+        ret = sp_strays_main(argc, argv);
     if (ret >= 0)
         return ret;
     ret = sp_options(argc, argv, &config);

@@ -16,6 +16,7 @@
 #include "log.h"
 #include "nodes.h"
 #include "status.h"
+#include "strays.h"
 #include "thin.h"
 #include "turns.h"
 
@@ -258,7 +259,7 @@ static void end_run2(struct sp_daemon *daemon, int status)
         TAILQ_FOREACH(domain, &daemon->domains, link)
             sp_control_run2_done(daemon, domain, status); /* whether its turn had come or not */
     }
-    daemon->run2_open = daemon->run2_left = daemon->run2_busy = daemon->run2_short = false;
+    daemon->run2_open = daemon->run2_left = daemon->run2_busy = daemon->run2_short = daemon->run2_strays = false;
     daemon->sweep_tries = 0;
 }
 
@@ -267,6 +268,8 @@ static int run2_status(const struct sp_daemon *daemon)
     if (daemon->run2_short)
         return -ENOMEM;
     if (daemon->run2_busy)
+        return -EAGAIN;
+    if (daemon->run2_strays)
         return -EBUSY;
     return daemon->run2_left ? -ECANCELED : 0;
 }
@@ -285,7 +288,16 @@ static void end_run2_of(struct sp_domain *domain, int status)
     /* The other domains are un-merged all the same: no user can keep that from them. */
     if (status == -ENOMEM && daemon->config.value[SP_KEY_RUN] == SP_RUN_UNMERGE)
         daemon->run2_short = true;
-    sp_control_run2_done(daemon, domain, status == -ENOMEM || !status ? status : -EBUSY);
+    if (!status)
+        sp_strays_ask(domain); /* it is not known yet whether that is all (T2) */
+    else
+        sp_control_run2_done(daemon, domain, status == -ENOMEM ? status : -EAGAIN);
+}
+
+void sp_passes_strays_done(struct sp_domain *domain, int status)
+{
+    domain->daemon->run2_strays |= status && domain->daemon->run2_open;
+    sp_control_run2_done(domain->daemon, domain, status);
 }
 
 static struct sp_domain *next_merged(struct sp_daemon *daemon)
@@ -315,7 +327,11 @@ static bool unmerge_slice(struct sp_daemon *daemon)
     }
     if (domain)
         return true;
-    end_run2(daemon, run2_status(daemon));
+    if (daemon->run2_open)
+        sp_strays_ask_dead(daemon);
+    sp_strays_work(daemon);
+    if (daemon->run2_open && !sp_strays_open(daemon))
+        end_run2(daemon, run2_status(daemon));
     return false;
 }
 
@@ -382,6 +398,10 @@ static int on_pass(sd_event_source *source, uint64_t usec, void *arg)
     if (!may_merge(daemon))
         (void)sp_hurry_check(daemon);
 
+    if (sp_strays_open(daemon)) { /* which keeps nobody else from merging */
+        sp_strays_work(daemon);
+        earlier(&at, sp_now_usecs() + SWEEP_USECS);
+    }
     if (sp_control_work(daemon, &asked_at))
         earlier(&at, sp_now_usecs());
     else if (next_merged(daemon) || daemon->run2_open) /* the last of them may have ended since */
@@ -453,6 +473,7 @@ static void set_run_of(struct sp_domain *domain, enum sp_engine_run run)
 {
     domain->value[SP_KEY_RUN] = run;
     domain->all_unmerged = false;
+    sp_strays_reset(domain);
     domain->pass_done = domain->round_done = domain->round_complete = false;
     if (domain->engine)
         sp_engine_set_run(domain->engine, run);
@@ -465,7 +486,7 @@ static void set_run_of_all(struct sp_daemon *daemon, enum sp_engine_run run, boo
     daemon->config.value[SP_KEY_RUN] = run;
     daemon->off = off;
     daemon->run2_open = run == SP_RUN_UNMERGE;
-    daemon->run2_left = daemon->run2_busy = daemon->run2_short = false;
+    daemon->run2_left = daemon->run2_busy = daemon->run2_short = daemon->run2_strays = false;
     TAILQ_FOREACH(domain, &daemon->domains, link)
         set_run_of(domain, run);
 }
@@ -483,6 +504,6 @@ void sp_passes_set_run(struct sp_daemon *daemon, struct sp_domain *domain, enum 
         release_held(daemon, domain);
     sp_keep_state(daemon);
     sp_passes_wake(daemon);
-    if (run == SP_RUN_UNMERGE && !domain && !next_merged(daemon))
+    if (run == SP_RUN_UNMERGE && !domain && TAILQ_EMPTY(&daemon->domains))
         end_run2(daemon, 0);
 }

@@ -28,6 +28,9 @@ void sp_passes_ask(struct sp_daemon *daemon);
 void sp_passes_set_run(struct sp_daemon *daemon, struct sp_domain *domain, enum sp_engine_run run,
                        bool off);
 
+/* Run 2 is over for a domain: 0, or -EBUSY: frames are mapped still (strays.h). */
+void sp_passes_strays_done(struct sp_domain *domain, int status);
+
 /* Whole passes in a row, up to now, that merged next to nothing: of this user's domains, or of all
  * (SP_EVERYBODY). 0 while a client of them is joining. */
 uint64_t sp_passes_quiet(const struct sp_daemon *daemon, uid_t uid);

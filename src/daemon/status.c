@@ -24,6 +24,7 @@ struct sums {
     uint64_t domains, processes, mappings, cpu_us;
     uint64_t kept, kept_because[SP_PINS_KINDS];
     struct sp_pool_counters pool;
+    uint64_t strays;
 };
 
 static bool asked_for(uid_t asked, uid_t uid)
@@ -107,6 +108,7 @@ static void sum_up(const struct sp_daemon *daemon, const struct sp_domain *only,
             add_engine(sums, domain);
         add_counts(sums->past.count, domain->count);
         add_pool(sums, domain);
+        sums->strays += domain->nstrays;
     }
     TAILQ_FOREACH(client, &daemon->clients, link) {
         if (only ? client->domain == only : asked_for(uid, client->uid))
@@ -311,6 +313,7 @@ struct json_object *sp_status_json(struct sp_daemon *daemon, uid_t uid)
     add_done(to, sums.past.count);
     add_merges(to, &sums.past);
     add_u64(to, "frames_lingering", sums.pool.frames_lingering);
+    add_u64(to, "frames_stray", sums.strays);
     add_u64(to, "segments", sums.pool.segments);
     add_u64(to, "pool_bytes", sums.pool.bytes - (out < sums.pool.bytes ? out : sums.pool.bytes));
     add_swapped(to, daemon, uid, &sums);

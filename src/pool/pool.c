@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "mount.h"
@@ -291,6 +292,15 @@ int sp_pool_segment_node(struct sp_pool_set *set, uint32_t segment)
     struct sp_pool_segment *s = find_segment(set, segment);
 
     return s ? s->node : -1;
+}
+
+int sp_pool_segment_file(struct sp_pool_set *set, uint32_t segment, struct stat *file)
+{
+    const struct sp_pool_segment *s = find_segment(set, segment);
+
+    if (!s || s->store)
+        return s ? -EINVAL : -ENOENT;
+    return fstat(s->fd, file) ? -errno : 0;
 }
 
 int sp_pool_nodes(struct sp_pool_set *set, uint32_t segment, uint32_t index, unsigned n, int *node)

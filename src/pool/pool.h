@@ -37,6 +37,7 @@
 
 #define SP_POOL_SEGMENT_PAGES 4096u /* 16 MiB of 4 KiB pages: docs/decisions/0002-*.md */
 
+struct stat;
 struct sp_pool;
 struct sp_pool_set;
 struct sp_store_link;
@@ -137,6 +138,9 @@ void sp_pool_mark_thin(struct sp_pool_set *set, uint32_t segment, bool is);
 /* A read-only descriptor of the segment for a client; the caller closes it. Negative errno. */
 int sp_pool_segment_fd(struct sp_pool_set *set, uint32_t segment);
 uint32_t sp_pool_segment_pages(struct sp_pool_set *set, uint32_t segment);
+/* The file that a segment of the tmpfs is, as the maps of who maps it name it. 0 or a negative errno; -EINVAL: the segment
+ * is the store's. */
+int sp_pool_segment_file(struct sp_pool_set *set, uint32_t segment, struct stat *file);
 /* Calls fn for every segment of the set; retiring says that no frame in it is in use. */
 void sp_pool_segments(struct sp_pool_set *set,
                       void (*fn)(void *arg, uint32_t segment, uint32_t npages, bool retiring),

@@ -381,7 +381,7 @@ static bool op_frame_mapped(void *ctx, sp_frame number)
     const struct sim_frame *frame = sim_frame(ctx, number);
 
     if (((struct sim *)ctx)->real)
-        return false; /* samepaged cannot tell: a program whose agent is dead may map it */
+        return false; /* samepaged tells without its engine (list.c) */
     if (frame->out)
         sim_took(ctx, SIM_P_T1_LINGERED);
     if (frame->out || !frame->maps || !is_mapped(ctx, number))

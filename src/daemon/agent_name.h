@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Which processes are agents, by the name that they give themselves. */
+#ifndef SP_DAEMON_AGENT_NAME_H
+#define SP_DAEMON_AGENT_NAME_H
+
+#include <stdbool.h>
+#include <sys/types.h>
+
+/* The name of a process; empty where there is none, or it is not there any more. */
+#define SP_COMM_SIZE 32
+void sp_read_comm(pid_t pid, char comm[SP_COMM_SIZE]);
+/* Does it have an agent's name? Any process may: this keeps nobody out. */
+bool sp_is_named_agent(pid_t pid);
+
+#endif

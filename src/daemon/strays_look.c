@@ -1,0 +1,266 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The process that looks for strays (strays_look.h). */
+#include "strays_look.h"
+
+#include <ctype.h>
+#include <dirent.h>
+#include <fcntl.h>
+#include <linux/capability.h>
+#include <poll.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/pidfd.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "agent_name.h"
+#include "disposable.h"
+
+#define PATIENCE_MS   1000 /* with one process, */
+#define UNREAD_MAX    4u   /* ... and with so many */
+#define YOUNG_MS      2000u
+#define AT_ONCE       512u /* entries of a pagemap */
+#define ENTRY_THERE   (UINT64_C(1) << 63)
+#define ENTRY_SWAPPED (UINT64_C(1) << 62)
+#define ENTRY_FILE    (UINT64_C(1) << 61)
+
+struct pids {
+    int32_t *pid;
+    uint32_t n, room;
+};
+
+struct mapping {
+    uint64_t start, end, index; /* of its first page in the file */
+    struct sp_stray_file *file;
+};
+
+size_t sp_strays_paper_size(uint32_t nfiles)
+{
+    return sizeof(struct sp_stray_paper) + nfiles * sizeof(struct sp_stray_file);
+}
+
+/* ---- one process ---- */
+
+static struct sp_stray_file *file_of(struct sp_stray_paper *paper, unsigned dev_major, unsigned dev_minor,
+                                     uint64_t inode)
+{
+    for (uint32_t i = 0; i < paper->nfiles; i++) {
+        struct sp_stray_file *file = &paper->file[i];
+
+        if (file->inode == inode && file->dev_major == dev_major && file->dev_minor == dev_minor)
+            return file;
+    }
+    return NULL;
+}
+
+/* A line of /proc/PID/maps. Views, the daemon's, the store's and agents', are shared ones, and no site. */
+static bool is_of_frames(struct sp_stray_paper *paper, const char *line, uint64_t page_size, struct mapping *m)
+{
+    unsigned long long start, end, offset, inode;
+    unsigned dev_major, dev_minor;
+    char shared;
+
+    if (sscanf(line, "%llx-%llx %*3c%c %llx %x:%x %llu", &start, &end, &shared, &offset, &dev_major, &dev_minor,
+               &inode) != 7 ||
+        shared != 'p')
+        return false;
+    *m = (struct mapping){start, end, offset / page_size, file_of(paper, dev_major, dev_minor, inode)};
+    return m->file != NULL;
+}
+
+/* One that the program wrote is its own, in memory or in swap. */
+static bool is_frame(uint64_t entry)
+{
+    return !(entry & ENTRY_SWAPPED) && (!(entry & ENTRY_THERE) || entry & ENTRY_FILE);
+}
+
+static void note_frame(struct sp_stray_file *file, uint64_t index)
+{
+    uint64_t bit = UINT64_C(1) << index % 64;
+
+    file->found += !(file->frame[index / 64] & bit);
+    file->frame[index / 64] |= bit;
+}
+
+/* Returns whether there is a frame. */
+static bool read_mapping(int pagemap, const struct mapping *m, uint64_t page_size)
+{
+    uint64_t n = (m->end - m->start) / page_size, entry[AT_ONCE];
+    bool found = false;
+
+    for (uint64_t i = 0; i < n && m->index + i < SP_POOL_SEGMENT_PAGES; i++) {
+        size_t at = i % AT_ONCE, some = n - i < AT_ONCE ? (size_t)(n - i) : AT_ONCE;
+
+        if (at == 0 && pread(pagemap, entry, some * sizeof(*entry),
+                             (off_t)((m->start / page_size + i) * sizeof(*entry))) != (ssize_t)(some * sizeof(*entry)))
+            break;
+        if (!is_frame(entry[at]))
+            continue;
+        note_frame(m->file, m->index + i);
+        found = true;
+    }
+    return found;
+}
+
+static FILE *open_of(int32_t pid, const char *name)
+{
+    char path[48];
+
+    snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, name);
+    return fopen(path, "re");
+}
+
+/* The field after comm, which may hold anything, is the third; the 22nd is when it began, in ticks since the boot. */
+static bool is_young(int32_t pid)
+{
+    unsigned long long ticks = 0;
+    char line[1024] = "";
+    const char *after;
+    struct timespec now;
+    FILE *f = open_of(pid, "stat");
+
+    if (!f)
+        return true; /* it ends just now, and will not be found again */
+    (void)!fgets(line, sizeof(line), f);
+    fclose(f);
+    after = strrchr(line, ')');
+    if (!after || sscanf(after + 1, "%*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %llu",
+                         &ticks) != 1)
+        return false;
+    clock_gettime(CLOCK_BOOTTIME, &now);
+    return ticks * 1000 / (uint64_t)sysconf(_SC_CLK_TCK) + YOUNG_MS >=
+           (uint64_t)now.tv_sec * 1000 + (uint64_t)now.tv_nsec / 1000000;
+}
+
+static void note_process(struct sp_stray_paper *paper, int32_t pid, uint32_t set)
+{
+    struct sp_stray_process *process = &paper->process[paper->nprocesses];
+
+    if (paper->nprocesses == SP_STRAYS_PROCESSES)
+        return;
+    *process = (struct sp_stray_process){.pid = pid, .set = set, .young = is_young(pid)};
+    sp_read_comm(pid, process->comm);
+    paper->nprocesses++;
+}
+
+static void read_process(struct sp_stray_paper *paper, int32_t pid)
+{
+    uint64_t page_size = (uint64_t)sysconf(_SC_PAGESIZE);
+    FILE *maps, *pagemap;
+    char line[512];
+    struct mapping m;
+    bool found = false;
+
+    if (sp_is_named_agent(pid)) /* it has its program's memory */
+        return;
+    maps = open_of(pid, "maps");
+    pagemap = open_of(pid, "pagemap");
+    while (maps && pagemap && fgets(line, sizeof(line), maps)) {
+        if (is_of_frames(paper, line, page_size, &m) && read_mapping(fileno(pagemap), &m, page_size) && !found) {
+            note_process(paper, pid, m.file->set);
+            found = true;
+        }
+    }
+    if (pagemap)
+        fclose(pagemap);
+    if (maps)
+        fclose(maps);
+}
+
+/* ---- all of them ---- */
+
+static bool list_processes(struct pids *pids)
+{
+    const struct dirent *entry;
+    DIR *proc = opendir("/proc");
+
+    while (proc && (entry = readdir(proc))) {
+        if (!isdigit((unsigned char)entry->d_name[0]))
+            continue;
+        if (pids->n == pids->room) {
+            int32_t *more = realloc(pids->pid, (pids->room + 1024) * sizeof(*more));
+
+            if (!more)
+                break;
+            pids->pid = more;
+            pids->room += 1024;
+        }
+        pids->pid[pids->n++] = atoi(entry->d_name);
+    }
+    if (proc)
+        closedir(proc);
+    return pids->n != 0;
+}
+
+static void read_on(struct sp_stray_paper *paper, const struct pids *pids)
+{
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    while (paper->at < pids->n) {
+        read_process(paper, pids->pid[paper->at]);
+        __atomic_add_fetch(&paper->at, 1, __ATOMIC_SEQ_CST);
+    }
+    _exit(0);
+}
+
+/* Whether the reader came to its end; it is killed where it waits for a process. */
+static bool watch(const struct sp_stray_paper *paper, pid_t reader, uint32_t n)
+{
+    struct pollfd p = {.fd = pidfd_open(reader, 0), .events = POLLIN};
+    uint32_t before;
+
+    do
+        before = __atomic_load_n(&paper->at, __ATOMIC_SEQ_CST);
+    while (p.fd >= 0 && poll(&p, 1, PATIENCE_MS) == 0 && __atomic_load_n(&paper->at, __ATOMIC_SEQ_CST) != before);
+    kill(reader, SIGKILL);
+    if (p.fd >= 0) {
+        (void)poll(&p, 1, PATIENCE_MS); /* it touches the paper no more */
+        close(p.fd);
+    }
+    (void)waitpid(reader, NULL, WNOHANG);
+    return __atomic_load_n(&paper->at, __ATOMIC_SEQ_CST) >= n;
+}
+
+static int look(struct sp_stray_paper *paper)
+{
+    struct pids pids = {0};
+
+    if (!list_processes(&pids))
+        return 1;
+    while (paper->at < pids.n) {
+        pid_t reader = fork();
+
+        if (reader < 0)
+            break;
+        if (reader == 0)
+            read_on(paper, &pids);
+        if (watch(paper, reader, pids.n) || ++paper->unread == UNREAD_MAX)
+            break;
+        paper->at++; /* not that one again */
+    }
+    paper->done = paper->at >= pids.n;
+    free(pids.pid);
+    return 0;
+}
+
+int sp_strays_main(int argc, char **argv)
+{
+    const uint32_t keep = 1u << CAP_SYS_PTRACE | 1u << CAP_DAC_READ_SEARCH;
+    struct sp_stray_paper *paper;
+    struct stat st;
+
+    if (!sp_disposable_is(argc, argv, "--strays"))
+        return -1;
+    sp_disposable_settle("samepage-strays", keep);
+    if (fstat(SP_STRAYS_FD, &st) || st.st_size < (off_t)sizeof(*paper))
+        return 1;
+    paper = mmap(NULL, (size_t)st.st_size, PROT_READ | PROT_WRITE, MAP_SHARED, SP_STRAYS_FD, 0);
+    if (paper == MAP_FAILED || sp_strays_paper_size(paper->nfiles) > (size_t)st.st_size)
+        return 1;
+    return look(paper);
+}
