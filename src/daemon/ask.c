@@ -12,6 +12,7 @@
 #include "client.h"
 #include "log.h"
 #include "meanwhile.h"
+#include "send_fd.h"
 #include "stalls.h"
 #include "turns.h"
 
@@ -94,20 +95,9 @@ int sp_send(int sock, uint16_t type, uint32_t seq, const void *body, size_t leng
     struct sp_msg head = {SP_WIRE_MAGIC, SP_WIRE_VERSION, type, seq, (uint32_t)length};
     struct iovec iov[2] = {{&head, sizeof(head)}, {(void *)body, length}};
     struct msghdr msg = {.msg_iov = iov, .msg_iovlen = length ? 2 : 1};
-    union sp_control control;
+    union sp_send_room room;
 
-    if (fd >= 0) {
-        struct cmsghdr *c;
-
-        msg.msg_control = &control;
-        msg.msg_controllen = CMSG_SPACE(sizeof(int));
-        memset(&control, 0, sizeof(control));
-        c = CMSG_FIRSTHDR(&msg);
-        c->cmsg_level = SOL_SOCKET;
-        c->cmsg_type = SCM_RIGHTS;
-        c->cmsg_len = CMSG_LEN(sizeof(int));
-        memcpy(CMSG_DATA(c), &fd, sizeof(int));
-    }
+    sp_send_with(&msg, &room, &fd, fd >= 0);
     while (sendmsg(sock, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
         if (errno != EINTR)
             return -errno;

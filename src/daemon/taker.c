@@ -13,6 +13,7 @@
 #include "ask.h"
 #include "disposable.h"
 #include "log.h"
+#include "send_fd.h"
 #include "server.h"
 #include "taker_msg.h"
 
@@ -149,20 +150,10 @@ static int ask(struct sp_taker *taker, const struct job *job, int fd)
 {
     struct sp_taker_question question = {.serial = taker->serial + 1, .what = (uint32_t)job->what};
     struct iovec iov = {&question, sizeof(question)};
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int))];
-    } control = {0};
-    struct msghdr msg = {.msg_iov = &iov,
-                         .msg_iovlen = 1,
-                         .msg_control = &control,
-                         .msg_controllen = sizeof(control)};
-    struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
+    struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
+    union sp_send_room room;
 
-    c->cmsg_level = SOL_SOCKET;
-    c->cmsg_type = SCM_RIGHTS;
-    c->cmsg_len = CMSG_LEN(sizeof(int));
-    memcpy(CMSG_DATA(c), &fd, sizeof(int));
+    sp_send_with(&msg, &room, &fd, 1);
     if (sendmsg(taker->process.fd, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) != sizeof(question))
         return -EPIPE;
     taker->serial++;

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "disposable.h"
+#include "send_fd.h"
 #include "status.h"
 #include "taker.h"
 #include "taker_msg.h"
@@ -102,20 +103,9 @@ static bool send_answer(const struct sp_taker_answer *answer, int fd)
 {
     struct iovec iov = {(void *)answer, sizeof(*answer)};
     struct msghdr msg = {.msg_iov = &iov, .msg_iovlen = 1};
-    union control control;
+    union sp_send_room room;
 
-    if (fd >= 0) {
-        struct cmsghdr *c;
-
-        memset(&control, 0, sizeof(control));
-        msg.msg_control = &control;
-        msg.msg_controllen = CMSG_SPACE(sizeof(int));
-        c = CMSG_FIRSTHDR(&msg);
-        c->cmsg_level = SOL_SOCKET;
-        c->cmsg_type = SCM_RIGHTS;
-        c->cmsg_len = CMSG_LEN(sizeof(int));
-        memcpy(CMSG_DATA(c), &fd, sizeof(int));
-    }
+    sp_send_with(&msg, &room, &fd, fd >= 0);
     return sendmsg(SP_DISPOSABLE_FD, &msg, MSG_NOSIGNAL) == sizeof(*answer);
 }
 

@@ -10,6 +10,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "send_fd.h"
+
 #define TEND_MS  20    /* so long nobody notices that a process was killed */
 #define PATIENCE 30000 /* ms */
 #define SILENCE  100   /* ms, for a worker that did not answer the last time: the daemon does nothing else meanwhile */
@@ -125,23 +127,11 @@ static int take_answer(struct sp_store_link *link, int *fd)
 static int put(struct sp_store_link *link, const struct sp_store_ask *ask, const int *given)
 {
     struct iovec v = {(void *)ask, sizeof(*ask)};
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(SP_STORE_AGENT_FDS * sizeof(int))];
-    } control = {.bytes = {0}};
     struct msghdr msg = {.msg_iov = &v, .msg_iovlen = 1};
+    union sp_send_room room;
 
-    if (given) {
-        struct cmsghdr *c;
-
-        msg.msg_control = &control;
-        msg.msg_controllen = sizeof(control.bytes);
-        c = CMSG_FIRSTHDR(&msg);
-        c->cmsg_level = SOL_SOCKET;
-        c->cmsg_type = SCM_RIGHTS;
-        c->cmsg_len = CMSG_LEN(SP_STORE_AGENT_FDS * sizeof(int));
-        memcpy(CMSG_DATA(c), given, SP_STORE_AGENT_FDS * sizeof(int));
-    }
+    _Static_assert(SP_STORE_AGENT_FDS <= SP_SEND_FDS, "there is room");
+    sp_send_with(&msg, &room, given, given ? SP_STORE_AGENT_FDS : 0);
     /* No room: workers that ended at once left this very question there again and again. */
     if (sendmsg(link->sock, &msg, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)sizeof(*ask))
         return 0;

@@ -14,6 +14,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "send_fd.h"
 #include "store.h"
 
 #define PATIENCE_MS 30000 /* taking the room of a large file may take a while */
@@ -134,30 +135,15 @@ static int make(struct word *word, const char *path, uint64_t bytes)
     return file;
 }
 
-union control {
-    struct cmsghdr align;
-    char bytes[CMSG_SPACE(sizeof(int))];
-};
-
 static void child(int sock, const char *path, uint64_t bytes)
 {
     struct word word = {.why = ""};
     struct iovec v = {&word, sizeof(word)};
     struct msghdr msg = {.msg_iov = &v, .msg_iovlen = 1};
-    union control control = {.bytes = {0}};
+    union sp_send_room room;
     int fd = make(&word, path, bytes);
 
-    if (fd >= 0) {
-        struct cmsghdr *c;
-
-        msg.msg_control = &control;
-        msg.msg_controllen = sizeof(control.bytes);
-        c = CMSG_FIRSTHDR(&msg);
-        c->cmsg_level = SOL_SOCKET;
-        c->cmsg_type = SCM_RIGHTS;
-        c->cmsg_len = CMSG_LEN(sizeof(fd));
-        memcpy(CMSG_DATA(c), &fd, sizeof(fd));
-    }
+    sp_send_with(&msg, &room, &fd, fd >= 0);
     (void)!sendmsg(sock, &msg, MSG_NOSIGNAL);
 }
 
@@ -165,7 +151,10 @@ static void child(int sock, const char *path, uint64_t bytes)
 static int hear(int sock, struct word *word)
 {
     struct iovec v = {word, sizeof(*word)};
-    union control control;
+    union {
+        struct cmsghdr align;
+        char bytes[CMSG_SPACE(sizeof(int))];
+    } control;
     struct msghdr msg = {.msg_iov = &v,
                          .msg_iovlen = 1,
                          .msg_control = &control,

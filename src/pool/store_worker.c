@@ -8,6 +8,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "send_fd.h"
 #include "store_worker_inside.h"
 
 #ifndef MADV_POPULATE_READ
@@ -238,23 +239,10 @@ static int work(struct sp_store_worker *w, const struct sp_store_ask *ask, const
 static bool say(int sock, const struct sp_store_answer *answer, int fd)
 {
     struct iovec v = {(void *)answer, sizeof(*answer)};
-    union {
-        struct cmsghdr align;
-        char bytes[CMSG_SPACE(sizeof(int))];
-    } control = {.bytes = {0}};
     struct msghdr msg = {.msg_iov = &v, .msg_iovlen = 1};
+    union sp_send_room room;
 
-    if (fd >= 0) {
-        struct cmsghdr *c;
-
-        msg.msg_control = &control;
-        msg.msg_controllen = sizeof(control.bytes);
-        c = CMSG_FIRSTHDR(&msg);
-        c->cmsg_level = SOL_SOCKET;
-        c->cmsg_type = SCM_RIGHTS;
-        c->cmsg_len = CMSG_LEN(sizeof(fd));
-        memcpy(CMSG_DATA(c), &fd, sizeof(fd));
-    }
+    sp_send_with(&msg, &room, &fd, fd >= 0);
     return sendmsg(sock, &msg, MSG_NOSIGNAL) == (ssize_t)sizeof(*answer);
 }
 
