@@ -6,9 +6,9 @@
 #include <stdbool.h>
 #include <sys/types.h>
 
-/* The name of a process; empty where there is none, or it is not there any more. */
+/* The name of a process. False, and it is empty: there is no such process any more. */
 #define SP_COMM_SIZE 32
-void sp_read_comm(pid_t pid, char comm[SP_COMM_SIZE]);
+bool sp_read_comm(pid_t pid, char comm[SP_COMM_SIZE]);
 /* Does it have an agent's name? Any process may: this keeps nobody out. */
 bool sp_is_named_agent(pid_t pid);
 

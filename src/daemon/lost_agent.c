@@ -4,29 +4,13 @@
 #include <ctype.h>
 #include <dirent.h>
 #include <linux/kcmp.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "agent_name.h"
 #include "client.h"
 #include "hello.h"
-
-static bool is_named_agent(pid_t pid)
-{
-    char path[64], comm[32] = "";
-    FILE *f;
-
-    snprintf(path, sizeof(path), "/proc/%d/comm", (int)pid);
-    f = fopen(path, "re");
-    if (!f)
-        return false;
-    if (!fgets(comm, sizeof(comm), f))
-        comm[0] = 0;
-    fclose(f);
-    return !strcmp(comm, SP_AGENT_COMM "\n");
-}
 
 /* Another process with the program's memory: the agent if one of them is. 0: there is none; -1: that cannot be known. */
 static pid_t who_shares(pid_t program)
@@ -46,7 +30,7 @@ static pid_t who_shares(pid_t program)
         if (pid == program || !sp_same_memory(program, pid))
             continue;
         found = pid;
-        if (is_named_agent(pid))
+        if (sp_is_named_agent(pid))
             break;
     }
     closedir(proc);
@@ -64,7 +48,7 @@ void sp_lost_agents_look(struct sp_daemon *daemon)
         if (!client->restored || client->state != SP_CLIENT_LEFT || client->agent_pidfd >= 0 || client->repair_due)
             continue;
         pid = who_shares(client->program);
-        if (pid > 0 && is_named_agent(pid))
+        if (pid > 0 && sp_is_named_agent(pid))
             sp_client_agent_seen(client, pid);
         else if (pid == 0)
             sp_client_bury_agent(client);

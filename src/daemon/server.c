@@ -17,6 +17,7 @@
 #include <json-c/json.h>
 
 #include "admit.h"
+#include "agent_name.h"
 #include "answers.h"
 #include "ask.h"
 #include "client.h"
@@ -134,19 +135,9 @@ static void become_client(struct sp_conn *conn, const struct sp_taken *taken)
  */
 static bool is_agent(pid_t pid)
 {
-    char path[64], comm[32] = "";
-    FILE *f;
+    char comm[SP_COMM_SIZE];
 
-    if (pid <= 0)
-        return false;
-    snprintf(path, sizeof(path), "/proc/%d/comm", (int)pid);
-    f = fopen(path, "re");
-    if (!f)
-        return true;
-    if (!fgets(comm, sizeof(comm), f))
-        comm[0] = 0;
-    fclose(f);
-    return !comm[0] || !strcmp(comm, SP_AGENT_COMM "\n");
+    return pid > 0 && (!sp_read_comm(pid, comm) || !strcmp(comm, SP_AGENT_COMM));
 }
 
 static void on_packet(struct sp_conn *conn, struct sp_packet *packet)

@@ -145,7 +145,7 @@ static void note_process(struct sp_stray_paper *paper, int32_t pid, uint32_t set
     if (paper->nprocesses == SP_STRAYS_PROCESSES)
         return;
     *process = (struct sp_stray_process){.pid = pid, .set = set, .young = is_young(pid)};
-    sp_read_comm(pid, process->comm);
+    (void)sp_read_comm(pid, process->comm);
     paper->nprocesses++;
 }
 
