@@ -58,7 +58,8 @@ enum sp_store_what {
     SP_STORE_COUNT,   /* what there is */
     SP_STORE_AGENT,   /* an agent: index is its number, n its process; with its connection (stall.h)
                          and its   pidfd, copies of which are kept. In the shared pages: bits, of the
-                         segments whose frames it   may have held */
+                         segments whose frames it may have held. Given with the same connection again
+                         it is the same one, of which only these are new */
     SP_STORE_ALLOW,   /* a segment more to the agent with that number */
 };
 

@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/pidfd.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -161,14 +162,40 @@ static void free_agent(struct agent *a)
     free(a->segments);
 }
 
+/* A socket's inode is its own: the same descriptor, that is, however often it was sent. */
+static bool is_same_socket(int a, int b)
+{
+    struct stat of_a, of_b;
+
+    return !fstat(a, &of_a) && !fstat(b, &of_b) && of_a.st_dev == of_b.st_dev && of_a.st_ino == of_b.st_ino;
+}
+
+static struct agent *with_connection(struct sp_store_stalls *s, int fd)
+{
+    for (uint32_t i = 0; i < s->n; i++)
+        if (is_same_socket(s->agent[i].fd, fd))
+            return &s->agent[i];
+    return NULL;
+}
+
+/*
+ * The same agent may be given more than once: a worker ended while the daemon asked this of it, which asks the next
+ * one again, and then gives that one all agents. As two it would have the same frames held twice, and give them back
+ * once.
+ */
 int sp_stalls_add(struct sp_store_worker *w, uint32_t key, uint32_t pid,
                   const int fd[SP_STORE_AGENT_FDS])
 {
     struct sp_store_stalls *s = w->stalls;
-    struct agent a = {.fd = -1, .pidfd = -1, .key = key, .pid = pid};
+    struct agent a = {.fd = -1, .pidfd = -1, .key = key, .pid = pid}, *known;
 
     if (fd[0] < 0 || fd[1] < 0 || !pid)
         return -EINVAL;
+    known = with_connection(s, fd[0]);
+    if (known) {
+        memcpy(known->segments, w->pages, SP_STORE_SEGMENTS / 8);
+        return 0;
+    }
     a.fd = fcntl(fd[0], F_DUPFD_CLOEXEC, 0);
     a.pidfd = fcntl(fd[1], F_DUPFD_CLOEXEC, 0);
     a.segments = malloc(SP_STORE_SEGMENTS / 8);

@@ -526,6 +526,31 @@ static void s3_frames_that_an_agent_holds(void **state)
     munmap(at, PAGES * PAGE);
 }
 
+/* As a daemon does whose worker ended while it was asked that. It is no second agent, which would wait for frames that
+ * this one gave back already, and hold them until it is killed. */
+static void s3_an_agent_that_is_given_twice_is_one(void **state)
+{
+    struct agent other = new_agent(), agent = new_agent(), third = new_agent();
+
+    fill();
+    give(&agent);
+    assert_true(is_silent(agent.fd));
+    say(&other, &three);
+    assert_int_equal(heard(&other), 0);
+    /* It asks again when it is told that a worker is a new one. */
+    say(&agent, &one);
+    stall_seq--;
+    say(&agent, &one);
+    say(&other, &give_back);
+    assert_int_equal(heard(&agent), 0);
+    say(&agent, &give_back);
+    say(&third, &three);
+    assert_int_equal(heard(&third), 0);
+    bury(&agent);
+    bury(&other);
+    bury(&third);
+}
+
 static void s3_only_frames_that_an_agent_has_are_held(void **state)
 {
     static const struct sp_stall_ask wrong[] = {
@@ -1132,6 +1157,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(s3_a_held_frame_that_the_kernel_drops_too, add_segment,
                                         remove_segment),
         cmocka_unit_test_setup_teardown(s3_frames_that_an_agent_holds, add_segment, remove_segment),
+        cmocka_unit_test_setup_teardown(s3_an_agent_that_is_given_twice_is_one, add_segment, remove_segment),
         cmocka_unit_test_setup_teardown(s3_only_frames_that_an_agent_has_are_held, add_segment,
                                         remove_segment),
         cmocka_unit_test_setup_teardown(s3_an_agent_that_sends_descriptors_is_not_heard,
