@@ -442,6 +442,9 @@ int sp_unmerge(uint64_t start, uint64_t end, uint64_t max_pages, uint64_t *next,
 /* Un-merges all of [start, end), also the pages that were written since they were merged. What has such
  * a page pinned loses it: only for calls that would be wrong on it where it is. */
 int sp_unmerge_written(uint64_t start, uint64_t end);
+/* Are the pages from start to end, at most a lift, such as sp_unmerge_written() has to leave as they are: written, in the
+ * store's mappings, with more threads in the program than the one that asks? */
+bool sp_unmerge_must_leave(uint64_t start, uint64_t end);
 /* The same for up to max_runs runs, in a way that gives their mappings back, which is only possible
  * while the program's only thread waits for us: returns the runs, 0 if it has more threads. */
 uint64_t sp_unmerge_plain(uint64_t max_runs);

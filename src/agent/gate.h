@@ -114,6 +114,7 @@ enum sp_gate_request_kind {
                                  has these attributes; else, or if it fails, copy stays where it is */
     SP_GATE_OWN_ZEROS = 9, /* UNMERGE, and give what is the kernel's page of zeros pages of their own (K15) */
     SP_GATE_OWN_NAME = 10, /* 1 if the path at addr ends in the name of a file of the program's own (own_file.h) */
+    SP_GATE_LEFT = 13, /* ATTRIBUTES, for UNMERGE_INTO; -EINVAL: that would come to nothing */
     SP_GATE_EMPTY = 12, /* put empty memory in place of the sites in [addr, end): how many pages */
     SP_GATE_FILTER = 11, /* a thread is about to put itself under a seccomp filter: give all back, and end */
 };

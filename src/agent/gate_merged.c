@@ -50,10 +50,32 @@ long sp_gate_map_anonymous(uint64_t addr, uint64_t length, int flags)
                            (sp_gate.advised_only ? SP_RANGE_ADVISED : 0));
 }
 
+static uint64_t count_sites(uint64_t addr, uint64_t end)
+{
+    uint64_t n = 0, start, stop;
+
+    for (; sp_sitemap_next(addr, end, &start, &stop); addr = stop)
+        n += (stop - start) / sp_gate.page_size;
+    return n;
+}
+
+/* What a try counts that left so many pages, and the one before *left. In the store's mappings written pages stay
+ * (stall_and_put()), and there may be thousands. */
+static unsigned weight(uint64_t addr, uint64_t end, uint64_t *left)
+{
+    uint64_t before = *left;
+
+    if (!sp_load(&sp_gate.stored))
+        return 1;
+    *left = count_sites(addr, end);
+    return *left == before ? UNMERGE_TRIES / 2 : 1;
+}
+
 void sp_merged_unmerge(struct sp_gate_pass *pass, uint32_t kind, uint64_t addr, uint64_t end)
 {
     bool must = kind == SP_GATE_UNMERGE_WRITTEN;
     unsigned tries = must ? MUST_TRIES : UNMERGE_TRIES, done = 0;
+    uint64_t left = 0;
 
     /* What is left when it was done was written after its merge, and stays unless that is to be
      * un-merged, too. */
@@ -62,7 +84,7 @@ void sp_merged_unmerge(struct sp_gate_pass *pass, uint32_t kind, uint64_t addr, 
 
         if (ret == 0 && must) {
             sp_replace_left(pass, addr, end);
-            done++;
+            done += weight(addr, end, &left);
         } else if (ret != -EAGAIN) {
             break;
         }
@@ -155,15 +177,6 @@ static bool map_anew(uint64_t start, uint64_t stop)
         return false;
     sp_sitemap_clear(start, stop);
     return true;
-}
-
-static uint64_t count_sites(uint64_t addr, uint64_t end)
-{
-    uint64_t n = 0, start, stop;
-
-    for (; sp_sitemap_next(addr, end, &start, &stop); addr = stop)
-        n += (stop - start) / sp_gate.page_size;
-    return n;
 }
 
 /*

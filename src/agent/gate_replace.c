@@ -95,10 +95,10 @@ static uint64_t replace_run(struct sp_gate_pass *pass, uint64_t start, uint64_t 
 
     if (stop - start > SP_LIFT_PAGES * page)
         stop = start + SP_LIFT_PAGES * page;
-    attributes = sp_gate_ask(pass, SP_GATE_ATTRIBUTES, start, stop);
+    attributes = sp_gate_ask(pass, SP_GATE_LEFT, start, stop);
     if (attributes == -EFAULT) { /* not all of it has the same */
         stop = start + page;
-        attributes = sp_gate_ask(pass, SP_GATE_ATTRIBUTES, start, stop);
+        attributes = sp_gate_ask(pass, SP_GATE_LEFT, start, stop);
     }
     if (is_for_us(attributes))
         put_alike(pass, &(struct left){start, stop - start, (uint32_t)attributes});

@@ -284,6 +284,8 @@ static int64_t serve_request(const struct sp_gate_request *r)
         return give_back();
     if (r->kind == SP_GATE_ATTRIBUTES)
         return sp_range_attributes(r->addr, r->end);
+    if (r->kind == SP_GATE_LEFT)
+        return sp_unmerge_must_leave(r->addr, r->end) ? -EINVAL : sp_range_attributes(r->addr, r->end);
     if (r->kind == SP_GATE_UNTRACK)
         return sp_range_untrack(r->addr, r->end);
     if (r->kind == SP_GATE_UNMERGE_WRITTEN)

@@ -133,6 +133,28 @@ def test_d1_worker_killed_while_frames_are_held(store_daemon, compiled):
             program.kill()
 
 
+def faults(pid):
+    """Pages that a process was given so far."""
+    with open(f"/proc/{pid}/stat", encoding="ascii") as stat:
+        return int(stat.read().rpartition(")")[2].split()[7])
+
+
+def test_x_what_stays_costs_a_call_little(store_daemon, compiled):
+    """What was written stays where it is; a call that would have it otherwise finds that out without a copy of each page
+    that cannot be put there, again and again."""
+    daemon = store_daemon()
+    program = start(daemon, compiled)[0]
+    daemon.set(run=0)
+    tell(program, "touch")
+    agent, = program.agents()
+    before = faults(agent)
+    tell(program, "wipe")
+    assert program.agents() == [agent]
+    assert faults(agent) - before < PAGES
+    for what in ("write", "rest"):
+        tell(program, what)
+
+
 def test_d1_unmerged_by_a_call_with_and_without_a_daemon(store_daemon, compiled):
     """Without a daemon nobody can be held off while bytes are copied: each page becomes the program's where it is."""
     daemon = store_daemon()

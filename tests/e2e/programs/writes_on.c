@@ -9,6 +9,8 @@
  * - rest: they do not any more, and all bytes are right.
  * - equal: the bytes are again what they were in the beginning.
  * - leave: MADV_UNMERGEABLE.
+ * - touch: each page is written to once.
+ * - wipe: MADV_WIPEONFORK, which may be refused.
  */
 #include <pthread.h>
 #include <stdbool.h>
@@ -112,6 +114,11 @@ int main(int argc, char **argv)
         }
         if (!strncmp(line, "leave", 5))
             madvise(region, npages * PAGE, MADV_UNMERGEABLE);
+        if (!strncmp(line, "touch", 5))
+            for (size_t i = 0; i < npages; i++)
+                write_once(i);
+        if (!strncmp(line, "wipe", 4))
+            madvise(region, npages * PAGE, MADV_WIPEONFORK);
         puts("ok");
         fflush(stdout);
     }
