@@ -208,7 +208,8 @@ void sp_coredump_hold_merged(void);
 #define SP_LINK_TYPE   02000005u /* SOCK_SEQPACKET | SOCK_CLOEXEC */
 /* Connects. An agent whose address is not sealed does so before it is confined. */
 int sp_link_dial(void);
-/* Connects and says HELLO; waits for WELCOME at most a second. 0, or a negative errno with why. */
+/* Connects and says HELLO; waits for WELCOME some seconds. 0, or a negative errno with why; -EAGAIN: a daemon was there,
+ * and ended meanwhile. */
 int sp_link_join(uint32_t flags, char *why, size_t why_size);
 void sp_link_drop(void);
 /* Asks the daemon for the descriptor of /dev/userfaultfd, on a connection of its own: before HELLO.

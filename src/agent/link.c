@@ -163,7 +163,7 @@ struct reply {
     };
 };
 
-/* The reply's bytes, -1: none in time, and why. */
+/* The reply's bytes, 0 or another negative errno: the daemon hung up; -1: none in time, and why. */
 static long receive_reply(struct reply *in, int *fd, struct sp_text *why)
 {
     struct pollfd p[3] = {{.fd = sp_agent.sock, .events = POLLIN},
@@ -219,12 +219,20 @@ static int wait_welcome(struct sp_text *why)
     int fd;
     long n = receive_reply(&in, &fd, why);
 
-    if (n < 0)
+    if (n == -1)
         return -110;
+    if (n <= 0)
+        return -11;
     if (is_reply(&in, n, SP_MSG_WELCOME, sizeof(in.welcome)))
         return take_welcome(&in.welcome, fd);
     explain_reply(&in, n, fd, why);
     return -71;
+}
+
+/* It was there, and ended before it answered. */
+static void lost_daemon(struct sp_text *why)
+{
+    sp_text_str(why, "samepaged ended just now; start the program again");
 }
 
 static void no_daemon(struct sp_text *why)
@@ -243,9 +251,9 @@ int sp_link_join(uint32_t flags, char *why, size_t why_size)
     if (ret) {
         no_daemon(&text);
     } else {
-        ret = say_hello(flags);
-        if (!ret)
-            ret = wait_welcome(&text);
+        ret = say_hello(flags) ? -11 : wait_welcome(&text);
+        if (ret == -11)
+            lost_daemon(&text);
     }
     if (ret)
         sp_link_drop();
@@ -266,9 +274,12 @@ int sp_link_want_uffd(char *why, size_t why_size)
         no_daemon(&text);
     } else {
         n = receive_reply(&in, &fd, &text);
-        if (n >= 0 && fd >= 0 && is_reply(&in, n, SP_MSG_UFFD, 0)) {
+        if (n > 0 && fd >= 0 && is_reply(&in, n, SP_MSG_UFFD, 0)) {
             ret = fd;
-        } else if (n >= 0) {
+        } else if (n <= 0) {
+            if (n != -1)
+                lost_daemon(&text);
+        } else {
             explain_reply(&in, n, fd, &text);
             ret = -13;
         }

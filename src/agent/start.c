@@ -377,6 +377,17 @@ static void lower_file_limit(const struct rlimit64 *old)
         sp_sys(__NR_prlimit64, 0, RLIMIT_FSIZE, old, 0);
 }
 
+/*
+ * A daemon that ended while the program joined it may have a successor at once, which the agent finds as it finds that
+ * of any other (D1), if it may still look for one then. Nothing is merged until then.
+ */
+static int join(char *why, size_t why_size)
+{
+    int ret = sp_link_join(0, why, why_size);
+
+    return ret == -EAGAIN && sp_agent.address ? 0 : ret;
+}
+
 static int set_up(char *why, size_t why_size)
 {
     int ret = sp_setup_arena();
@@ -399,7 +410,7 @@ static int set_up(char *why, size_t why_size)
     if (!ret)
         sp_address_seal();
     if (!ret)
-        ret = sp_link_join(0, why, why_size);
+        ret = join(why, why_size);
     if (!ret)
         ret = mappings_left(why, why_size);
     if (!ret)

@@ -249,6 +249,12 @@ int sp_daemon_can_start(const char *socket_path, char *why, size_t size)
     return -1;
 }
 
+/* Nobody listens, or who did ended while he was asked: who follows him may be there by now, and is found then. */
+static bool is_none(int err)
+{
+    return err == -ENOENT || err == -ECONNREFUSED || err == -ECONNRESET || err == -EPIPE;
+}
+
 int sp_daemon_ensure(const char *socket_path, char *why, size_t size)
 {
     char program[PATH_MAX];
@@ -257,7 +263,7 @@ int sp_daemon_ensure(const char *socket_path, char *why, size_t size)
 
     if (answers(socket_path, &err))
         return 0;
-    if (err != -ENOENT && err != -ECONNREFUSED) {
+    if (!is_none(err)) {
         snprintf(why, size, "the daemon at %s cannot be reached: %s", socket_path, strerror(-err));
         return -1;
     }
