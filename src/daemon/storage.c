@@ -277,8 +277,6 @@ static int make(struct sp_storage *storage, char *why, size_t why_size)
         snprintf(why, why_size, "cannot make the store: %s", strerror(-err));
     else
         err = make_file(storage, why, why_size);
-    if (!err)
-        sp_log(SP_LOG_WARNING, "swap = store is not finished, and not for data that matters yet (samepaged.conf(5))");
     return err;
 }
 
