@@ -74,7 +74,6 @@ struct sp_agent {
     uint64_t shm; /* address, 0: none */
     uint32_t shm_bytes;
     uint64_t seed;
-    bool rejoin; /* the next HELLO is not the first */
     bool leave;  /* end at the next chance */
     bool arena_filled; /* mlockall() filled staging or the wait page: sp_arena_clean() */
     bool running; /* the agent process is up: its program's threads may be doing anything */
