@@ -11,7 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
-static int64_t now_ms(void)
+int64_t sp_lib_now_ms(void)
 {
     struct timespec now;
 
@@ -37,11 +37,11 @@ static int dial(const char *path)
 /* 1: there is an answer; 0: not in time; -1: it cannot be waited for. */
 static int wait_answer(int fd, int timeout_ms)
 {
-    int64_t until = now_ms() + timeout_ms;
+    int64_t until = sp_lib_now_ms() + timeout_ms;
     struct pollfd p = {.fd = fd, .events = POLLIN};
 
     for (;;) {
-        int64_t left = timeout_ms < 0 ? -1 : until - now_ms();
+        int64_t left = timeout_ms < 0 ? -1 : until - sp_lib_now_ms();
         int n = poll(&p, 1, timeout_ms >= 0 && left < 0 ? 0 : (int)left);
 
         if (n >= 0)

@@ -28,6 +28,9 @@
 int sp_lib_ask(const char *socket, const char *request, int timeout_ms, char *answer, char *why,
                size_t why_size);
 
+/* Milliseconds of a clock that nobody sets. */
+int64_t sp_lib_now_ms(void);
+
 /* The number under key in an answer, 0 if there is none. */
 double sp_lib_number(const char *answer, const char *key);
 /* Copies the string under key, "" if there is none. */

@@ -145,22 +145,26 @@ static void fill_merged(struct samepage_merged *to, const struct sp_linked *link
     memcpy(to, &m, to->size < sizeof(m) ? to->size : sizeof(m));
 }
 
-/* The agent of a child that was just forked may not have said that it is there: it is waited for.
- */
+/* The agent of a child that was just forked may not have said that it is there, nor one whose daemon was
+ * replaced: it is waited for, all in all for as long as the caller would. */
 static int ask_to_merge(const struct sp_linked *linked, int timeout_ms)
 {
     const struct timespec nap = {.tv_nsec = NAP_MS * 1000000L};
     int patience = timeout_ms < 0 || timeout_ms > PATIENCE_MS ? PATIENCE_MS : timeout_ms;
+    int64_t began = sp_lib_now_ms();
+    int left = timeout_ms;
     char answer[SP_ANSWER_MAX + 1];
 
     for (;;) {
-        int ret = ask(linked, "{\"op\":\"merge\"}", timeout_ms, answer);
+        int ret = ask(linked, "{\"op\":\"merge\"}", left, answer);
+        int64_t passed = sp_lib_now_ms() - began;
 
-        if (ret != SAMEPAGE_NOT_MERGED || !strstr(answer, "\"unknown\"") || patience <= 0 ||
+        if (ret != SAMEPAGE_NOT_MERGED || !strstr(answer, "\"unknown\"") || passed >= patience ||
             !linked->merges())
             return ret;
         nanosleep(&nap, NULL);
-        patience -= NAP_MS;
+        if (timeout_ms >= 0)
+            left = timeout_ms > passed ? (int)(timeout_ms - passed) : 0;
     }
 }
 

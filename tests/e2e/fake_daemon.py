@@ -52,7 +52,10 @@ class FakeDaemon:
                 data = conn.recv(65536)
                 if not data:
                     continue
-                request = json.loads(data)
+                try:
+                    request = json.loads(data)
+                except ValueError:
+                    continue  # an agent
                 self.requests.append(request)
                 for packet in self.answer(request):
                     conn.send(packet if isinstance(packet, bytes) else json.dumps(packet).encode())

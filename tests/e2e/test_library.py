@@ -8,7 +8,9 @@ import re
 import signal
 import subprocess
 import threading
+import time
 
+import fake_daemon
 import pytest
 
 from lib import control, fake_agent
@@ -137,6 +139,31 @@ def test_library_does_not_wait_longer(daemon):
         program.must_finish(0)
     finally:
         daemon.popen.send_signal(signal.SIGCONT)
+
+
+def test_library_asks_again_no_longer_than_it_may_wait(daemon):
+    """A daemon that took the other's place knows the process only when its agent has joined. This one never does, and
+    takes its time to say so."""
+    program = start(daemon, "late", 4)
+    daemon.wait_state(program.pid, "merging")
+    daemon.kill()
+    os.unlink(daemon.socket)
+    fake = fake_daemon.FakeDaemon(str(daemon.socket))
+    asked = []
+
+    def unknown(request):
+        asked.append(request)
+        time.sleep(0.01)
+        return {"ok": True, "state": "unknown"}
+
+    fake.answers["merge"] = unknown
+    try:
+        program.say()
+        merged(program.line(), "not-merged")
+        finish(program)
+    finally:
+        fake.close()
+    assert 1 <= len(asked) <= 6  # ten milliseconds each, in fifty
 
 
 def test_library_opened_later(daemon):
