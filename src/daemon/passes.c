@@ -288,10 +288,12 @@ static void end_run2_of(struct sp_domain *domain, int status)
     /* The other domains are un-merged all the same: no user can keep that from them. */
     if (status == -ENOMEM && daemon->config.value[SP_KEY_RUN] == SP_RUN_UNMERGE)
         daemon->run2_short = true;
-    if (!status)
+    if (!status) {
         sp_strays_ask(domain); /* it is not known yet whether that is all (T2) */
-    else
-        sp_control_run2_done(daemon, domain, status == -ENOMEM ? status : -EAGAIN);
+        return;
+    }
+    sp_strays_reset(domain); /* also where it was un-merged once more: that is the end of it */
+    sp_control_run2_done(daemon, domain, status == -ENOMEM ? status : -EAGAIN);
 }
 
 void sp_passes_strays_done(struct sp_domain *domain, int status)

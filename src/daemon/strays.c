@@ -339,10 +339,12 @@ bool sp_strays_open(const struct sp_daemon *daemon)
 /* Once more, from the un-merging on. */
 static void ask_again(struct sp_domain *domain)
 {
-    if (domain->engine)
-        domain->all_unmerged = false; /* sp_strays_ask() comes of it */
-    else
+    if (!domain->engine) {
         sp_strays_ask(domain);
+        return;
+    }
+    sp_engine_set_run(domain->engine, SP_RUN_UNMERGE);
+    domain->all_unmerged = false; /* sp_strays_ask() comes of it, or an error */
 }
 
 void sp_strays_work(struct sp_daemon *daemon)

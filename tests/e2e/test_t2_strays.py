@@ -2,12 +2,13 @@
 """T2: a frame that somebody maps still when all is un-merged, because his agent is dead, gives EBUSY and a warning. S11: so
 does one that is out of memory, which comes back shared."""
 
+import mmap
 import os
 import signal
 
 import pytest
 
-from lib import proc
+from lib import fake_agent, proc
 from lib.control import answer_to, ask
 from lib.place import wait_for
 from lib.store import store_daemon  # noqa: F401
@@ -146,3 +147,35 @@ def test_s11_a_dead_agents_frames_of_the_store(store_daemon, compiled, evicted):
         end(program)
     assert daemon.status("store_errors") == 0
     assert run_2(daemon)["ok"]
+
+
+def map_then_be_silent():
+    """For UNMERGE: all is given back, but one frame is mapped still, and no other question is answered."""
+    told = []
+
+    def unmerge(agent, seq, body):
+        if told:
+            return None
+        segment, index = next(iter(agent.sites.values()))
+        told.append(mmap.mmap(agent.segments[segment], mmap.PAGESIZE, mmap.MAP_PRIVATE, mmap.PROT_READ,
+                              offset=index * mmap.PAGESIZE))
+        assert told[0][0] == 7
+        kind, out = agent._unmerge(body)
+        return fake_agent.packet(kind, out, seq)
+
+    return unmerge
+
+
+def test_t2_who_is_silent_when_it_is_looked_again(daemon):
+    """A client that maps a frame, and may yet give it back, is asked once more, for some seconds. If it does not
+    answer then, that is the answer."""
+    pages = {0x10000000: bytes([7]) * mmap.PAGESIZE}
+    children = [fake_agent.Child(daemon.socket, pages=pages, lie=lie)
+                for lie in ({fake_agent.UNMERGE: map_then_be_silent()}, {})]
+    try:
+        daemon.wait_sharing(0)
+        answer = run_2(daemon)
+        assert answer.get("errno") == "EAGAIN", answer
+    finally:
+        for child in children:
+            child.kill()
