@@ -39,8 +39,6 @@ def test_torture_short(tmp_path):
 
 def test_torture_short_with_a_store(tmp_path):
     """S, K13, D1: the same while frames leave memory, and the store's processes are killed."""
-    if not place.LONG:
-        pytest.skip("takes up to five minutes on a busy machine (SAMEPAGE_TEST_LONG=1)")
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         pytest.skip("no /dev/fuse")
     done = torture(tmp_path, STORE_SECONDS, "--store", "--actions", STORE_ACTIONS)
