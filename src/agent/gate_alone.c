@@ -172,13 +172,13 @@ static bool own_mapping(uint64_t start, uint64_t stop, long prot)
 {
     struct freeze f = {start, stop, prot, -EBADF};
     uint64_t a, b;
-    bool done = true, own;
+    bool done = true, own, locked = sp_gate.locked && sp_is_locked(start, stop - start);
 
-    if (!(prot & PROT_WRITE) && !sp_gate.dontfork && !sp_gate.keyed)
+    if (!locked && !(prot & PROT_WRITE) && !sp_gate.dontfork && !sp_gate.keyed)
         freeze_all(&f);
     for (; sp_sitemap_next(start, stop, &a, &b); start = b) {
         own = (prot & PROT_WRITE) && sp_sys(__NR_madvise, a, b - a, SP_MADV_POPULATE_WRITE) == 0;
-        if (!own || (sp_gate.locked && sp_is_locked(a, b - a)))
+        if (!own || locked)
             sp_guarded_add(a, b);
         done &= own;
     }
@@ -222,7 +222,7 @@ static void own_all_aside(void *arg)
     while (!sp_is_err(file) && (n = sp_sys(__NR_read, file, text, sizeof(text))) > 0)
         s->done &= own_lines(text, text + n, s->guarded_only);
     s->whole = n == 0;
-    if (!s->whole)
+    if (!s->whole && !s->guarded_only) /* else the agent found out which */
         sp_guarded_add(0, ~0ull);
 }
 

@@ -245,12 +245,14 @@ static long call_protect(struct sp_gate_pass *pass, long nr, const long *a)
 {
     uint64_t addr = (uint64_t)a[0], end = range_end(addr, (uint64_t)a[1]);
     bool merged = sp_sitemap_any(addr, end);
-    uint32_t guarded = sp_guarded_times();
+    struct sp_rights rights = {0};
     uint64_t signals;
     long ret;
 
-    if (merged)
+    if (merged) {
+        rights = sp_merged_rights(a, addr, end);
         sp_merged_before_protect(pass, nr, a, addr, end);
+    }
     sp_gate_note(addr, end);
     if (!merged || !is_alone()) {
         ret = with_mappings(pass, nr, a);
@@ -260,8 +262,8 @@ static long call_protect(struct sp_gate_pass *pass, long nr, const long *a)
         sp_merged_after_protect(nr, a, addr, end, ret);
         sp_alone_end(signals);
     }
-    if (merged && sp_gate.guarded)
-        sp_merged_made_writable(nr, a, addr, end, guarded, ret);
+    if (merged)
+        sp_merged_after_rights(nr, a, addr, end, rights, ret);
     return ret;
 }
 
@@ -769,12 +771,14 @@ static long call_prctl(struct sp_gate_pass *pass, const long *a)
 void sp_gate_before_filter(struct sp_gate_pass *pass)
 {
     uint32_t none = SP_GATE_NO_AGENT;
+    bool filtered = sp_load(&sp_gate.agent) == SP_GATE_FILTERED; /* there may be a filter already */
     long status;
 
     sp_gate_enter(pass);
     status = sp_gate_ask(pass, SP_GATE_FILTER, 0, EVERYTHING);
     /* With more threads (-EBUSY) another may write what is being replaced. */
-    if ((status == -ESRCH || status == -EAGAIN) && sp_gate.guarded && sp_alone_before_filter(status == -EAGAIN))
+    if (!filtered && (status == -ESRCH || status == -EAGAIN) && sp_gate.guarded &&
+        sp_alone_before_filter(status == -EAGAIN))
         sp_gate.guarded = sp_gate.locked;
     sp_gate_leave(pass);
     sp_store(&sp_gate.filter, 1);

@@ -182,9 +182,13 @@ void sp_merged_before_protect(struct sp_gate_pass *pass, long nr, const long *a,
 /* And without an agent after it, ret being its result: frames that it took the right to write from are replaced. From
  * sp_alone_begin() before the call to sp_alone_end(). */
 void sp_merged_after_protect(long nr, const long *a, uint64_t addr, uint64_t end, long ret);
-/* After mprotect, nr, ret being its result: what it made readable and writable is not guarded any more, and is zeros
- * where it is owed (sitemap.h). times: sp_guarded_times() before the call. */
-void sp_merged_made_writable(long nr, const long *a, uint64_t addr, uint64_t end, uint32_t times, long ret);
+/* Around mprotect or pkey_mprotect, nr, on a range with sites, ret being its result: which of them may not be written,
+ * and what becomes zeros because it may (sitemap.h: guarded, frozen, owed). What the first returned goes to the other. */
+struct sp_rights {
+    uint32_t guarded, thawed;
+};
+struct sp_rights sp_merged_rights(const long *a, uint64_t addr, uint64_t end);
+void sp_merged_after_rights(long nr, const long *a, uint64_t addr, uint64_t end, struct sp_rights before, long ret);
 /* New anonymous memory, advised as what was merged is: its address, or a negative errno. */
 long sp_gate_map_anonymous(uint64_t addr, uint64_t length, int flags);
 /*

@@ -319,7 +319,7 @@ static long drop(struct sp_gate_pass *pass, const long *a, uint64_t addr, uint64
             start = stop = end;
         if (start > at)
             last = sp_sys(__NR_madvise, at, start - at, a[2]);
-        if (start > at && last == 0 && agent_state() == SP_GATE_FILTERED)
+        if (start > at && (last == 0 || last == -ENOMEM) && agent_state() == SP_GATE_FILTERED)
             sp_owed_add(at, start);
         limit = may_be_locked && stop > start ? locked_at(start, stop) : stop;
         if (last != 0 && last != -ENOMEM) {
@@ -407,8 +407,11 @@ static long install_guards(struct sp_gate_pass *pass, const long *a, uint64_t ad
     uint64_t start, stop;
     long ret = 0, last;
 
-    if (agent_state() == SP_GATE_FILTERED)
+    if (agent_state() == SP_GATE_FILTERED) {
+        sp_guarded_add(addr, end); /* nor may it be written by us */
+        sp_gate.guarded = true;
         return native(__NR_madvise, a);
+    }
     if (sp_sys(__NR_madvise, addr, 0, a[2]) != 0)
         return -EINVAL;
     for (; addr < end; addr = stop) {
@@ -482,6 +485,8 @@ void sp_merged_before_protect(struct sp_gate_pass *pass, long nr, const long *a,
 {
     if (keeps_protection(nr, a))
         return;
+    if (nr != __NR_mprotect && a[3] != -1)
+        sp_gate.keyed = 1;
     sp_merged_unmerge(pass, SP_GATE_UNMERGE, addr, end);
     /* Before the protection changes: a handler, or a child of another thread, is not to take it for what it was. */
     sp_guarded_add(addr, end);
@@ -491,20 +496,35 @@ void sp_merged_before_protect(struct sp_gate_pass *pass, long nr, const long *a,
         sp_gate.guarded = true;
 }
 
-/* What is locked is guarded whatever its protection; which that is cannot be asked under a filter. Another thread may
- * take the right away at the same time: the kernel knows the order, here it counts as guarded then. */
-void sp_merged_made_writable(long nr, const long *a, uint64_t addr, uint64_t end, uint32_t times, long ret)
+struct sp_rights sp_merged_rights(const long *a, uint64_t addr, uint64_t end)
+{
+    if (a[2] & PROT_WRITE)
+        sp_frozen_clear(addr, end);
+    return (struct sp_rights){.guarded = sp_guarded_times(), .thawed = sp_thawed_times()};
+}
+
+/*
+ * What is locked is guarded whatever its protection; which that is cannot be asked under a filter. Another thread may
+ * take the right away at the same time: the kernel knows the order, here it counts as guarded then, and not as frozen.
+ * Until this returns nobody has been told that he may write what is owed: who tries it all the same may lose it.
+ */
+void sp_merged_after_rights(long nr, const long *a, uint64_t addr, uint64_t end, struct sp_rights before, long ret)
 {
     uint64_t start, stop;
 
-    if (nr == __NR_mprotect && (a[2] & READ_WRITE) == READ_WRITE)
-        while (sp_owed_take(addr, end, &start, &stop))
-            if (ret == 0) /* else some of it may be written, and is from now on: not to be lost later */
-                memset((void *)start, 0, stop - start);
-    if (ret != 0 || !keeps_protection(nr, a) || sp_gate.locked || sp_guarded_times() != times)
+    if (!(a[2] & PROT_WRITE)) {
+        if (ret == 0)
+            sp_frozen_add(addr, end, before.thawed);
+        return;
+    }
+    while (sp_owed_take(addr, end, &start, &stop))
+        if (ret == 0 && !sp_gate.keyed) /* else perhaps some of it may be written, and is: not to be lost later */
+            memset((void *)start, 0, stop - start);
+    if (ret != 0 || !keeps_protection(nr, a) || sp_gate.locked || sp_gate.keyed ||
+        sp_guarded_times() != before.guarded)
         return;
     sp_guarded_clear(addr, end);
-    if (sp_guarded_times() != times)
+    if (sp_guarded_times() != before.guarded)
         sp_guarded_add(addr, end);
 }
 
@@ -513,8 +533,6 @@ void sp_merged_after_protect(long nr, const long *a, uint64_t addr, uint64_t end
 {
     if (keeps_protection(nr, a) || agent_state() != SP_GATE_NO_AGENT)
         return;
-    if (nr != __NR_mprotect && a[3] != -1)
-        sp_gate.keyed = 1;
     if (ret == 0 && !(a[2] & ~(PROT_READ | PROT_EXEC)) && !sp_gate.keyed && !sp_gate.dontfork)
         sp_alone_freeze(addr, end, a[2]);
     sites_may_differ(addr, end);

@@ -82,6 +82,8 @@ static void carry_sites(uint64_t addr, uint64_t end, uint64_t to)
             sp_sitemap_set(to, to + (end - addr)); /* the table is full: as good as never */
         at = stop;
     }
+    if (sp_guarded_next(addr, end, &start, &stop))
+        sp_guarded_add(to, to + (end - addr));
     sp_sitemap_clear(addr, end);
     sp_gate_forget_tcb(addr, end);
 }
@@ -170,13 +172,18 @@ static long grow(const struct remap *r)
  */
 static long move_natively(const struct remap *r)
 {
+    uint64_t start, stop;
+    bool guarded = sp_guarded_next(r->addr, r->end, &start, &stop);
     long ret = grows_frames(r) ? -ENOMEM : native(r);
 
     if (sp_is_err(ret))
         return ret;
     if ((uint64_t)ret != r->addr) {
         sp_sitemap_clear(r->addr, r->end);
+        sp_sitemap_clear((uint64_t)ret, (uint64_t)ret + r->length);
         sp_sitemap_set((uint64_t)ret, (uint64_t)ret + r->length);
+        if (guarded)
+            sp_guarded_add((uint64_t)ret, (uint64_t)ret + r->length);
     } else {
         sp_sitemap_clear(r->addr + r->length, r->end);
     }

@@ -132,14 +132,23 @@ static void unmerge_all(void)
     }
 }
 
+struct guards {
+    bool any, locked;
+};
+
 static bool note_guarded(void *arg, const struct sp_mapping *m)
 {
+    struct guards *guards = arg;
+    bool locked;
+
     if (m->shared || !sp_view_is_pool(m))
         return true;
-    if (m->readable && m->writable && !(sp_gate.locked && sp_is_locked(m->start, m->end - m->start)))
+    locked = sp_gate.locked && sp_is_locked(m->start, m->end - m->start);
+    if (m->readable && m->writable && !locked)
         return true;
     sp_guarded_add(m->start, m->end);
-    *(bool *)arg = true;
+    guards->any = true;
+    guards->locked |= locked;
     return true;
 }
 
@@ -150,7 +159,8 @@ static bool note_guarded(void *arg, const struct sp_mapping *m)
  */
 static void forget_guards(void)
 {
-    bool guarded = false, closed = false;
+    struct guards guards = {0};
+    bool closed = false;
 
     for (unsigned tries = 0; sp_gate.guarded && !closed && tries < GUARD_TRIES; tries++) {
         closed = sp_gate_close(CLEAN_US);
@@ -160,11 +170,12 @@ static void forget_guards(void)
     if (!closed)
         return;
     sp_guarded_forget();
-    if (sp_maps_read(note_guarded, &guarded) < 0) {
+    if (sp_maps_read(note_guarded, &guards) < 0) {
         sp_guarded_add(0, ~0ull);
-        guarded = true;
+        guards = (struct guards){true, sp_gate.locked};
     }
-    sp_gate.guarded = guarded;
+    sp_gate.guarded = guards.any;
+    sp_gate.locked = guards.locked;
     if (sp_gate_open())
         sp_serve_gate();
 }

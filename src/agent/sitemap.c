@@ -11,11 +11,12 @@
 #define ZEROED_GROUPS  4096u /* 512 GiB */
 #define GUARDED_GROUPS 512u
 #define OWED_GROUPS    512u
+#define FROZEN_GROUPS  512u
 
-static struct sp_pagemap sites, spliced, zeroed, guarded, owed;
+static struct sp_pagemap sites, spliced, zeroed, guarded, frozen, owed;
 static bool spliced_full; /* some page could not be noted: any may lie in a pipe */
 static bool guarded_full; /* the same of guarded sites */
-static uint32_t guarded_times;
+static uint32_t guarded_times, thawed_times;
 static uint64_t area, area_end;
 
 int sp_sitemap_init(uint32_t page_size)
@@ -24,7 +25,8 @@ int sp_sitemap_init(uint32_t page_size)
     uint64_t more = sp_pagemap_bytes(SPLICED_GROUPS, page_size);
     uint64_t rest = sp_pagemap_bytes(ZEROED_GROUPS, page_size);
     uint64_t few = sp_pagemap_bytes(GUARDED_GROUPS, page_size);
-    uint64_t all = bytes + more + rest + few + sp_pagemap_bytes(OWED_GROUPS, page_size);
+    uint64_t due = sp_pagemap_bytes(OWED_GROUPS, page_size);
+    uint64_t all = bytes + more + rest + few + due + sp_pagemap_bytes(FROZEN_GROUPS, page_size);
     long ret;
 
     if (area)
@@ -40,6 +42,7 @@ int sp_sitemap_init(uint32_t page_size)
     sp_pagemap_init(&zeroed, ZEROED_GROUPS, page_size, area + bytes + more);
     sp_pagemap_init(&guarded, GUARDED_GROUPS, page_size, area + bytes + more + rest);
     sp_pagemap_init(&owed, OWED_GROUPS, page_size, area + bytes + more + rest + few);
+    sp_pagemap_init(&frozen, FROZEN_GROUPS, page_size, area + bytes + more + rest + few + due);
     return 0;
 }
 
@@ -51,6 +54,12 @@ int sp_sitemap_set(uint64_t addr, uint64_t end)
 void sp_sitemap_clear(uint64_t addr, uint64_t end)
 {
     sp_pagemap_clear(&sites, addr, end);
+    if (sp_pagemap_pages(&guarded))
+        sp_pagemap_clear(&guarded, addr, end);
+    if (sp_pagemap_pages(&frozen))
+        sp_pagemap_clear(&frozen, addr, end);
+    if (sp_pagemap_pages(&owed))
+        sp_pagemap_clear(&owed, addr, end);
 }
 
 bool sp_sitemap_next(uint64_t addr, uint64_t end, uint64_t *start, uint64_t *stop)
@@ -133,29 +142,49 @@ bool sp_guarded_next(uint64_t addr, uint64_t end, uint64_t *start, uint64_t *sto
     return addr < end;
 }
 
+void sp_frozen_add(uint64_t addr, uint64_t end, uint32_t times)
+{
+    uint64_t start, stop;
+
+    for (uint64_t at = addr; sp_sitemap_next(at, end, &start, &stop); at = stop)
+        (void)sp_pagemap_set(&frozen, start, stop);
+    if (sp_thawed_times() != times)
+        sp_pagemap_clear(&frozen, addr, end);
+}
+
+void sp_frozen_clear(uint64_t addr, uint64_t end)
+{
+    __atomic_fetch_add(&thawed_times, 1, __ATOMIC_SEQ_CST);
+    sp_pagemap_clear(&frozen, addr, end);
+}
+
+uint32_t sp_thawed_times(void)
+{
+    return __atomic_load_n(&thawed_times, __ATOMIC_SEQ_CST);
+}
+
 void sp_owed_add(uint64_t addr, uint64_t end)
 {
-    uint64_t start, stop, a, b;
+    uint32_t times = sp_thawed_times();
+    uint64_t start, stop;
 
-    for (; sp_sitemap_next(addr, end, &start, &stop); addr = stop)
-        for (; sp_guarded_next(start, stop, &a, &b); start = b)
-            (void)sp_pagemap_set(&owed, a, b);
+    for (uint64_t at = addr; sp_pagemap_next(&frozen, at, end, &start, &stop); at = stop)
+        (void)sp_pagemap_set(&owed, start, stop);
+    if (sp_thawed_times() != times)
+        sp_pagemap_clear(&owed, addr, end);
+}
+
+bool sp_owed_next(uint64_t addr, uint64_t end, uint64_t *start, uint64_t *stop)
+{
+    return sp_pagemap_next(&owed, addr, end, start, stop);
 }
 
 bool sp_owed_take(uint64_t addr, uint64_t end, uint64_t *start, uint64_t *stop)
 {
-    uint64_t a, b;
-
-    for (; sp_pagemap_next(&owed, addr, end, &a, &b); addr = b) {
-        bool is_site = sp_sitemap_next(a, b, start, stop);
-
-        if (is_site)
-            b = *stop;
-        sp_pagemap_clear(&owed, a, b);
-        if (is_site)
-            return true;
-    }
-    return false;
+    if (!sp_pagemap_next(&owed, addr, end, start, stop))
+        return false;
+    sp_pagemap_clear(&owed, *start, *stop);
+    return true;
 }
 
 uint32_t sp_guarded_times(void)

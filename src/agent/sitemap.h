@@ -20,8 +20,13 @@
  * Set by program threads inside the gate before the call that does it, or by the agent with the gate closed, which
  * also finds out which of them still are; a bit too many may stay, one too few may not. A forked child inherits it.
  *
- * The owed pages: which sites the program dropped under a filter while it might not write there: only once it may can
- * they be made zeros. Set and cleared by program threads inside the gate. A forked child inherits it.
+ * The frozen sites: which sites the program may not write for certain, because a call that went through the gate took
+ * that right, and none gave it back since. In doubt a site is not frozen.
+ *
+ * The owed pages: which frozen sites the program dropped under a filter: they can be made zeros only when it may write
+ * them again, and must be then, before it does. A bit too many would lose what it wrote.
+ * Both set and cleared by program threads inside the gate. A forked child inherits them. A page that is no site any
+ * more is none of all these.
  *
  * The zeroed pages: which were given back to the kernel's own page of zeros (K15). They are plain
  * anonymous memory that anybody may write at any time: a set bit says only that nobody took the page
@@ -65,9 +70,15 @@ void sp_guarded_clear(uint64_t addr, uint64_t end);
 void sp_guarded_forget(void);
 /* The first run of pages at or after addr and below end that may be guarded: true, and [*start, *stop). */
 bool sp_guarded_next(uint64_t addr, uint64_t end, uint64_t *start, uint64_t *stop);
-/* Notes what of [addr, end) are guarded sites as owed; lost if there is no room. */
+/* Notes the sites in [addr, end) as frozen, by a call before which sp_thawed_times() was so; not if any was thawed since. */
+void sp_frozen_add(uint64_t addr, uint64_t end, uint32_t times);
+/* Before a call that may give the right to write. */
+void sp_frozen_clear(uint64_t addr, uint64_t end);
+uint32_t sp_thawed_times(void);
+/* Notes what of [addr, end), which was dropped, is frozen as owed; lost if there is no room. */
 void sp_owed_add(uint64_t addr, uint64_t end);
-/* Takes the first run of owed pages that still are sites out of [addr, end): true, and [*start, *stop). */
+bool sp_owed_next(uint64_t addr, uint64_t end, uint64_t *start, uint64_t *stop);
+/* Takes the first run of owed pages out of [addr, end): true, and [*start, *stop). */
 bool sp_owed_take(uint64_t addr, uint64_t end, uint64_t *start, uint64_t *stop);
 /* How often some were added: with none between two looks, nothing became guarded meanwhile. */
 uint32_t sp_guarded_times(void);

@@ -65,6 +65,10 @@ int sp_unmerge_frames(uint64_t addr, uint32_t npages, uint64_t *frames)
     for (long r = 0; r < n; r++)
         for (uint64_t p = region[r].start; p < region[r].end; p += sp_agent.page_size)
             own |= 1ull << ((p - addr) >> sp_agent.page_shift);
+    /* Zeros are owed there (sitemap.h): the frame's bytes are not to stay. */
+    for (uint64_t at = addr, a, b; sp_owed_next(at, arg.end, &a, &b); at = b)
+        for (uint64_t p = a; p < b; p += sp_agent.page_size)
+            own |= 1ull << ((p - addr) >> sp_agent.page_shift);
     *frames = ~own & (npages == 64 ? ~0ull : (1ull << npages) - 1);
     return 0;
 }

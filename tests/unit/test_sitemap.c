@@ -78,7 +78,7 @@ static int zeroed_differs(void)
     return sp_zeroed_pages() ? failed("zeroed all cleared", 0, 4) : 0;
 }
 
-/* Only sites are guarded, and only guarded ones owed, as long as they are sites: once. */
+/* Only sites are guarded or frozen, and only frozen ones owed, as long as they are sites: once. */
 static int guarded_differ(void)
 {
     uint32_t times = sp_guarded_times();
@@ -90,11 +90,19 @@ static int guarded_differ(void)
     if (sp_guarded_times() == times || !sp_guarded_next(0, ~0ul, &a, &b) || a != BASE + 3 * PAGE || b != BASE + 5 * PAGE ||
         sp_guarded_next(BASE + 5 * PAGE, ~0ul, &a, &b))
         return failed("guarded", 3, 5);
+    sp_frozen_add(BASE + 3 * PAGE, BASE + 9 * PAGE, sp_thawed_times());
     sp_owed_add(BASE, BASE + 9 * PAGE);
     sp_sitemap_clear(BASE + 3 * PAGE, BASE + 4 * PAGE);
     if (!sp_owed_take(BASE, BASE + 9 * PAGE, &a, &b) || a != BASE + 4 * PAGE || b != BASE + 5 * PAGE ||
-        sp_owed_take(0, ~0ul, &a, &b))
+        sp_owed_take(0, ~0ul, &a, &b) || sp_guarded_next(0, BASE + 4 * PAGE, &a, &b))
         return failed("owed", 3, 5);
+    times = sp_thawed_times();
+    sp_frozen_clear(BASE + 4 * PAGE, BASE + 5 * PAGE);
+    sp_owed_add(BASE, BASE + 9 * PAGE);
+    sp_frozen_add(BASE + 4 * PAGE, BASE + 5 * PAGE, times); /* another thread gave the right back */
+    sp_owed_add(BASE, BASE + 9 * PAGE);
+    if (sp_owed_next(0, ~0ul, &a, &b))
+        return failed("thawed", 4, 5);
     sp_guarded_forget();
     sp_sitemap_clear(0, ~0ul);
     if (sp_guarded_next(0, ~0ul, &a, &b))

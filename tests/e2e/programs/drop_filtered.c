@@ -53,6 +53,43 @@ static void protect_half(int protection)
         die("mprotect");
 }
 
+/* What was written is not zeros because it was dropped once, whatever is done to its rights. */
+static void change_rights_and_check(void)
+{
+    static const int rights[] = {PROT_READ | PROT_WRITE | PROT_EXEC, PROT_READ, PROT_READ | PROT_WRITE, PROT_WRITE,
+                                 PROT_READ | PROT_WRITE};
+    char *half = region + HALF * PAGE;
+
+    if (mprotect(half, HALF * PAGE, PROT_READ | PROT_WRITE | PROT_EXEC) || madvise(half, HALF * PAGE, MADV_DONTNEED))
+        die("write and execute");
+    region_fill(region, PAGES, 8);
+    for (size_t i = 0; i < sizeof(rights) / sizeof(rights[0]); i++)
+        if (mprotect(half, HALF * PAGE, rights[i]))
+            die("mprotect");
+    region_check(region, PAGES, 8, "after its rights changed");
+    if (mprotect(half, HALF * PAGE, PROT_READ) || madvise(half, HALF * PAGE, MADV_DONTNEED) || munmap(half, HALF * PAGE))
+        die("unmap what was dropped");
+    if (mremap(region, HALF * PAGE, HALF * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, half) != half ||
+        mprotect(half, HALF * PAGE, PROT_READ | PROT_WRITE))
+        die("move to where it was");
+    region_check(half, HALF, 8, "moved to what had been dropped");
+    region = half;
+}
+
+/* Where sites were moved to, it is not forgotten that they may not be written. */
+static void move_and_drop(int protection)
+{
+    char *to = mmap(NULL, HALF * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    if (to == MAP_FAILED || mprotect(region, HALF * PAGE, protection) ||
+        mremap(region, HALF * PAGE, HALF * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, to) != to ||
+        madvise(to, HALF * PAGE, MADV_DONTNEED) || mprotect(to, HALF * PAGE, PROT_READ | PROT_WRITE))
+        die("drop what was moved");
+    region = to;
+    region_fill(region, HALF, 9);
+    region_check(region, HALF, 9, "at the end");
+}
+
 static void drop_under_filter(int protection, bool all)
 {
     size_t readable = protection & PROT_READ ? PAGES : HALF;
@@ -73,6 +110,8 @@ static void drop_under_filter(int protection, bool all)
     region_zero(region, PAGES, "dropped while it was not to be written");
     region_fill(region, PAGES, 7);
     region_check(region, PAGES, 7, "written after that");
+    change_rights_and_check();
+    move_and_drop(protection);
 }
 
 static void *stay(void *arg)
