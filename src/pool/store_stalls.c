@@ -38,6 +38,7 @@
 
 struct agent {
     int fd, pidfd;
+    ino_t inode; /* of fd: a socket's is its own */
     uint32_t key, pid;
     uint64_t *segments; /* bits: whose frames it may have held */
     uint32_t answered;  /* the last question that was, 0: none */
@@ -162,18 +163,11 @@ static void free_agent(struct agent *a)
     free(a->segments);
 }
 
-/* A socket's inode is its own: the same descriptor, that is, however often it was sent. */
-static bool is_same_socket(int a, int b)
-{
-    struct stat of_a, of_b;
-
-    return !fstat(a, &of_a) && !fstat(b, &of_b) && of_a.st_dev == of_b.st_dev && of_a.st_ino == of_b.st_ino;
-}
-
-static struct agent *with_connection(struct sp_store_stalls *s, int fd)
+/* However often its descriptor was sent. */
+static struct agent *with_connection(struct sp_store_stalls *s, ino_t inode)
 {
     for (uint32_t i = 0; i < s->n; i++)
-        if (is_same_socket(s->agent[i].fd, fd))
+        if (s->agent[i].inode == inode)
             return &s->agent[i];
     return NULL;
 }
@@ -188,11 +182,14 @@ int sp_stalls_add(struct sp_store_worker *w, uint32_t key, uint32_t pid,
 {
     struct sp_store_stalls *s = w->stalls;
     struct agent a = {.fd = -1, .pidfd = -1, .key = key, .pid = pid}, *known;
+    struct stat st;
 
-    if (fd[0] < 0 || fd[1] < 0 || !pid)
+    if (fd[0] < 0 || fd[1] < 0 || !pid || fstat(fd[0], &st) || !S_ISSOCK(st.st_mode))
         return -EINVAL;
-    known = with_connection(s, fd[0]);
+    a.inode = st.st_ino;
+    known = with_connection(s, a.inode);
     if (known) {
+        known->key = key;
         memcpy(known->segments, w->pages, SP_STORE_SEGMENTS / 8);
         return 0;
     }
