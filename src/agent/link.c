@@ -163,7 +163,7 @@ struct reply {
     };
 };
 
-/* The reply's bytes, 0 or another negative errno: the daemon hung up; -1: none in time, and why. */
+/* The reply's bytes, 0: the daemon hung up, another negative errno; -1: none in time, and why. */
 static long receive_reply(struct reply *in, int *fd, struct sp_text *why)
 {
     struct pollfd p[3] = {{.fd = sp_agent.sock, .events = POLLIN},
@@ -213,16 +213,22 @@ static void explain_reply(struct reply *in, long n, int fd, struct sp_text *why)
     }
 }
 
+/* EOF, EPIPE, ECONNRESET: the daemon ended. What else goes wrong does so with its successor, too. */
+static bool is_lost(long ret)
+{
+    return ret == 0 || ret == -32 || ret == -104;
+}
+
 static int wait_welcome(struct sp_text *why)
 {
     struct reply in;
     int fd;
     long n = receive_reply(&in, &fd, why);
 
-    if (n == -1)
-        return -110;
-    if (n <= 0)
+    if (is_lost(n))
         return -11;
+    if (n < 0)
+        return -110;
     if (is_reply(&in, n, SP_MSG_WELCOME, sizeof(in.welcome)))
         return take_welcome(&in.welcome, fd);
     explain_reply(&in, n, fd, why);
@@ -251,7 +257,11 @@ int sp_link_join(uint32_t flags, char *why, size_t why_size)
     if (ret) {
         no_daemon(&text);
     } else {
-        ret = say_hello(flags) ? -11 : wait_welcome(&text);
+        ret = say_hello(flags);
+        if (!ret)
+            ret = wait_welcome(&text);
+        else if (is_lost(ret))
+            ret = -11;
         if (ret == -11)
             lost_daemon(&text);
     }
