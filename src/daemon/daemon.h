@@ -156,6 +156,7 @@ struct sp_domain {
     uint64_t full_scans; /* of its engine, when a pass ended last */
     bool all_unmerged; /* run 2: nothing left to do */
     enum sp_strays_state strays;
+    bool strays_awaited; /* run 2 of all waits for what comes of it */
     uint64_t strays_since, strays_due, strays_told; /* us */
     uint64_t nstrays; /* frames, by the last run 2 */
     unsigned stray_processes;

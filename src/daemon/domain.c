@@ -174,8 +174,9 @@ void sp_domain_release(struct sp_domain *domain)
     remember_past(domain);
     sp_engine_free(domain->engine);
     domain->engine = NULL;
-    if (domain->value[SP_KEY_RUN] == SP_RUN_UNMERGE && domain->strays == SP_STRAYS_UNKNOWN)
-        sp_strays_ask(domain); /* whoever waits for run 2 is answered then */
+    if (domain->value[SP_KEY_RUN] == SP_RUN_UNMERGE &&
+        (domain->strays == SP_STRAYS_UNKNOWN || domain->strays == SP_STRAYS_WANTED))
+        sp_strays_ask(domain); /* whoever waits for run 2 is answered then; its engine asks no more */
     sp_pool_set_retire(domain->set);
     sp_keep_state(domain->daemon);
     sp_domains_sweep_dead(domain->daemon);

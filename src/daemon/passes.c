@@ -332,7 +332,7 @@ static bool unmerge_slice(struct sp_daemon *daemon)
     if (daemon->run2_open)
         sp_strays_ask_dead(daemon);
     sp_strays_work(daemon);
-    if (daemon->run2_open && !sp_strays_open(daemon))
+    if (daemon->run2_open && !sp_strays_any_awaited(daemon))
         end_run2(daemon, run2_status(daemon));
     return false;
 }
@@ -467,8 +467,12 @@ static void release_held(struct sp_daemon *daemon, const struct sp_domain *domai
 /* Of run 2 of all: whoever waits for that is told at its end that this one is not. */
 static bool is_left_out(const struct sp_domain *domain, enum sp_engine_run run)
 {
-    return domain->daemon->run2_open && run != SP_RUN_UNMERGE && domain->engine &&
-           domain->value[SP_KEY_RUN] == SP_RUN_UNMERGE && !domain->all_unmerged;
+    if (!domain->daemon->run2_open)
+        return false;
+    if (sp_strays_awaited(domain)) /* nor is it waited for what comes of his own run 2, which he may set for ever */
+        return true;
+    return run != SP_RUN_UNMERGE && domain->engine && domain->value[SP_KEY_RUN] == SP_RUN_UNMERGE &&
+           !domain->all_unmerged;
 }
 
 static void set_run_of(struct sp_domain *domain, enum sp_engine_run run)
@@ -489,8 +493,10 @@ static void set_run_of_all(struct sp_daemon *daemon, enum sp_engine_run run, boo
     daemon->off = off;
     daemon->run2_open = run == SP_RUN_UNMERGE;
     daemon->run2_left = daemon->run2_busy = daemon->run2_short = daemon->run2_strays = false;
-    TAILQ_FOREACH(domain, &daemon->domains, link)
+    TAILQ_FOREACH(domain, &daemon->domains, link) {
         set_run_of(domain, run);
+        domain->strays_awaited = daemon->run2_open;
+    }
 }
 
 void sp_passes_set_run(struct sp_daemon *daemon, struct sp_domain *domain, enum sp_engine_run run,

@@ -32,7 +32,8 @@ struct sp_strays {
     struct sp_daemon *daemon;
     struct sp_stray_paper *paper;
     size_t size;
-    uint64_t began; /* us */
+    uint32_t nfiles; /* of the paper: what stands there may be changed by whoever looks */
+    uint64_t began;  /* us */
     pid_t pid;
     int pidfd;
     sd_event_source *end;
@@ -127,24 +128,27 @@ static bool may_change(const struct sp_daemon *daemon, const struct sp_stray_pap
     return false;
 }
 
-static uint64_t found_of(const struct sp_stray_paper *paper, uint32_t set)
+static uint64_t found_of(const struct sp_strays *look, uint32_t set)
 {
     uint64_t found = 0;
 
-    for (uint32_t i = 0; i < paper->nfiles; i++)
-        found += paper->file[i].set == set ? paper->file[i].found : 0;
+    for (uint32_t i = 0; i < look->nfiles; i++)
+        found += look->paper->file[i].set == set ? look->paper->file[i].found : 0;
     return found;
 }
 
 static void note_process(struct sp_domain *domain, const struct sp_stray_paper *paper)
 {
     domain->stray_processes = 0;
+    domain->stray_pid = 0;
+    domain->stray_comm[0] = 0;
     for (uint32_t i = 0; i < paper->nprocesses && i < SP_STRAYS_PROCESSES; i++) {
         if (paper->process[i].set != domain->id)
             continue;
         if (domain->stray_processes++ == 0) {
             domain->stray_pid = paper->process[i].pid;
-            snprintf(domain->stray_comm, sizeof(domain->stray_comm), "%.15s", paper->process[i].comm);
+            sp_log_name(domain->stray_comm, sizeof(domain->stray_comm), paper->process[i].comm,
+                        sizeof(paper->process[i].comm)); /* it goes to terminals, too */
         }
     }
 }
@@ -155,6 +159,7 @@ static void finish(struct sp_domain *domain, uint64_t found)
     uint64_t now = sp_now_usecs();
 
     domain->strays = SP_STRAYS_KNOWN;
+    domain->strays_awaited = false;
     domain->nstrays = found;
     if (found && (!domain->strays_told || now - domain->strays_told > TOLD_USECS)) {
         domain->strays_told = now;
@@ -164,23 +169,24 @@ static void finish(struct sp_domain *domain, uint64_t found)
     sp_passes_strays_done(domain, found ? -EBUSY : 0);
 }
 
-/* paper NULL: nobody could look, so nobody is known who maps one. */
-static void take_answer(struct sp_domain *domain, const struct sp_stray_paper *paper)
+/* look NULL: nobody could look, so nobody is known who maps one. */
+static void take_answer(struct sp_domain *domain, const struct sp_strays *look)
 {
-    uint64_t found = paper ? found_of(paper, domain->id) : 0, now = sp_now_usecs();
+    uint64_t found = look ? found_of(look, domain->id) : 0, now = sp_now_usecs();
 
-    if (found && may_change(domain->daemon, paper, domain->id) && now - domain->strays_since < PATIENT_USECS) {
+    if (found && may_change(domain->daemon, look->paper, domain->id) && now - domain->strays_since < PATIENT_USECS) {
         domain->strays = SP_STRAYS_WANTED;
         domain->strays_due = now + AGAIN_USECS;
         return;
     }
     if (found)
-        note_process(domain, paper);
+        note_process(domain, look->paper);
     finish(domain, found);
 }
 
-static void take_answers(struct sp_daemon *daemon, const struct sp_stray_paper *paper)
+static void take_answers(struct sp_daemon *daemon, const struct sp_strays *look)
 {
+    const struct sp_stray_paper *paper = look ? look->paper : NULL;
     struct sp_domain *domain, *next;
 
     if ((!paper || !paper->done) && (!daemon->unread_told || sp_now_usecs() - daemon->unread_told > TOLD_USECS)) {
@@ -191,7 +197,7 @@ static void take_answers(struct sp_daemon *daemon, const struct sp_stray_paper *
     for (domain = TAILQ_FIRST(&daemon->domains); domain; domain = next) {
         next = TAILQ_NEXT(domain, link);
         if (domain->strays == SP_STRAYS_LOOKED_FOR)
-            take_answer(domain, paper);
+            take_answer(domain, look);
     }
 }
 
@@ -221,14 +227,20 @@ void sp_strays_tell(const struct sp_daemon *daemon, const struct sp_domain *doma
 
 /* ---- a look ---- */
 
-static void end(struct sp_strays *look)
+static void kill_it(struct sp_strays *look)
 {
-    look->daemon->looked_for = NULL;
-    sd_event_source_disable_unref(look->end);
     if (look->pid && waitpid(look->pid, NULL, WNOHANG) == 0) {
         kill(look->pid, SIGKILL);
         (void)waitpid(look->pid, NULL, 0); /* it waits for nobody: its reader does */
     }
+    look->pid = 0;
+}
+
+static void end(struct sp_strays *look)
+{
+    look->daemon->looked_for = NULL;
+    sd_event_source_disable_unref(look->end);
+    kill_it(look);
     if (look->pidfd >= 0)
         close(look->pidfd);
     if (look->paper)
@@ -241,7 +253,7 @@ static int on_end(sd_event_source *source, int fd, uint32_t events, void *arg)
     struct sp_strays *look = arg;
     struct sp_daemon *daemon = look->daemon;
 
-    take_answers(daemon, look->paper);
+    take_answers(daemon, look);
     end(look);
     sp_passes_ask(daemon);
     return 0;
@@ -266,7 +278,7 @@ static int start(struct sp_strays *look, uint32_t nfiles)
         look->paper = paper;
         look->paper->nfiles = nfiles;
         list_segments(&list);
-        look->paper->nfiles = list.n;
+        look->nfiles = look->paper->nfiles = list.n;
         err = sp_self_start(&(struct sp_self){.argv = argv, .fd = &fd, .nfds = 1}, &look->pid);
     }
     if (fd >= 0)
@@ -301,17 +313,31 @@ static void begin(struct sp_daemon *daemon)
 
 /* ---- when ---- */
 
+static bool is_open(const struct sp_domain *domain)
+{
+    return domain->strays != SP_STRAYS_UNKNOWN && domain->strays != SP_STRAYS_KNOWN;
+}
+
+bool sp_strays_awaited(const struct sp_domain *domain)
+{
+    return domain->strays_awaited && is_open(domain);
+}
+
 void sp_strays_reset(struct sp_domain *domain)
 {
+    if (is_open(domain))
+        domain->strays_awaited = false; /* that was all: nobody waits for it twice */
     domain->strays = SP_STRAYS_UNKNOWN;
     domain->nstrays = 0;
 }
 
 void sp_strays_ask(struct sp_domain *domain)
 {
-    if (domain->strays != SP_STRAYS_WANTED)
+    if (!is_open(domain))
         domain->strays_since = sp_now_usecs();
-    domain->strays = SP_STRAYS_ASKED;
+    /* Whoever joins during each look does not put its answer off for ever. */
+    if (domain->strays != SP_STRAYS_LOOKED_FOR || sp_now_usecs() - domain->strays_since < PATIENT_USECS)
+        domain->strays = SP_STRAYS_ASKED;
     sp_passes_ask(domain->daemon);
 }
 
@@ -330,21 +356,33 @@ bool sp_strays_open(const struct sp_daemon *daemon)
     const struct sp_domain *domain;
 
     TAILQ_FOREACH(domain, &daemon->domains, link) {
-        if (domain->strays != SP_STRAYS_UNKNOWN && domain->strays != SP_STRAYS_KNOWN)
+        if (is_open(domain))
             return true;
     }
     return false;
 }
 
-/* Once more, from the un-merging on. */
+bool sp_strays_any_awaited(const struct sp_daemon *daemon)
+{
+    const struct sp_domain *domain;
+
+    TAILQ_FOREACH(domain, &daemon->domains, link) {
+        if (sp_strays_awaited(domain))
+            return true;
+    }
+    return false;
+}
+
+/* Once more, from the un-merging on: once, as its engine begins anew each time it is told so. */
 static void ask_again(struct sp_domain *domain)
 {
     if (!domain->engine) {
         sp_strays_ask(domain);
         return;
     }
+    domain->strays_due = UINT64_MAX; /* sp_strays_ask() comes of it, or an error */
     sp_engine_set_run(domain->engine, SP_RUN_UNMERGE);
-    domain->all_unmerged = false; /* sp_strays_ask() comes of it, or an error */
+    domain->all_unmerged = false;
 }
 
 void sp_strays_work(struct sp_daemon *daemon)
@@ -353,8 +391,9 @@ void sp_strays_work(struct sp_daemon *daemon)
     bool any = false;
 
     if (daemon->looked_for && sp_now_usecs() - daemon->looked_for->began > LOOK_USECS) {
+        kill_it(daemon->looked_for);
+        take_answers(daemon, daemon->looked_for); /* what it found is true */
         end(daemon->looked_for);
-        take_answers(daemon, NULL);
     }
     if (daemon->looked_for)
         return;

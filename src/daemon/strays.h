@@ -28,6 +28,10 @@ void sp_strays_ask(struct sp_domain *domain);
 void sp_strays_ask_dead(struct sp_daemon *daemon);
 /* Is somebody's answer not there yet? */
 bool sp_strays_open(const struct sp_daemon *daemon);
+/* ... which run 2 of all waits for? It waits for the first answer of the domains that were there when it began: a user
+ * who begins and ends programs, or has others, would keep it from its end otherwise. */
+bool sp_strays_awaited(const struct sp_domain *domain);
+bool sp_strays_any_awaited(const struct sp_daemon *daemon);
 /* Goes on, when its time has come: not from inside an engine call. */
 void sp_strays_work(struct sp_daemon *daemon);
 /* Who maps them, for a person. */

@@ -141,8 +141,11 @@ static bool is_young(int32_t pid)
 static void note_process(struct sp_stray_paper *paper, int32_t pid, uint32_t set)
 {
     struct sp_stray_process *process = &paper->process[paper->nprocesses];
+    uint32_t n = 0;
 
-    if (paper->nprocesses == SP_STRAYS_PROCESSES)
+    for (uint32_t i = 0; i < paper->nprocesses; i++)
+        n += paper->process[i].set == set;
+    if (n == SP_STRAYS_OF_SET || paper->nprocesses == SP_STRAYS_PROCESSES)
         return;
     *process = (struct sp_stray_process){.pid = pid, .set = set, .young = is_young(pid)};
     (void)sp_read_comm(pid, process->comm);
@@ -155,13 +158,17 @@ static void read_process(struct sp_stray_paper *paper, int32_t pid)
     FILE *maps, *pagemap;
     char line[512];
     struct mapping m;
-    bool found = false;
+    bool found = false, tail, is_long = false;
 
     if (sp_is_named_agent(pid)) /* it has its program's memory */
         return;
     maps = open_of(pid, "maps");
     pagemap = open_of(pid, "pagemap");
     while (maps && pagemap && fgets(line, sizeof(line), maps)) {
+        tail = is_long;
+        is_long = !strchr(line, '\n');
+        if (tail) /* of a path, in which anybody may write what looks like a line */
+            continue;
         if (is_of_frames(paper, line, page_size, &m) && read_mapping(fileno(pagemap), &m, page_size) && !found) {
             note_process(paper, pid, m.file->set);
             found = true;

@@ -17,7 +17,8 @@
 #include "pool.h"
 
 #define SP_STRAYS_FD        3 /* where it finds the memory that it shares with the daemon */
-#define SP_STRAYS_PROCESSES 64u
+#define SP_STRAYS_PROCESSES 1024u
+#define SP_STRAYS_OF_SET    64u /* so that no domain's processes are all of them */
 
 struct sp_stray_process {
     int32_t pid;

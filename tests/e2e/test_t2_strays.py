@@ -5,6 +5,7 @@ does one that is out of memory, which comes back shared."""
 import mmap
 import os
 import signal
+import time
 
 import pytest
 
@@ -176,6 +177,31 @@ def test_t2_who_is_silent_when_it_is_looked_again(daemon):
         daemon.wait_sharing(0)
         answer = run_2(daemon)
         assert answer.get("errno") == "EAGAIN", answer
+    finally:
+        for child in children:
+            child.kill()
+
+
+def slowly(lie=None):
+    """For UNMERGE: as lie says, or honestly, but not within a slice of the daemon's."""
+    def unmerge(agent, seq, body):
+        time.sleep(0.05)
+        answer = lie and lie(agent, seq, body)
+        return answer or fake_agent.packet(*agent._unmerge(body), seq)
+
+    return unmerge
+
+
+def test_t2_to_unmerge_again_takes_long(daemon):
+    """As above, but all answer: to un-merge once more takes many slices, comes to its end all the same, and then the
+    frame that is mapped still is told of."""
+    pages = {0x10000000: bytes([7]) * mmap.PAGESIZE}
+    children = [fake_agent.Child(daemon.socket, pages=pages, lie={fake_agent.UNMERGE: slowly(lie)})
+                for lie in [map_then_be_silent()] + [None] * 5]
+    try:
+        daemon.wait_sharing(0)
+        answer = run_2(daemon)
+        assert answer.get("errno") == "EBUSY" and "1 frames are mapped still" in answer["error"], answer
     finally:
         for child in children:
             child.kill()
