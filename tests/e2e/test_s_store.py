@@ -75,8 +75,9 @@ def test_s1_s6_s7_out_and_back(cgroup, store_daemon, compiled):
     after = daemon.status()
     assert after["frames_evicted"] == before["pages_shared"]
     assert after["store_memory_bytes"] > 0 and after["pool_bytes"] == 0
-    # They went, and what holds them packed is smaller.
-    assert used - cgroup.used() > out["bytes"] - after["store_memory_bytes"] - (1 << 20)
+    # They went, and what holds them packed is smaller; the kernel counts what is freed in batches, later.
+    less = out["bytes"] - after["store_memory_bytes"] - (1 << 20)
+    wait_for(lambda: f"{used - cgroup.used()} bytes less, not {less}", lambda: used - cgroup.used() > less)
     assert out["bytes"] - after["store_memory_bytes"] > 3 << 19
     for program in programs:
         assert proc.resident_from_files(program.pid, *program.area) == 0
