@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tests themselves: what did not come in time is tried a second time, and named; nothing else is."""
 
+import os
 import re
 import subprocess
 import xml.etree.ElementTree as ET
@@ -8,6 +9,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from lib.place import HERE
+from lib.proc import look
 
 CONFTEST = f"""
 import sys
@@ -96,3 +98,11 @@ def test_late(): in_time("late", 2)
 def test_stops(): raise KeyboardInterrupt
 ''', {"late": 1})
     assert status == 2 and "FAILED" in said and "try 1" in said, said
+
+
+def test_what_is_there_for_a_moment_is_not_left(daemon):
+    """What the daemon starts has the daemon's name and environment until its exec: whoever looks just then sees it, and
+    nobody is left for that."""
+    looks = [[], [look(os.getpid())]]
+    daemon.left = lambda keeper=False: looks.pop(0) if looks else []
+    assert daemon._gone_after_a_second([]) == []

@@ -229,17 +229,22 @@ class Daemon:
         assert not left, f"left after every program was killed: {left}; log: {log}"
 
     def _gone_after_a_second(self, agents, keeper=False):
-        def left():
+        """What is left then. One look in which nothing is there will do: what the daemon starts is, for a moment, a
+        process that looks like it."""
+        left = []
+
+        def none_is_left():
             for program in self.programs:
                 program.popen.poll()
-            return [(p.pid, p.comm, p.state) for p in self.left(keeper)] + \
+            left[:] = [(p.pid, p.comm, p.state) for p in self.left(keeper)] + \
                 [(pid, "agent", "zombie?") for pid in agents if proc.exists(pid)]
+            return not left
 
         try:
-            wait_for("", lambda: not left(), A_SECOND)
+            wait_for("", none_is_left, A_SECOND)
         except NotInTime:
             pass
-        return left()
+        return left
 
 
 def _kill(pid):
