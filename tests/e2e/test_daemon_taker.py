@@ -3,43 +3,19 @@
 never does (src/daemon/taker.h)."""
 
 import os
-import pathlib
 import signal
 import subprocess
 import sys
-import tempfile
 
 import pytest
 
 from lib import place, proc
 from lib.place import wait_for
+from lib.slow_file import slow_file  # noqa: F401
 from test_daemon_hostile import end, still_answers, two_equal
 
 NOBODY = 65534
 SENDER = place.HERE / "programs" / "sends_descriptor.py"
-
-
-@pytest.fixture
-def slow_file(compiled):
-    """A file whose flush does not end before the test does."""
-    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        pytest.skip("no /dev/fuse")
-    if os.geteuid():
-        pytest.skip("needs root")
-    folder = pathlib.Path(tempfile.mkdtemp(prefix="sp-e2e-slow-"))
-    folder.chmod(0o755)
-    program = compiled("slow_flush", "-D_FILE_OFFSET_BITS=64", "-Wl,--no-as-needed", "-lfuse3")
-    server = subprocess.Popen(["slow_flush", "-f", "-o", "allow_other", folder], executable=program,
-                              stdin=subprocess.PIPE)
-    try:
-        wait_for("not mounted", lambda: (folder / "file").exists() or server.poll() is not None)
-        assert server.poll() is None
-        yield folder / "file"
-    finally:
-        server.stdin.close()
-        subprocess.run(["fusermount3", "-u", "-z", folder], check=False)
-        server.wait(place.patient(20))
-        folder.rmdir()
 
 
 @pytest.fixture
