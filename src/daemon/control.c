@@ -386,6 +386,10 @@ void sp_control_run2_done(struct sp_daemon *daemon, const struct sp_domain *doma
                         "now; free memory and try again");
         else if (status == -EBUSY)
             reply_strays(conn, domain);
+        else if (status == -ENODATA)
+            sp_control_errno(conn, 1, -EAGAIN,
+                        "it is not known whether everything is un-merged: not all processes could be looked at, "
+                        "the daemon's log says why; try again");
         else if (status == -ECANCELED)
             sp_control_errno(conn, 1, -EAGAIN, "run was set to another value meanwhile");
         else

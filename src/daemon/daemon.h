@@ -261,7 +261,8 @@ struct sp_daemon {
     bool run2_left;      /* one domain's run was set to another value, before it was un-merged */
     bool run2_busy;      /* a client could not be asked while all was un-merged */
     bool run2_short;     /* memory was short for one of them */
-    bool run2_strays;    /* frames are mapped still (T2) */
+    bool run2_strays;    /* frames are mapped still (T2), */
+    bool run2_unknown;   /* ... or it is not known whether some are */
     bool off;            /* run goes to 0 when all is un-merged */
     unsigned unmerge_serial;
     uint64_t full_scans, empty_rounds;

@@ -259,7 +259,8 @@ static void end_run2(struct sp_daemon *daemon, int status)
         TAILQ_FOREACH(domain, &daemon->domains, link)
             sp_control_run2_done(daemon, domain, status); /* whether its turn had come or not */
     }
-    daemon->run2_open = daemon->run2_left = daemon->run2_busy = daemon->run2_short = daemon->run2_strays = false;
+    daemon->run2_open = daemon->run2_left = daemon->run2_busy = daemon->run2_short = daemon->run2_strays =
+        daemon->run2_unknown = false;
     daemon->sweep_tries = 0;
 }
 
@@ -271,6 +272,8 @@ static int run2_status(const struct sp_daemon *daemon)
         return -EAGAIN;
     if (daemon->run2_strays)
         return -EBUSY;
+    if (daemon->run2_unknown)
+        return -ENODATA;
     return daemon->run2_left ? -ECANCELED : 0;
 }
 
@@ -298,7 +301,8 @@ static void end_run2_of(struct sp_domain *domain, int status)
 
 void sp_passes_strays_done(struct sp_domain *domain, int status)
 {
-    domain->daemon->run2_strays |= status && domain->daemon->run2_open;
+    domain->daemon->run2_strays |= status == -EBUSY && domain->daemon->run2_open;
+    domain->daemon->run2_unknown |= status == -ENODATA && domain->daemon->run2_open;
     sp_control_run2_done(domain->daemon, domain, status);
 }
 
@@ -492,7 +496,7 @@ static void set_run_of_all(struct sp_daemon *daemon, enum sp_engine_run run, boo
     daemon->config.value[SP_KEY_RUN] = run;
     daemon->off = off;
     daemon->run2_open = run == SP_RUN_UNMERGE;
-    daemon->run2_left = daemon->run2_busy = daemon->run2_short = daemon->run2_strays = false;
+    daemon->run2_left = daemon->run2_busy = daemon->run2_short = daemon->run2_strays = daemon->run2_unknown = false;
     TAILQ_FOREACH(domain, &daemon->domains, link) {
         set_run_of(domain, run);
         domain->strays_awaited = daemon->run2_open;

@@ -28,7 +28,7 @@ void sp_passes_ask(struct sp_daemon *daemon);
 void sp_passes_set_run(struct sp_daemon *daemon, struct sp_domain *domain, enum sp_engine_run run,
                        bool off);
 
-/* Run 2 is over for a domain: 0, or -EBUSY: frames are mapped still (strays.h). */
+/* Run 2 is over for a domain: 0, or -EBUSY: frames are mapped still, or -ENODATA: that is not known (strays.h). */
 void sp_passes_strays_done(struct sp_domain *domain, int status);
 
 /* Whole passes in a row, up to now, that merged next to nothing: of this user's domains, or of all

@@ -33,6 +33,7 @@ struct sp_strays {
     struct sp_stray_paper *paper;
     size_t size;
     uint32_t nfiles; /* of the paper: what stands there may be changed by whoever looks */
+    bool unknown;    /* not all segments are in it */
     uint64_t began;  /* us */
     pid_t pid;
     int pidfd;
@@ -46,9 +47,9 @@ struct list {
     struct sp_pool_set *set;
     struct sp_stray_paper *paper; /* NULL: they are counted only */
     uint32_t n;
+    bool unknown; /* of some it is not known which file they are */
 };
 
-/* Where the store is gone so are its mappings' bytes, and nothing is known of them. */
 static bool find_file(const struct list *list, uint32_t segment, struct sp_stray_file *file)
 {
     int worker, mount;
@@ -80,10 +81,10 @@ static void list_segment(void *arg, uint32_t segment, uint32_t npages, bool reti
 {
     struct list *list = arg;
 
-    if (list->paper && list->n < list->paper->nfiles && find_file(list, segment, &list->paper->file[list->n]))
+    if (!list->paper || (list->n < list->paper->nfiles && find_file(list, segment, &list->paper->file[list->n])))
         list->n++;
-    else if (!list->paper)
-        list->n++;
+    else
+        list->unknown = true; /* where the store is gone so are its mappings' bytes, but they are mapped */
 }
 
 static bool is_left(const struct sp_domain *domain)
@@ -153,7 +154,22 @@ static void note_process(struct sp_domain *domain, const struct sp_stray_paper *
     }
 }
 
-static void finish(struct sp_domain *domain, uint64_t found)
+/* Is there somebody of whom it is not known whether he maps frames of this domain? Of users it is theirs alone: who has the
+ * reader wait keeps no other user from his answer. */
+static bool is_unknown(const struct sp_domain *domain, const struct sp_strays *look)
+{
+    const struct sp_stray_paper *paper = look ? look->paper : NULL;
+
+    if (!paper || !paper->done || look->unknown)
+        return true;
+    for (uint32_t i = 0; i < paper->nunread && i < SP_STRAYS_UNREAD; i++)
+        if (paper->unread[i].uid == domain->uid || paper->unread[i].uid == UINT32_MAX)
+            return true;
+    return false;
+}
+
+/* status: of sp_passes_strays_done(). */
+static void finish(struct sp_domain *domain, uint64_t found, int status)
 {
     char text[SP_STRAYS_TEXT];
     uint64_t now = sp_now_usecs();
@@ -166,34 +182,52 @@ static void finish(struct sp_domain *domain, uint64_t found)
         sp_strays_tell(domain->daemon, domain, text);
         sp_log(SP_LOG_WARNING, "not everything is un-merged: %s", text);
     }
-    sp_passes_strays_done(domain, found ? -EBUSY : 0);
+    sp_passes_strays_done(domain, status);
 }
 
-/* look NULL: nobody could look, so nobody is known who maps one. */
+/* look NULL: nobody could look, so it is not known who maps one. */
 static void take_answer(struct sp_domain *domain, const struct sp_strays *look)
 {
     uint64_t found = look ? found_of(look, domain->id) : 0, now = sp_now_usecs();
+    bool changes = !look || (found && may_change(domain->daemon, look->paper, domain->id));
 
-    if (found && may_change(domain->daemon, look->paper, domain->id) && now - domain->strays_since < PATIENT_USECS) {
+    if (changes && now - domain->strays_since < PATIENT_USECS) {
         domain->strays = SP_STRAYS_WANTED;
         domain->strays_due = now + AGAIN_USECS;
         return;
     }
     if (found)
         note_process(domain, look->paper);
-    finish(domain, found);
+    finish(domain, found, found ? -EBUSY : is_unknown(domain, look) ? -ENODATA : 0);
 }
 
-static void take_answers(struct sp_daemon *daemon, const struct sp_strays *look)
+/* err: why nobody could look, where look is NULL. */
+static void tell_unread(struct sp_daemon *daemon, const struct sp_strays *look, int err)
 {
     const struct sp_stray_paper *paper = look ? look->paper : NULL;
+    char name[SP_COMM_SIZE];
+
+    if (paper && paper->done && !paper->nunread && !look->unknown)
+        return;
+    if (daemon->unread_told && sp_now_usecs() - daemon->unread_told <= TOLD_USECS)
+        return;
+    daemon->unread_told = sp_now_usecs();
+    if (!look) {
+        sp_log(SP_LOG_WARNING, "cannot look who maps frames still: %s", strerror(-err));
+    } else if (paper->nunread) {
+        sp_log_name(name, sizeof(name), paper->unread[0].comm, sizeof(paper->unread[0].comm));
+        sp_log(SP_LOG_WARNING, "%u processes could not be asked whether they map frames still, as %s (pid %d): they keep "
+               "their memory locked", (unsigned)paper->nunread, name, (int)paper->unread[0].pid);
+    } else {
+        sp_log(SP_LOG_WARNING, "not all processes could be asked whether they map frames still");
+    }
+}
+
+static void take_answers(struct sp_daemon *daemon, const struct sp_strays *look, int err)
+{
     struct sp_domain *domain, *next;
 
-    if ((!paper || !paper->done) && (!daemon->unread_told || sp_now_usecs() - daemon->unread_told > TOLD_USECS)) {
-        daemon->unread_told = sp_now_usecs();
-        sp_log(SP_LOG_WARNING, "not all processes could be asked whether they map frames still%s",
-               paper && paper->unread ? ": some keep their memory locked" : "");
-    }
+    tell_unread(daemon, look, err);
     for (domain = TAILQ_FIRST(&daemon->domains); domain; domain = next) {
         next = TAILQ_NEXT(domain, link);
         if (domain->strays == SP_STRAYS_LOOKED_FOR)
@@ -253,7 +287,7 @@ static int on_end(sd_event_source *source, int fd, uint32_t events, void *arg)
     struct sp_strays *look = arg;
     struct sp_daemon *daemon = look->daemon;
 
-    take_answers(daemon, look);
+    take_answers(daemon, look, 0);
     end(look);
     sp_passes_ask(daemon);
     return 0;
@@ -279,6 +313,7 @@ static int start(struct sp_strays *look, uint32_t nfiles)
         look->paper->nfiles = nfiles;
         list_segments(&list);
         look->nfiles = look->paper->nfiles = list.n;
+        look->unknown = list.unknown;
         err = sp_self_start(&(struct sp_self){.argv = argv, .fd = &fd, .nfds = 1}, &look->pid);
     }
     if (fd >= 0)
@@ -296,18 +331,20 @@ static void begin(struct sp_daemon *daemon)
 {
     struct list list = {.daemon = daemon};
     struct sp_strays *look = calloc(1, sizeof(*look));
+    int err;
 
     list_segments(&list);
     if (!look || list.n > SEGMENTS_MAX) {
         free(look);
-        take_answers(daemon, NULL);
+        take_answers(daemon, NULL, look ? -E2BIG : -ENOMEM);
         return;
     }
     *look = (struct sp_strays){.daemon = daemon, .pidfd = -1, .began = sp_now_usecs()};
     daemon->looked_for = look;
-    if (start(look, list.n)) {
+    err = start(look, list.n);
+    if (err) {
         end(look);
-        take_answers(daemon, NULL);
+        take_answers(daemon, NULL, err);
     }
 }
 
@@ -392,7 +429,7 @@ void sp_strays_work(struct sp_daemon *daemon)
 
     if (daemon->looked_for && sp_now_usecs() - daemon->looked_for->began > LOOK_USECS) {
         kill_it(daemon->looked_for);
-        take_answers(daemon, daemon->looked_for); /* what it found is true */
+        take_answers(daemon, daemon->looked_for, 0); /* what it found is true */
         end(daemon->looked_for);
     }
     if (daemon->looked_for)
@@ -407,7 +444,7 @@ void sp_strays_work(struct sp_daemon *daemon)
             domain->strays = SP_STRAYS_LOOKED_FOR;
             any = true;
         } else {
-            finish(domain, 0);
+            finish(domain, 0, 0);
         }
     }
     if (any)

@@ -4,6 +4,7 @@
 
 #include <ctype.h>
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <linux/capability.h>
 #include <poll.h>
@@ -22,8 +23,7 @@
 #include "agent_name.h"
 #include "disposable.h"
 
-#define PATIENCE_MS   1000 /* with one process, */
-#define UNREAD_MAX    4u   /* ... and with so many */
+#define PATIENCE_MS   1000 /* with one process */
 #define YOUNG_MS      2000u
 #define AT_ONCE       512u /* entries of a pagemap */
 #define ENTRY_THERE   (UINT64_C(1) << 63)
@@ -88,11 +88,13 @@ static void note_frame(struct sp_stray_file *file, uint64_t index)
     file->frame[index / 64] |= bit;
 }
 
-/* Returns whether there is a frame. */
+/* Returns whether there is a frame; errno is 0, or why it could not be read to its end. */
 static bool read_mapping(int pagemap, const struct mapping *m, uint64_t page_size)
 {
     uint64_t n = (m->end - m->start) / page_size, entry[AT_ONCE];
     bool found = false;
+
+    errno = 0;
 
     for (uint64_t i = 0; i < n && m->index + i < SP_POOL_SEGMENT_PAGES; i++) {
         size_t at = i % AT_ONCE, some = n - i < AT_ONCE ? (size_t)(n - i) : AT_ONCE;
@@ -106,6 +108,35 @@ static bool read_mapping(int pagemap, const struct mapping *m, uint64_t page_siz
         found = true;
     }
     return found;
+}
+
+/* Its real user, who need not be who owns its /proc: that is root where it may not be traced. */
+static uint32_t uid_of(int32_t pid)
+{
+    char path[48], line[128];
+    unsigned uid = UINT32_MAX;
+    FILE *f;
+
+    snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
+    f = fopen(path, "re");
+    while (f && fgets(line, sizeof(line), f) && sscanf(line, "Uid: %u", &uid) != 1)
+        ;
+    if (f)
+        fclose(f);
+    return uid;
+}
+
+/* False: they are too many. */
+static bool note_unread(struct sp_stray_paper *paper, int32_t pid)
+{
+    struct sp_stray_unread *unread = &paper->unread[paper->nunread];
+
+    if (paper->nunread == SP_STRAYS_UNREAD)
+        return false;
+    *unread = (struct sp_stray_unread){.pid = pid, .uid = uid_of(pid)};
+    (void)sp_read_comm(pid, unread->comm);
+    paper->nunread++;
+    return true;
 }
 
 static FILE *open_of(int32_t pid, const char *name)
@@ -152,105 +183,128 @@ static void note_process(struct sp_stray_paper *paper, int32_t pid, uint32_t set
     paper->nprocesses++;
 }
 
-static void read_process(struct sp_stray_paper *paper, int32_t pid)
+/* Is this the error of a process that is gone, or that is none of ours: that of another user's under a user's own daemon? */
+static bool is_no_matter(int err)
+{
+    return err == ENOENT || err == ESRCH || err == EACCES || err == EPERM || err == 0;
+}
+
+/* False: there were too many whose memory could not be looked at. */
+static bool read_process(struct sp_stray_paper *paper, int32_t pid)
 {
     uint64_t page_size = (uint64_t)sysconf(_SC_PAGESIZE);
     FILE *maps, *pagemap;
     char line[512];
     struct mapping m;
-    bool found = false, tail, is_long = false;
+    bool found = false, tail, is_long = false, here, read = true;
 
     if (sp_is_named_agent(pid)) /* it has its program's memory */
-        return;
+        return true;
     maps = open_of(pid, "maps");
-    pagemap = open_of(pid, "pagemap");
-    while (maps && pagemap && fgets(line, sizeof(line), maps)) {
+    pagemap = maps ? open_of(pid, "pagemap") : NULL;
+    if (!pagemap)
+        read = is_no_matter(errno);
+    while (pagemap && fgets(line, sizeof(line), maps)) {
         tail = is_long;
         is_long = !strchr(line, '\n');
         if (tail) /* of a path, in which anybody may write what looks like a line */
             continue;
-        if (is_of_frames(paper, line, page_size, &m) && read_mapping(fileno(pagemap), &m, page_size) && !found) {
+        if (!is_of_frames(paper, line, page_size, &m))
+            continue;
+        here = read_mapping(fileno(pagemap), &m, page_size);
+        read = read && is_no_matter(errno);
+        if (here && !found) {
             note_process(paper, pid, m.file->set);
             found = true;
         }
+        errno = 0; /* for the next line */
     }
+    if (pagemap && ferror(maps))
+        read = read && is_no_matter(errno);
     if (pagemap)
         fclose(pagemap);
     if (maps)
         fclose(maps);
+    return read || note_unread(paper, pid);
 }
 
 /* ---- all of them ---- */
 
+/* False: these are not all. */
 static bool list_processes(struct pids *pids)
 {
     const struct dirent *entry;
     DIR *proc = opendir("/proc");
+    bool all = proc;
 
-    while (proc && (entry = readdir(proc))) {
+    for (errno = 0; proc && (entry = readdir(proc)); errno = 0) {
         if (!isdigit((unsigned char)entry->d_name[0]))
             continue;
         if (pids->n == pids->room) {
             int32_t *more = realloc(pids->pid, (pids->room + 1024) * sizeof(*more));
 
-            if (!more)
+            if (!more) {
+                all = false;
                 break;
+            }
             pids->pid = more;
             pids->room += 1024;
         }
         pids->pid[pids->n++] = atoi(entry->d_name);
     }
+    all = all && errno == 0;
     if (proc)
         closedir(proc);
-    return pids->n != 0;
+    return all;
 }
 
 static void read_on(struct sp_stray_paper *paper, const struct pids *pids)
 {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
-    while (paper->at < pids->n) {
-        read_process(paper, pids->pid[paper->at]);
+    while (paper->at < pids->n && read_process(paper, pids->pid[paper->at]))
         __atomic_add_fetch(&paper->at, 1, __ATOMIC_SEQ_CST);
-    }
-    _exit(0);
+    _exit(paper->at < pids->n);
 }
 
-/* Whether the reader came to its end; it is killed where it waits for a process. */
-static bool watch(const struct sp_stray_paper *paper, pid_t reader, uint32_t n)
+/* 1: the reader ended by itself; 0: it was killed, as it waits for the process at which it is; or a negative errno. */
+static int watch(const struct sp_stray_paper *paper, pid_t reader)
 {
     struct pollfd p = {.fd = pidfd_open(reader, 0), .events = POLLIN};
+    int ended = p.fd < 0 ? -errno : 0;
     uint32_t before;
 
-    do
+    while (ended == 0) {
         before = __atomic_load_n(&paper->at, __ATOMIC_SEQ_CST);
-    while (p.fd >= 0 && poll(&p, 1, PATIENCE_MS) == 0 && __atomic_load_n(&paper->at, __ATOMIC_SEQ_CST) != before);
+        ended = poll(&p, 1, PATIENCE_MS);
+        if (ended == 0 && __atomic_load_n(&paper->at, __ATOMIC_SEQ_CST) == before)
+            break;
+    }
     kill(reader, SIGKILL);
     if (p.fd >= 0) {
         (void)poll(&p, 1, PATIENCE_MS); /* it touches the paper no more */
         close(p.fd);
     }
     (void)waitpid(reader, NULL, WNOHANG);
-    return __atomic_load_n(&paper->at, __ATOMIC_SEQ_CST) >= n;
+    return ended;
 }
 
 static int look(struct sp_stray_paper *paper)
 {
     struct pids pids = {0};
+    bool goes_on = list_processes(&pids);
 
-    if (!list_processes(&pids))
-        return 1;
-    while (paper->at < pids.n) {
+    while (goes_on && paper->at < pids.n) {
         pid_t reader = fork();
 
-        if (reader < 0)
-            break;
         if (reader == 0)
             read_on(paper, &pids);
-        if (watch(paper, reader, pids.n) || ++paper->unread == UNREAD_MAX)
-            break;
-        paper->at++; /* not that one again */
+        goes_on = reader > 0 && watch(paper, reader) == 0;
+        if (goes_on && paper->at < pids.n) {
+            goes_on = note_unread(paper, pids.pid[paper->at]);
+            paper->at += goes_on; /* not that one again */
+        }
     }
-    paper->done = paper->at >= pids.n;
+    paper->done = pids.n && paper->at >= pids.n;
     free(pids.pid);
     return 0;
 }

@@ -19,11 +19,19 @@
 #define SP_STRAYS_FD        3 /* where it finds the memory that it shares with the daemon */
 #define SP_STRAYS_PROCESSES 1024u
 #define SP_STRAYS_OF_SET    64u /* so that no domain's processes are all of them */
+#define SP_STRAYS_UNREAD    4u  /* with one more it gives up */
 
 struct sp_stray_process {
     int32_t pid;
     uint32_t set;
     uint32_t young; /* began a moment ago: it may not have said HELLO yet */
+    char comm[SP_COMM_SIZE];
+};
+
+/* One whose memory could not be looked at in time, or for want of memory. */
+struct sp_stray_unread {
+    int32_t pid;
+    uint32_t uid;
     char comm[SP_COMM_SIZE];
 };
 
@@ -40,10 +48,11 @@ struct sp_stray_file {
 struct sp_stray_paper {
     uint32_t nfiles; /* of file[] */
     /* The answer. */
-    uint32_t done;       /* 1: it came to its end */
+    uint32_t done;       /* 1: it came to its end, and knows of all processes but the unread */
     uint32_t nprocesses; /* that map some, the first ones found; agents are none */
-    uint32_t unread;     /* processes whose memory could not be looked at in time */
+    uint32_t nunread;
     uint32_t at;         /* how far it is */
+    struct sp_stray_unread unread[SP_STRAYS_UNREAD];
     struct sp_stray_process process[SP_STRAYS_PROCESSES];
     struct sp_stray_file file[];
 };
