@@ -23,7 +23,7 @@
 
 #define AGAIN_USECS   100000u  /* between two looks at one domain, */
 #define PATIENT_USECS 5000000u /* ... so long */
-#define LOOK_USECS    10000000u /* for one look: more than it takes itself before it gives up (strays_look.c) */
+#define LOOK_USECS    20000000u /* for one look: more than it takes itself before it gives up (strays_look.c) */
 #define TOLD_USECS    60000000u /* between two lines in the log, of a domain */
 #define SEGMENTS_MAX  65536u
 
@@ -155,7 +155,7 @@ static void note_process(struct sp_domain *domain, const struct sp_stray_paper *
 }
 
 /* Is there somebody of whom it is not known whether he maps frames of this domain? Of users it is theirs alone: who has the
- * reader wait keeps no other user from his answer. */
+ * reader wait keeps no other user from his answer. Root's programs become others', with what they map. */
 static bool is_unknown(const struct sp_domain *domain, const struct sp_strays *look)
 {
     const struct sp_stray_paper *paper = look ? look->paper : NULL;
@@ -163,7 +163,7 @@ static bool is_unknown(const struct sp_domain *domain, const struct sp_strays *l
     if (!paper || !paper->done || look->unknown)
         return true;
     for (uint32_t i = 0; i < paper->nunread && i < SP_STRAYS_UNREAD; i++)
-        if (paper->unread[i].uid == domain->uid || paper->unread[i].uid == UINT32_MAX)
+        if (paper->unread[i].uid == domain->uid || domain->uid == 0 || paper->unread[i].uid == UINT32_MAX)
             return true;
     return false;
 }
@@ -189,7 +189,8 @@ static void finish(struct sp_domain *domain, uint64_t found, int status)
 static void take_answer(struct sp_domain *domain, const struct sp_strays *look)
 {
     uint64_t found = look ? found_of(look, domain->id) : 0, now = sp_now_usecs();
-    bool changes = !look || (found && may_change(domain->daemon, look->paper, domain->id));
+    bool unknown = !found && is_unknown(domain, look);
+    bool changes = unknown || (found && may_change(domain->daemon, look->paper, domain->id));
 
     if (changes && now - domain->strays_since < PATIENT_USECS) {
         domain->strays = SP_STRAYS_WANTED;
@@ -198,7 +199,7 @@ static void take_answer(struct sp_domain *domain, const struct sp_strays *look)
     }
     if (found)
         note_process(domain, look->paper);
-    finish(domain, found, found ? -EBUSY : is_unknown(domain, look) ? -ENODATA : 0);
+    finish(domain, found, found ? -EBUSY : unknown ? -ENODATA : 0);
 }
 
 /* err: why nobody could look, where look is NULL. */
@@ -217,7 +218,7 @@ static void tell_unread(struct sp_daemon *daemon, const struct sp_strays *look, 
     } else if (paper->nunread) {
         sp_log_name(name, sizeof(name), paper->unread[0].comm, sizeof(paper->unread[0].comm));
         sp_log(SP_LOG_WARNING, "%u processes could not be asked whether they map frames still, as %s (pid %d): they keep "
-               "their memory locked", (unsigned)paper->nunread, name, (int)paper->unread[0].pid);
+               "their memory locked, or memory is short", (unsigned)paper->nunread, name, (int)paper->unread[0].pid);
     } else {
         sp_log(SP_LOG_WARNING, "not all processes could be asked whether they map frames still");
     }
@@ -297,12 +298,12 @@ static int on_end(sd_event_source *source, int fd, uint32_t events, void *arg)
 static int start(struct sp_strays *look, uint32_t nfiles)
 {
     char *argv[] = {(char *)"samepaged", (char *)"--strays", NULL};
-    int fd = memfd_create("samepage-strays", MFD_CLOEXEC), err = 0;
+    int fd = memfd_create("samepage-strays", MFD_CLOEXEC | MFD_ALLOW_SEALING), err = 0;
     void *paper = MAP_FAILED;
 
     _Static_assert(SP_STRAYS_FD == SP_SELF_FD, "where it looks for the paper");
     look->size = sp_strays_paper_size(nfiles);
-    if (fd >= 0 && !ftruncate(fd, (off_t)look->size))
+    if (fd >= 0 && !ftruncate(fd, (off_t)look->size) && !fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_SEAL))
         paper = mmap(NULL, look->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (paper == MAP_FAILED) {
         err = -errno;

@@ -13,7 +13,8 @@
  *     the domain is un-merged once more and looked at again, for some seconds;
  *   others: they are counted and logged, and whoever set run to 2 gets EBUSY.
  *
- * Where nobody could look, or not at all processes, nobody says that all is un-merged: EAGAIN, and the log has the reason.
+ * Where nobody could look, or not at all processes, also after some seconds, nobody says that all is un-merged: EAGAIN, and the
+ * log has the reason.
  *
  * So a frame that is out of memory, and would come back shared to a program without an agent, is told of (S11).
  */

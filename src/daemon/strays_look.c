@@ -23,7 +23,8 @@
 #include "agent_name.h"
 #include "disposable.h"
 
-#define PATIENCE_MS   1000 /* with one process */
+#define PATIENCE_MS   1000 /* with one process, */
+#define STEP_MS       100  /* ... looked at so often */
 #define YOUNG_MS      2000u
 #define AT_ONCE       512u /* entries of a pagemap */
 #define ENTRY_THERE   (UINT64_C(1) << 63)
@@ -74,10 +75,10 @@ static bool is_of_frames(struct sp_stray_paper *paper, const char *line, uint64_
     return m->file != NULL;
 }
 
-/* One that the program wrote is its own, in memory or in swap. */
+/* One that the program wrote is its own, in memory or in swap. A frame that the kernel moves just now has SWAPPED, too. */
 static bool is_frame(uint64_t entry)
 {
-    return !(entry & ENTRY_SWAPPED) && (!(entry & ENTRY_THERE) || entry & ENTRY_FILE);
+    return entry & ENTRY_FILE || !(entry & (ENTRY_THERE | ENTRY_SWAPPED));
 }
 
 static void note_frame(struct sp_stray_file *file, uint64_t index)
@@ -110,15 +111,21 @@ static bool read_mapping(int pagemap, const struct mapping *m, uint64_t page_siz
     return found;
 }
 
+static FILE *open_of(int32_t pid, const char *name)
+{
+    char path[48];
+
+    snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, name);
+    return fopen(path, "re");
+}
+
 /* Its real user, who need not be who owns its /proc: that is root where it may not be traced. */
 static uint32_t uid_of(int32_t pid)
 {
-    char path[48], line[128];
+    FILE *f = open_of(pid, "status");
     unsigned uid = UINT32_MAX;
-    FILE *f;
+    char line[128];
 
-    snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
-    f = fopen(path, "re");
     while (f && fgets(line, sizeof(line), f) && sscanf(line, "Uid: %u", &uid) != 1)
         ;
     if (f)
@@ -126,11 +133,21 @@ static uint32_t uid_of(int32_t pid)
     return uid;
 }
 
+static bool is_gone(int32_t pid)
+{
+    char path[32];
+
+    snprintf(path, sizeof(path), "/proc/%d", (int)pid);
+    return access(path, F_OK) && errno == ENOENT;
+}
+
 /* False: they are too many. */
 static bool note_unread(struct sp_stray_paper *paper, int32_t pid)
 {
     struct sp_stray_unread *unread = &paper->unread[paper->nunread];
 
+    if (is_gone(pid)) /* and maps nothing */
+        return true;
     if (paper->nunread == SP_STRAYS_UNREAD)
         return false;
     *unread = (struct sp_stray_unread){.pid = pid, .uid = uid_of(pid)};
@@ -139,13 +156,6 @@ static bool note_unread(struct sp_stray_paper *paper, int32_t pid)
     return true;
 }
 
-static FILE *open_of(int32_t pid, const char *name)
-{
-    char path[48];
-
-    snprintf(path, sizeof(path), "/proc/%d/%s", (int)pid, name);
-    return fopen(path, "re");
-}
 
 /* The field after comm, which may hold anything, is the third; the 22nd is when it began, in ticks since the boot. */
 static bool is_young(int32_t pid)
@@ -189,6 +199,37 @@ static bool is_no_matter(int err)
     return err == ENOENT || err == ESRCH || err == EACCES || err == EPERM || err == 0;
 }
 
+/* Two files about the same memory: a process whose first thread ended has them with its others only. */
+static bool open_memory(int32_t pid, FILE **maps, FILE **pagemap)
+{
+    const struct dirent *entry;
+    char name[64];
+    DIR *tasks;
+    int err;
+
+    *maps = open_of(pid, "maps");
+    *pagemap = *maps ? open_of(pid, "pagemap") : NULL;
+    if (*pagemap || errno != ESRCH)
+        return *pagemap;
+    snprintf(name, sizeof(name), "/proc/%d/task", (int)pid);
+    tasks = opendir(name);
+    while (tasks && !*pagemap && (entry = readdir(tasks))) {
+        if (!isdigit((unsigned char)entry->d_name[0]))
+            continue;
+        if (*maps)
+            fclose(*maps);
+        snprintf(name, sizeof(name), "task/%.20s/maps", entry->d_name);
+        *maps = open_of(pid, name);
+        snprintf(name, sizeof(name), "task/%.20s/pagemap", entry->d_name);
+        *pagemap = *maps ? open_of(pid, name) : NULL;
+    }
+    err = *pagemap ? 0 : errno;
+    if (tasks)
+        closedir(tasks);
+    errno = err;
+    return *pagemap;
+}
+
 /* False: there were too many whose memory could not be looked at. */
 static bool read_process(struct sp_stray_paper *paper, int32_t pid)
 {
@@ -200,9 +241,7 @@ static bool read_process(struct sp_stray_paper *paper, int32_t pid)
 
     if (sp_is_named_agent(pid)) /* it has its program's memory */
         return true;
-    maps = open_of(pid, "maps");
-    pagemap = maps ? open_of(pid, "pagemap") : NULL;
-    if (!pagemap)
+    if (!open_memory(pid, &maps, &pagemap))
         read = is_no_matter(errno);
     while (pagemap && fgets(line, sizeof(line), maps)) {
         tail = is_long;
@@ -258,26 +297,27 @@ static bool list_processes(struct pids *pids)
     return all;
 }
 
-static void read_on(struct sp_stray_paper *paper, const struct pids *pids)
+static void read_on(struct sp_stray_paper *paper, const struct pids *pids, pid_t looker)
 {
     prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != looker)
+        _exit(1);
     while (paper->at < pids->n && read_process(paper, pids->pid[paper->at]))
         __atomic_add_fetch(&paper->at, 1, __ATOMIC_SEQ_CST);
     _exit(paper->at < pids->n);
 }
 
-/* 1: the reader ended by itself; 0: it was killed, as it waits for the process at which it is; or a negative errno. */
+/* 1: the reader ended by itself; 0: it was killed, as it waited for the process at which it is for so long; or a negative
+ * errno. */
 static int watch(const struct sp_stray_paper *paper, pid_t reader)
 {
     struct pollfd p = {.fd = pidfd_open(reader, 0), .events = POLLIN};
+    uint32_t before = __atomic_load_n(&paper->at, __ATOMIC_SEQ_CST), at;
     int ended = p.fd < 0 ? -errno : 0;
-    uint32_t before;
 
-    while (ended == 0) {
-        before = __atomic_load_n(&paper->at, __ATOMIC_SEQ_CST);
-        ended = poll(&p, 1, PATIENCE_MS);
-        if (ended == 0 && __atomic_load_n(&paper->at, __ATOMIC_SEQ_CST) == before)
-            break;
+    for (int waited = 0; ended == 0 && waited < PATIENCE_MS; waited = at == before ? waited + STEP_MS : 0, before = at) {
+        ended = poll(&p, 1, STEP_MS);
+        at = __atomic_load_n(&paper->at, __ATOMIC_SEQ_CST);
     }
     kill(reader, SIGKILL);
     if (p.fd >= 0) {
@@ -292,12 +332,13 @@ static int look(struct sp_stray_paper *paper)
 {
     struct pids pids = {0};
     bool goes_on = list_processes(&pids);
+    pid_t looker = getpid();
 
     while (goes_on && paper->at < pids.n) {
         pid_t reader = fork();
 
         if (reader == 0)
-            read_on(paper, &pids);
+            read_on(paper, &pids, looker);
         goes_on = reader > 0 && watch(paper, reader) == 0;
         if (goes_on && paper->at < pids.n) {
             goes_on = note_unread(paper, pids.pid[paper->at]);

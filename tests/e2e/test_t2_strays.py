@@ -88,8 +88,8 @@ def test_t2_of_one_domain(daemon, compiled):
         end(program)
 
 
-def rewrites(daemon, compiled):
-    programs = [daemon.run(compiled("rewrites"), PAGES) for _ in range(2)]
+def rewrites(daemon, compiled, uid=None):
+    programs = [daemon.run(compiled("rewrites"), PAGES, uid=uid) for _ in range(2)]
     for program in programs:
         program.area = program.region()
         daemon.wait_merged(program, program.area, share=1.0)

@@ -7,10 +7,10 @@ import pytest
 
 from lib import place
 from lib.place import wait_for
-from lib.slow_file import holders, slow_file  # noqa: F401
+from lib.slow_file import holders, holding, slow_file, state  # noqa: F401
 from test_t2_strays import end, kill_agent, merged, must_be_busy, run_2, rewrites, tell, PAGES
 
-NOBODY = 65534
+NOBODY, OTHER = 65534, 65533
 
 
 def must_be_unknown(answer):
@@ -18,10 +18,10 @@ def must_be_unknown(answer):
     assert "it is not known whether everything is un-merged" in answer["error"], answer
 
 
-def lingering(daemon, compiled):
+def lingering(daemon, compiled, uid=None):
     """A program without an agent, whose pages are all its own but lie in frames' mappings: it has to be looked who maps
     frames, and nobody does."""
-    programs = rewrites(daemon, compiled)
+    programs = rewrites(daemon, compiled, uid=uid)
     kill_agent(daemon, programs[0])
     tell(programs[0], f"own 2 0 {PAGES}")
     return programs
@@ -73,17 +73,43 @@ def test_t2_who_cannot_be_looked_at(daemon, compiled, holders):  # noqa: F811
     finish(programs)
 
 
+@pytest.fixture
+def users_daemon(make_daemon, tmp_path):
+    """Root's daemon, which passes userfaultfd to a user."""
+    place.need_root()
+    path = tmp_path / "samepaged.conf"
+    path.write_text(f"[users]\nuserfaultfd = {NOBODY}\n")
+    daemon = make_daemon(options=["--config", path]).start()
+    daemon.set_full_speed()
+    return daemon
+
+
 @pytest.mark.alone
 @pytest.mark.parametrize("many", [False, True], ids=["few", "many"])
-def test_t2_others_who_cannot_be_looked_at(daemon, compiled, holders, many):  # noqa: F811
-    """Another user's do not matter, but where there are so many that it was given up."""
-    programs = lingering(daemon, compiled)
-    holders(5 if many else 2, uid=NOBODY)
-    answer = run_2(daemon)
+def test_t2_others_who_cannot_be_looked_at(users_daemon, compiled, holding, many):
+    """Another user's do not matter, but where there are so many that it was given up. To root's domains they do: a
+    program of root's may have become theirs."""
+    theirs, roots = (lingering(users_daemon, compiled, uid=uid) for uid in (NOBODY, None))
+    holding(5 if many else 2, uid=OTHER)
+    answer = run_2(users_daemon, domain=f"u{NOBODY}")
     if many:
         must_be_unknown(answer)
     else:
         assert answer["ok"], answer
+    must_be_unknown(run_2(users_daemon, domain="u0"))
+    finish(theirs + roots)
+
+
+def test_t2_without_its_first_thread(daemon, compiled):
+    """A program's first thread ended: /proc/PID/maps is empty, and it maps frames all the same."""
+    programs = rewrites(daemon, compiled)
+    tell(programs[0], "leave")
+    wait_for("its first thread does not end", lambda: state(programs[0].pid) == "Z")
+    kill_agent(daemon, programs[0])
+    answer = run_2(daemon)
+    assert answer.get("errno") == "EBUSY" and f"pid {programs[0].pid})" in answer["error"], answer
+    tell(programs[0], f"own 2 0 {PAGES}")
+    assert run_2(daemon)["ok"]
     finish(programs)
 
 

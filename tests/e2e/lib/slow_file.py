@@ -44,29 +44,39 @@ libc.mmap.restype = ctypes.c_void_p
 libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
 at = libc.mmap(None, 4096, 3, 1, os.open(sys.argv[1], os.O_RDWR), 0)
 ctypes.memset(at, 1, 1)
+print("ready", flush=True)
 libc.mmap(at, 4096, 3, 0x32, -1, 0)
 """
 
 
 @pytest.fixture
-def holders(daemon, slow_file):
-    """holders(n, uid=…) starts processes that hold the locks of their address spaces until the test ends: for the mark
+def holding(slow_file):
+    """holding(n, uid=…) starts processes that hold the locks of their address spaces until the test ends: for the mark
     `alone` only, for who reads their memory, or their /proc/PID/environ, waits for that, too."""
     made = []
 
     def start(n=1, uid=None):
         files = [slow_file.parent / f"file-{i}" for i in range(len(made), len(made) + n)]
-        new = [subprocess.Popen(["/usr/bin/python3", "-c", HOLDER, file], user=uid) for file in files]
+        new = [subprocess.Popen(["/usr/bin/python3", "-c", HOLDER, file], user=uid, stdout=subprocess.PIPE)
+               for file in files]
         made.extend(new)
         for holder in new:
-            wait_for("it does not wait", lambda: state(holder.pid) == "D")
+            assert holder.stdout.readline() == b"ready\n"
+            wait_for("it goes on", lambda: state(holder.pid) in "DSZ")
             if not is_held(holder.pid):
                 pytest.skip("this kernel writes mapped pages without the lock of the address space")
         return new
 
     yield start
     for holder in made:
-        holder.kill()
+        holder.kill()  # it ends with slow_file
+        holder.stdout.close()
+
+
+@pytest.fixture
+def holders(daemon, holding):
+    """The same, and they end before the daemon: when it ends, the environment of all processes is read."""
+    return holding
 
 
 def state(pid):
@@ -84,3 +94,4 @@ def is_held(pid):
         return True
     finally:
         reader.kill()
+        reader.wait()

@@ -19,6 +19,7 @@
  *   stop             ends them
  *   robust I         a thread takes a robust mutex in page I, in the threads' words
  *   die              it ends: 0 if that is told to who wants the mutex next
+ *   leave            another thread goes on, and the first one ends
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -318,10 +319,25 @@ static uint64_t obey(const char *line)
     return 0;
 }
 
-int main(int argc, char **argv)
+static void *serve(void *arg)
 {
     char line[128];
+    pthread_t other;
+    int leaves = 0;
 
+    (void)arg;
+    while (!leaves && fgets(line, sizeof(line), stdin)) {
+        leaves = !strncmp(line, "leave", 5);
+        printf("done %llu\n", (unsigned long long)(leaves ? 0 : obey(line)));
+        fflush(stdout);
+    }
+    if (leaves && !pthread_create(&other, NULL, serve, NULL))
+        pthread_exit(NULL);
+    exit(check() ? 1 : 0);
+}
+
+int main(int argc, char **argv)
+{
     npages = argc > 1 ? strtoull(argv[1], NULL, 10) : 4096;
     version = calloc(npages, sizeof(*version));
     /* Reserved memory around it keeps it apart from what the program needs besides. */
@@ -336,9 +352,5 @@ int main(int argc, char **argv)
     printf("ready %llx %llu\n", (unsigned long long)(uintptr_t)area,
            (unsigned long long)npages * PAGE);
     fflush(stdout);
-    while (fgets(line, sizeof(line), stdin)) {
-        printf("done %llu\n", (unsigned long long)obey(line));
-        fflush(stdout);
-    }
-    return check() ? 1 : 0;
+    serve(NULL);
 }
