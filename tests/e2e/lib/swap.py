@@ -2,6 +2,7 @@
 """Swap of the machine's, for one test. Tests that use it are `alone`: to all others it would be there, too."""
 
 import ctypes
+import fcntl
 import os
 import pathlib
 import stat
@@ -89,15 +90,16 @@ class Zram:
 
 
 class Loop:
-    """A disk that can be broken: a file behind a loop device. What is cut off cannot be read any more."""
+    """A disk that can be broken: memory behind a loop device. What is cut off cannot be read any more, nor written: what was on its
+    way then would make it grow again, with zeros where the kernel's swap was."""
 
     def __init__(self, folder):
-        self.file = folder / "disk"
-        with open(self.file, "wb") as file:
-            file.truncate(SIZE)
-        done = subprocess.run(["losetup", "--find", "--show", self.file], capture_output=True, text=True, check=False)
+        self.memory = os.memfd_create("disk", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(self.memory, SIZE)
+        done = subprocess.run(["losetup", "--find", "--show", f"/proc/{os.getpid()}/fd/{self.memory}"], capture_output=True,
+                              text=True, check=False)
         if done.returncode:
-            self.file.unlink()
+            os.close(self.memory)
             pytest.skip(f"no loop device: {done.stderr}")
         self.path = done.stdout.strip()
         try:
@@ -107,14 +109,12 @@ class Loop:
             raise
 
     def cut_off(self):
-        os.truncate(self.file, 0)
-        fd = os.open(self.file, os.O_RDONLY)
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-        os.close(fd)
+        os.ftruncate(self.memory, 0)
+        fcntl.fcntl(self.memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW)
 
     def _remove(self):
         subprocess.run(["losetup", "--detach", self.path], check=True)
-        self.file.unlink()
+        os.close(self.memory)
 
     def close(self):
         _off(self.path)
