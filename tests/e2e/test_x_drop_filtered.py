@@ -12,7 +12,7 @@ def test_x_drop_under_a_filter(daemon, compiled, protection, how, agent):
     programs = [daemon.run(compiled("drop_filtered"), protection, how) for _ in range(2)]
     areas = [program.region() for program in programs]
     for program, area in zip(programs, areas):
-        daemon.wait_merged(program, area, 0.8)
+        daemon.wait_merged(program, area, 1.0)  # a part of it would be several mappings (docs/design.md, known limits)
     if not agent:
         daemon.kill_with_agents(programs[0])
     for program in programs[: 2 if agent else 1]:
